@@ -208,6 +208,23 @@ type Scans interface {
 	// ScanTables scores tokens by table look-ups: index tensor 0 is byte codes
 	// [kvHeads, capacity, parts], tables f32 [T, queryHeads, parts, entries].
 	ScanTables(scores, tables Tensor, layer int, b *Batch)
+	// IndexPages widens the pages' bounds, index tensors 0 and 1, f32
+	// [kvHeads, pages, headDim], by the batch's cached keys. The first token of
+	// a page sets its bounds.
+	IndexPages(layer, pageLen int, b *Batch)
+	// IndexChannels writes to index tensor 0, f32 [kvHeads, capacity, c], the
+	// channels, i32 [kvHeads, c], of the batch's cached keys, each token's
+	// rounded to 2^bits levels between its smallest and largest.
+	IndexChannels(channels Tensor, bits, layer int, b *Batch)
+	// GatherChannels sets out [T, queryHeads, c] to q's channels of each group.
+	GatherChannels(out, q, channels Tensor)
+	// IndexParts writes to index tensor 0, u8 [kvHeads, capacity, parts], the
+	// nearest entry of each part of the batch's cached keys; of equal ones the
+	// first. codebooks is f32 [kvHeads, parts, entries, headDim/parts].
+	IndexParts(codebooks Tensor, layer int, b *Batch)
+	// PartTables sets tables, f32 [T, queryHeads, parts, entries], to the dot
+	// products of q's parts with the codebooks' entries.
+	PartTables(tables, q, codebooks Tensor)
 	// GroupMass sets out, f32 [T, kvHeads, stride]: the sum over the group's
 	// heads of the softmax of the scores over the candidates of each row.
 	// scores is f32, or i32 in units of scales, [T, queryHeads, stride].
