@@ -166,10 +166,10 @@ func TestLoadRefuses(t *testing.T) {
 		"\"layers.2.query.1.weight\" has shape": func(x tensors, _ map[string]string) { x["layers.2.query.1.weight"].Shape = []int{2, 8, 32} },
 		"\"layers.0.query.skip.bias\" has NaN":  func(x tensors, _ map[string]string) { copy(x["layers.0.query.skip.bias"].Data[8:], "\x00\x00\xc0\x7f") },
 		"\"layers.0.key.skip.weight\" is I32":   func(x tensors, _ map[string]string) { x["layers.0.key.skip.weight"].Type = dtype.I32 },
-		"\"extra\" does not belong":             func(x tensors, _ map[string]string) { x["extra"] = &safetensors.Tensor{Name: "extra", Type: dtype.F32, Shape: []int{1}, Data: make([]byte, 4)} },
-		"layer 0: the query map goes from 16 to 36, want 32 to 36": func(_ tensors, meta map[string]string) {
-			set(meta, `"queryHeads":4,"kvHeads":2`, `"queryHeads":8,"kvHeads":2`)
+		"\"extra\" does not belong": func(x tensors, _ map[string]string) {
+			x["extra"] = &safetensors.Tensor{Name: "extra", Type: dtype.F32, Shape: []int{1}, Data: make([]byte, 4)}
 		},
+		"layer 0: the query map goes from 16 to 36, want 32 to 36": func(_ tensors, meta map[string]string) {
 			set(meta, `"queryHeads":4,"kvHeads":2`, `"queryHeads":8,"kvHeads":2`)
 		},
 		"\"layers.0.key.feedback\" does not belong": func(_ tensors, meta map[string]string) { set(meta, `"denseLayers":[1]`, `"denseLayers":[0,1]`) },
