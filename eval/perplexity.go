@@ -113,11 +113,7 @@ func (o PerplexityOptions) document(ctx context.Context, r *model.Runner, d Docu
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		for _, t := range append(s.Cache.K, s.Cache.V...) {
-			m.Device.Free(t)
-		}
-	}()
+	defer s.Free(m.Device)
 	// the last prefilled token predicts the first measured one
 	prefix := context - o.Tokens - 1
 	if err := r.Prefill(ctx, s, d.Tokens[:prefix], model.Dense{Model: m}, false); err != nil {
@@ -147,12 +143,7 @@ func (o PerplexityOptions) document(ctx context.Context, r *model.Runner, d Docu
 				return nil, err
 			}
 			row.Density = m.Device.Reads().Density()
-			for _, tensors := range s.Index.Layers {
-				for _, t := range tensors {
-					m.Device.Free(t)
-				}
-			}
-			s.Index = nil
+			s.DropIndex(m.Device)
 			rows = append(rows, row)
 			step()
 		}
