@@ -130,7 +130,7 @@ func (g *ggufFile) read() (err error) {
 func (g *ggufFile) config() (Config, error) { return g.conf, nil }
 
 func (g *ggufFile) tokenizer() (*tokenizer.Tokenizer, error) {
-	t, err := tokenizer.FromGGUF(g.Meta)
+	t, err := tokenizer.FromGGUF(tokenizerMeta{g.Meta})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", g.path, err)
 	}
@@ -203,4 +203,33 @@ func ends(data []byte) []byte {
 		return data
 	}
 	return append(append([]byte(nil), data[:keep]...), data[len(data)-keep:]...)
+}
+
+// tokenizerMeta shows a GGUF file's metadata to package tokenizer, which asks
+// whether a key is there rather than why not.
+type tokenizerMeta struct{ gguf.Meta }
+
+func found[T any](v T, err error) (T, bool) { return v, err == nil }
+
+func (m tokenizerMeta) String(key string) (string, bool)    { return found(m.Meta.String(key)) }
+func (m tokenizerMeta) Bool(key string) (bool, bool)        { return found(m.Meta.Bool(key)) }
+func (m tokenizerMeta) Uint(key string) (uint64, bool)      { return found(m.Meta.Uint(key)) }
+func (m tokenizerMeta) Strings(key string) ([]string, bool) { return found(m.Meta.Strings(key)) }
+
+func (m tokenizerMeta) Ints(key string) ([]int64, bool) {
+	v, err := m.Meta.Ints(key)
+	wide := make([]int64, len(v))
+	for i, x := range v {
+		wide[i] = int64(x)
+	}
+	return wide, err == nil
+}
+
+func (m tokenizerMeta) Floats(key string) ([]float64, bool) {
+	v, err := m.Meta.Floats(key)
+	wide := make([]float64, len(v))
+	for i, x := range v {
+		wide[i] = float64(x)
+	}
+	return wide, err == nil
 }

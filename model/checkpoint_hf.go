@@ -201,7 +201,7 @@ func (c *Config) setLayerTypes(types []string) error {
 
 func (f *hfFolder) config() (Config, error) { return f.conf, nil }
 
-func (f *hfFolder) tokenizer() (*tokenizer.Tokenizer, error) { return tokenizer.FromFolder(f.path) }
+func (f *hfFolder) tokenizer() (*tokenizer.Tokenizer, error) { return tokenizer.FromDir(f.path) }
 
 var blockName = regexp.MustCompile(`^blk\.(\d+)\.(\w+)\.(weight|bias)$`)
 

@@ -47,3 +47,26 @@ func (s *Sequence) segment(n int) kernels.Segment {
 func (s *Sequence) All() kernels.Segment {
 	return kernels.Segment{Cache: s.Cache, Index: s.Index, Start: 0, Len: s.Cache.Len}
 }
+
+// DropIndex frees what a selector kept.
+func (s *Sequence) DropIndex(d kernels.Device) {
+	if s.Index == nil {
+		return
+	}
+	for _, tensors := range s.Index.Layers {
+		for _, t := range tensors {
+			d.Free(t)
+		}
+	}
+	s.Index = nil
+}
+
+// Free gives the sequence's memory back to its device.
+func (s *Sequence) Free(d kernels.Device) {
+	s.DropIndex(d)
+	for l := range s.Cache.K {
+		d.Free(s.Cache.K[l])
+		d.Free(s.Cache.V[l])
+	}
+	s.Cache.K, s.Cache.V, s.Cache.Len = nil, nil, 0
+}

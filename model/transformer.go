@@ -278,3 +278,9 @@ func (r *Runner) Decode(sequences []*Sequence, tokens []int32, a Attention) erro
 	}
 	return r.Forward(tokens, segments, a, 0)
 }
+
+// Extend runs tokens of one sequence in one pass and leaves the logits of all
+// of them to be read.
+func (r *Runner) Extend(s *Sequence, tokens []int32, a Attention) error {
+	return r.Forward(tokens, []kernels.Segment{s.segment(len(tokens))}, a, 0)
+}

@@ -64,7 +64,7 @@ func newLSH(e Env, o options) (Scorer, error) {
 	h := &hash{
 		name: "lsh", device: e.Device, shape: e.Shape, queryBits: 1,
 		heads: func(int) int { return e.Shape.QueryHeads },
-		bits: float64(bits), pool: pool{device: e.Device},
+		bits:  float64(bits), pool: pool{device: e.Device},
 	}
 	rng := rand.New(rand.NewPCG(uint64(seed), 0))
 	for l := range e.Shape.Layers {

@@ -57,10 +57,10 @@ type Sparse struct {
 	Scorer
 
 	selection kernels.Selection // Heads unset: it differs by layer
-	device kernels.Device
-	shape  Shape
-	dense  map[int]bool
-	pool   pool
+	device    kernels.Device
+	shape     Shape
+	dense     map[int]bool
+	pool      pool
 }
 
 // NewSparse makes an attention out of a scorer. The selection's Heads is
