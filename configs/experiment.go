@@ -82,13 +82,13 @@ type Eval struct {
 type Recall struct {
 	Contexts []Tokens `json:"contexts" jsonschema:"minimum=256,maximum=1048576" jsonschema_description:"Cached tokens; empty: the captured context."`
 	Queries  int      `json:"queries" jsonschema:"minimum=1,maximum=1048576" jsonschema_description:"Query positions of each document, the last ones captured."`
-	Top      int      `json:"top" jsonschema:"minimum=1,maximum=1024" jsonschema_description:"Recall is of this many exact best tokens."`
+	PerHead  bool     `json:"perHead" jsonschema_description:"Rows for every layer and head beside the means."`
 }
 
 // Perplexity is eval perplexity.
 type Perplexity struct {
-	Contexts  []Tokens `json:"contexts" jsonschema:"minimum=256,maximum=1048576" jsonschema_description:"Tokens of dense prefill before the measured ones; empty: the captured context."`
-	Tokens    int      `json:"tokens" jsonschema:"minimum=1,maximum=1048576" jsonschema_description:"Tokens measured behind each context, decoded sparsely."`
+	Contexts  []Tokens `json:"contexts" jsonschema:"minimum=256,maximum=1048576" jsonschema_description:"Tokens of each document, the measured ones the last; empty: the captured context."`
+	Tokens    int      `json:"tokens" jsonschema:"minimum=1,maximum=1048576" jsonschema_description:"Last tokens of each context, predicted under sparse attention after a dense prefill of the rest."`
 	Documents int      `json:"documents" jsonschema:"minimum=0,maximum=100000" jsonschema_description:"Held-out documents; 0: all."`
 }
 
@@ -156,7 +156,7 @@ func Default() *Experiment {
 		},
 		Sparsities: []Budget{fraction(1, 8), fraction(1, 16), fraction(1, 32), fraction(1, 64)},
 		Eval: Eval{
-			Recall:     Recall{Queries: 64, Top: 32},
+			Recall:     Recall{Queries: 64},
 			Perplexity: Perplexity{Tokens: 128},
 			NIAH:       NIAH{Contexts: []Tokens{1024, 2048, 4096, 8192}, Depths: 11, Haystack: "heldout/prose"},
 			Ruler:      Ruler{Context: 4096, Samples: 20, Seed: 42},
