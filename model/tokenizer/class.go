@@ -100,4 +100,7 @@ func runOf(s string, i int, c class) int {
 	return i
 }
 
+// isSpace is White_Space.
+func isSpace(r rune) bool { return classOf(r) == space }
+
 func isNumber(r rune) bool { return classOf(r) == number }

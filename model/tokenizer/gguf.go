@@ -7,14 +7,36 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-// Metadata is what [FromGGUF] needs of a GGUF file's metadata. Each getter returns false if the key is missing or has another type.
+// Metadata is what [FromGGUF] needs of a GGUF file's metadata. Has says whether a key is there; the getters return false if it is not
+// or holds another type.
 type Metadata interface {
+	Has(key string) bool
 	String(key string) (string, bool)
 	Bool(key string) (bool, bool)
 	Uint(key string) (uint64, bool)
 	Strings(key string) ([]string, bool)
 	Ints(key string) ([]int64, bool)
 	Floats(key string) ([]float64, bool)
+}
+
+// require returns what a getter finds under a key, and an error if it is not there.
+func require[T any](meta Metadata, get func(string) (T, bool), key string) (T, error) {
+	v, ok := get(key)
+	switch {
+	case ok:
+		return v, nil
+	case meta.Has(key):
+		return v, fmt.Errorf("%s does not hold a %T", key, v)
+	}
+	return v, fmt.Errorf("%s is missing", key)
+}
+
+// optional sets v to what a getter finds under a key, if the key is there.
+func optional[T any](meta Metadata, get func(string) (T, bool), key string, v *T) (err error) {
+	if meta.Has(key) {
+		*v, err = require(meta, get, key)
+	}
+	return err
 }
 
 // ggufPre is what a value of tokenizer.ggml.pre stands for.
@@ -49,97 +71,103 @@ var ggufPres = func() map[string]ggufPre {
 // FromGGUF reads the tokenizer of a GGUF file: tokenizer.ggml.model "gpt2" (byte-level BPE, with the pre-tokenizer that
 // tokenizer.ggml.pre names) or "llama" (SentencePiece BPE). Anything else is an error that names it.
 func FromGGUF(meta Metadata) (*Tokenizer, error) {
-	g := ggufReader{meta}
-	name, ok := meta.String("tokenizer.ggml.model")
-	if !ok {
-		return nil, fmt.Errorf("GGUF: tokenizer.ggml.model is missing: the file has no tokenizer")
-	}
-	tokens, ok := meta.Strings("tokenizer.ggml.tokens")
-	if !ok || len(tokens) == 0 {
-		return nil, fmt.Errorf("GGUF: tokenizer.ggml.tokens is missing")
-	}
-	types, ok := meta.Ints("tokenizer.ggml.token_type")
-	if !ok || len(types) != len(tokens) {
-		return nil, fmt.Errorf("GGUF: tokenizer.ggml.token_type has %d entries, tokenizer.ggml.tokens %d", len(types), len(tokens))
-	}
 	t := &Tokenizer{}
-	var err error
-	addBOS := true
-	switch name {
-	case "gpt2":
-		addBOS, err = t.setGGUFBPE(meta, tokens, types)
-	case "llama":
-		err = t.setGGUFSentencePiece(meta, tokens, types)
-	default:
-		err = fmt.Errorf(`GGUF: tokenizer.ggml.model %q is not supported, only "gpt2" and "llama"`, name)
-	}
-	if err != nil {
-		return nil, err
-	}
-	for _, s := range []struct {
-		key string
-		id  *int32
-	}{
-		{"tokenizer.ggml.bos_token_id", &t.bos}, {"tokenizer.ggml.eos_token_id", &t.eos},
-		{"tokenizer.ggml.padding_token_id", &t.pad}, {"tokenizer.ggml.unknown_token_id", &t.unk},
-	} {
-		if *s.id, err = g.id(s.key, len(tokens)); err != nil {
-			return nil, err
-		}
-	}
-	for _, key := range []string{"tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"} {
-		id, err := g.id(key, len(tokens))
-		if err != nil {
-			return nil, err
-		}
-		if id != None {
-			t.eog = append(t.eog, id)
-		}
-	}
-	addEOS := false
-	if v, ok := meta.Bool("tokenizer.ggml.add_bos_token"); ok {
-		addBOS = v
-	}
-	if v, ok := meta.Bool("tokenizer.ggml.add_eos_token"); ok {
-		addEOS = v
-	}
-	if err := t.surround("GGUF", addBOS, addEOS); err != nil {
-		return nil, err
-	}
-	if source, ok := meta.String("tokenizer.chat_template"); ok {
-		t.chat.set("default", source)
+	if err := t.readGGUF(meta); err != nil {
+		return nil, fmt.Errorf("GGUF: %w", err)
 	}
 	t.finish()
 	return t, nil
 }
 
-type ggufReader struct{ meta Metadata }
+func (t *Tokenizer) readGGUF(meta Metadata) error {
+	name, err := require(meta, meta.String, "tokenizer.ggml.model")
+	if err != nil {
+		return fmt.Errorf("the file has no tokenizer: %w", err)
+	}
+	tokens, err := require(meta, meta.Strings, "tokenizer.ggml.tokens")
+	if err != nil {
+		return err
+	}
+	types, err := require(meta, meta.Ints, "tokenizer.ggml.token_type")
+	if err != nil {
+		return err
+	}
+	if len(types) != len(tokens) || len(tokens) == 0 {
+		return fmt.Errorf("tokenizer.ggml.token_type has %d entries, tokenizer.ggml.tokens %d", len(types), len(tokens))
+	}
+	bos, eos := true, false // the defaults of llama.cpp for SentencePiece
+	switch name {
+	case "gpt2":
+		bos, err = t.setGGUFBPE(meta, tokens, types)
+	case "llama":
+		err = t.setGGUFSentencePiece(meta, tokens, types)
+	default:
+		err = fmt.Errorf(`tokenizer.ggml.model %q is not supported, only "gpt2" and "llama"`, name)
+	}
+	if err != nil {
+		return err
+	}
+	ids := map[string]*int32{
+		"bos_token_id": &t.bos, "eos_token_id": &t.eos, "padding_token_id": &t.pad, "unknown_token_id": &t.unk,
+		"eot_token_id": new(int32), "eom_token_id": new(int32),
+	}
+	for key, id := range ids {
+		if *id, err = ggufID(meta, "tokenizer.ggml."+key, len(tokens)); err != nil {
+			return err
+		}
+	}
+	for _, key := range []string{"eot_token_id", "eom_token_id"} {
+		if id := *ids[key]; id != None {
+			t.eog = append(t.eog, id)
+		}
+	}
+	if err := optional(meta, meta.Bool, "tokenizer.ggml.add_bos_token", &bos); err != nil {
+		return err
+	}
+	if err := optional(meta, meta.Bool, "tokenizer.ggml.add_eos_token", &eos); err != nil {
+		return err
+	}
+	if err := t.surround("tokenizer.ggml.add_bos_token, add_eos_token", bos, eos); err != nil {
+		return err
+	}
+	var chat string
+	if err := optional(meta, meta.String, "tokenizer.chat_template", &chat); err != nil {
+		return err
+	}
+	if chat != "" {
+		t.chat.set("default", chat)
+	}
+	return nil
+}
 
-// id reads the id of a special token, None if it is not given.
-func (g ggufReader) id(key string, vocab int) (int32, error) {
-	v, ok := g.meta.Uint(key)
-	if !ok || v == 1<<32-1 { // llama.cpp writes -1 for none
+// ggufID reads the id of a special token, None if it is not given.
+func ggufID(meta Metadata, key string, vocab int) (int32, error) {
+	v := uint64(1<<32 - 1)
+	if err := optional(meta, meta.Uint, key, &v); err != nil {
+		return None, err
+	}
+	if v == 1<<32-1 { // llama.cpp writes -1 for none
 		return None, nil
 	}
 	if v >= uint64(vocab) {
-		return 0, fmt.Errorf("GGUF: %s is %d, but there are %d tokens", key, v, vocab)
+		return None, fmt.Errorf("%s is %d, but there are %d tokens", key, v, vocab)
 	}
 	return int32(v), nil
 }
 
 // setGGUFBPE reads byte-level BPE and says whether BOS is added by default.
 func (t *Tokenizer) setGGUFBPE(meta Metadata, tokens []string, types []int64) (addBOS bool, err error) {
-	preName, ok := meta.String("tokenizer.ggml.pre")
-	if !ok {
-		return false, fmt.Errorf("GGUF: tokenizer.ggml.pre is missing: how to split words is unknown; convert the model again with a current llama.cpp")
+	preName, err := require(meta, meta.String, "tokenizer.ggml.pre")
+	if err != nil {
+		return false, fmt.Errorf("how to split words is unknown, convert the model again with a current llama.cpp: %w", err)
 	}
 	pre, ok := ggufPres[preName]
 	if !ok {
-		return false, fmt.Errorf("GGUF: tokenizer.ggml.pre %q is not known", preName)
+		return false, fmt.Errorf("tokenizer.ggml.pre %q is not known", preName)
 	}
-	merges, ok := meta.Strings("tokenizer.ggml.merges")
-	if !ok {
-		return false, fmt.Errorf("GGUF: tokenizer.ggml.merges is missing")
+	merges, err := require(meta, meta.Strings, "tokenizer.ggml.merges")
+	if err != nil {
+		return false, err
 	}
 	var added []addedToken
 	vocab := make(map[string]int32, len(tokens))
@@ -151,11 +179,11 @@ func (t *Tokenizer) setGGUFBPE(meta Metadata, tokens []string, types []int64) (a
 			added = append(added, addedToken{ID: id, Content: token, Special: kind == pieceControl})
 		case pieceNormal, pieceUnknown, pieceByte:
 			if old, dup := vocab[token]; dup {
-				return false, fmt.Errorf("GGUF: tokens %d and %d are both %q", old, i, token)
+				return false, fmt.Errorf("tokens %d and %d are both %q", old, i, token)
 			}
 			vocab[token] = id
 		default:
-			return false, fmt.Errorf("GGUF: token %d (%q) has the unknown type %d", i, token, types[i])
+			return false, fmt.Errorf("token %d (%q) has the unknown type %d", i, token, types[i])
 		}
 	}
 	// Merges may lead to or through an added token.
@@ -166,17 +194,17 @@ func (t *Tokenizer) setGGUFBPE(meta Metadata, tokens []string, types []int64) (a
 	}
 	for i, m := range merges {
 		if strings.Count(m, " ") != 1 {
-			return false, fmt.Errorf("GGUF: tokenizer.ggml.merges: merge %d %q is not two tokens with a space between", i, m)
+			return false, fmt.Errorf("tokenizer.ggml.merges: merge %d %q is not two tokens with a space between", i, m)
 		}
 	}
-	t.model, err = newBPE("GGUF", bpeConfig{
+	t.model, err = newBPE("tokenizer.ggml", bpeConfig{
 		vocab: vocab, merges: len(merges), byteLevel: true, ignoreMerges: pre.ignoreMerges,
 		merge: func(i int) (a, b string) { a, b, _ = strings.Cut(merges[i], " "); return a, b },
 	})
 	if err != nil {
 		return false, err
 	}
-	if err := t.setTokens("GGUF", vocab, added); err != nil {
+	if err := t.setTokens("tokenizer.ggml", vocab, added); err != nil {
 		return false, err
 	}
 	t.normalize, t.pre, t.decoding.byteLevel = pre.normalize, pre.pre, true
@@ -186,9 +214,12 @@ func (t *Tokenizer) setGGUFBPE(meta Metadata, tokens []string, types []int64) (a
 
 // setGGUFSentencePiece reads a SentencePiece vocabulary.
 func (t *Tokenizer) setGGUFSentencePiece(meta Metadata, tokens []string, types []int64) error {
-	scores, ok := meta.Floats("tokenizer.ggml.scores")
-	if !ok || len(scores) != len(tokens) {
-		return fmt.Errorf("GGUF: tokenizer.ggml.scores has %d entries, tokenizer.ggml.tokens %d", len(scores), len(tokens))
+	scores, err := require(meta, meta.Floats, "tokenizer.ggml.scores")
+	if err != nil {
+		return err
+	}
+	if len(scores) != len(tokens) {
+		return fmt.Errorf("tokenizer.ggml.scores has %d entries, tokenizer.ggml.tokens %d", len(scores), len(tokens))
 	}
 	pieces := make([]piece, len(tokens))
 	bytes := 0
@@ -203,11 +234,11 @@ func (t *Tokenizer) setGGUFSentencePiece(meta Metadata, tokens []string, types [
 		}
 	}
 	prefix, collapse := true, false
-	if v, ok := meta.Bool("tokenizer.ggml.add_space_prefix"); ok {
-		prefix = v
+	if err := optional(meta, meta.Bool, "tokenizer.ggml.add_space_prefix", &prefix); err != nil {
+		return err
 	}
-	if v, ok := meta.Bool("tokenizer.ggml.remove_extra_whitespaces"); ok {
-		collapse = v
+	if err := optional(meta, meta.Bool, "tokenizer.ggml.remove_extra_whitespaces", &collapse); err != nil {
+		return err
 	}
-	return t.setSentencePiece("GGUF", pieces, t.setPieces(pieces), bytes > 0, prefix, collapse)
+	return t.setSentencePiece("tokenizer.ggml", pieces, t.setPieces(pieces), bytes > 0, prefix, collapse)
 }
