@@ -9,9 +9,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
-
-	"golang.org/x/sync/errgroup"
 )
 
 // Options of Score.
@@ -205,23 +204,37 @@ func parsePrediction(l line, t Task, e bool) (prediction, error) {
 func (t *TaskResult) scoreAll(ctx context.Context, predictions []prediction, code Similarity) error {
 	// Upstream scores every prediction with the classes of the last line.
 	classes := predictions[len(predictions)-1].classes
-	group, ctx := errgroup.WithContext(ctx)
+	errs := make([]error, len(predictions))
 	var next atomic.Int64
+	var failed atomic.Bool
+	var workers sync.WaitGroup
 	for range min(runtime.GOMAXPROCS(0), len(predictions)) {
-		group.Go(func() error {
-			for i := next.Add(1) - 1; int(i) < len(predictions); i = next.Add(1) - 1 {
-				if err := ctx.Err(); err != nil {
-					return err
+		workers.Go(func() {
+			for !failed.Load() {
+				i := int(next.Add(1)) - 1
+				if i >= len(predictions) {
+					return
 				}
 				p := predictions[i]
 				score, note, err := t.Task.Score(p.text, p.answers, classes, code)
+				if err == nil {
+					err = ctx.Err()
+				}
 				if err != nil {
-					return fmt.Errorf("%s:%d: %w", t.File, p.line, err)
+					errs[i] = fmt.Errorf("%s:%d: %w", t.File, p.line, err)
+					failed.Store(true)
 				}
 				t.Samples[i] = SampleScore{Line: p.line, Length: p.length, Score: score, Note: note}
 			}
-			return nil
 		})
 	}
-	return group.Wait()
+	workers.Wait()
+	// Predictions are taken in order, so the first error is that of the first
+	// line that has one, whatever the workers' speed.
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
