@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+
+	"github.com/hashattn/hashattn/longbench/internal/jsonl"
 )
 
 // Options of Score.
@@ -91,7 +93,7 @@ func predictionFiles(dir string, e bool) ([]predictionFile, error) {
 	}
 	byTask := map[string]predictionFile{}
 	for _, entry := range entries {
-		base, ok := trimJSONL(entry.Name())
+		base, ok := jsonl.TrimSuffix(entry.Name())
 		if !ok || entry.IsDir() {
 			continue
 		}
@@ -136,14 +138,14 @@ func readPredictions(f predictionFile, opt Options) ([]prediction, error) {
 		return nil, err
 	}
 	defer in.Close()
-	r, err := decompress(in, f.path)
+	r, err := jsonl.Decompress(in, f.path)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", f.path, err)
 	}
 	defer r.Close()
 
 	var out []prediction
-	for l, err := range lines(r, f.path) {
+	for l, err := range jsonl.Lines(r, f.path) {
 		if err != nil {
 			return nil, err
 		}
@@ -166,33 +168,33 @@ func readPredictions(f predictionFile, opt Options) ([]prediction, error) {
 	return out, nil
 }
 
-func parsePrediction(l line, t Task, e bool) (prediction, error) {
+func parsePrediction(l jsonl.Line, t Task, e bool) (prediction, error) {
 	var rec struct {
 		Pred       *string         `json:"pred"`
 		Answers    []string        `json:"answers"`
 		AllClasses json.RawMessage `json:"all_classes"`
 		Length     *int            `json:"length"`
 	}
-	if err := json.Unmarshal(l.text, &rec); err != nil {
-		return prediction{}, l.errorf("%w", err)
+	if err := json.Unmarshal(l.Text, &rec); err != nil {
+		return prediction{}, l.Errorf("%w", err)
 	}
-	p := prediction{line: l.number, answers: rec.Answers}
+	p := prediction{line: l.Number, answers: rec.Answers}
 	switch {
 	case rec.Pred == nil:
-		return p, l.errorf("no pred")
+		return p, l.Errorf("no pred")
 	case len(rec.Answers) == 0:
-		return p, l.errorf("no answers")
+		return p, l.Errorf("no answers")
 	case rec.AllClasses == nil:
-		return p, l.errorf("no all_classes (null for tasks without classes)")
+		return p, l.Errorf("no all_classes (null for tasks without classes)")
 	case e && rec.Length == nil:
-		return p, l.errorf("no length, which LongBench-E scores by")
+		return p, l.Errorf("no length, which LongBench-E scores by")
 	}
 	p.text = *rec.Pred
 	if err := json.Unmarshal(rec.AllClasses, &p.classes); err != nil {
-		return p, l.errorf("all_classes: %w", err)
+		return p, l.Errorf("all_classes: %w", err)
 	}
 	if t.Metric == Classification && len(p.classes) == 0 {
-		return p, l.errorf("all_classes is empty in a prediction of %s", t.Name)
+		return p, l.Errorf("all_classes is empty in a prediction of %s", t.Name)
 	}
 	if rec.Length != nil {
 		p.length = *rec.Length
