@@ -13,11 +13,14 @@ import (
 	"github.com/hashattn/hashattn/kernels"
 )
 
+// cInt is C's int.
+type cInt = C.int
+
 // encode lays out kernel arguments in 8-byte words; at is where each starts.
-func encode(args []any) (words []uint64, at []C.int) {
-	words, at = make([]uint64, 0, len(args)+8), make([]C.int, 0, len(args))
+func encode(args []any) (words []uint64, at []cInt) {
+	words, at = make([]uint64, 0, len(args)+8), make([]cInt, 0, len(args))
 	for _, a := range args {
-		at = append(at, C.int(len(words)))
+		at = append(at, cInt(len(words)))
 		switch v := a.(type) {
 		case int:
 			words = append(words, uint64(v))
@@ -94,19 +97,20 @@ func (a prefillArgs) words() []uint64 { return wordsOf(&a) }
 
 // encodeArgs mirrors struct EncodeArgs of encode.cu.
 type encodeArgs struct {
-	w, t, b          [6]uint64
-	out              [6]int32
-	feedback         uint64
-	layers, skip     int32
-	heads, in        int32
-	bits, blockBits  int32
-	q, rows, caches  uint64
-	layerCount       int32
-	layer, kvHeads   int32
-	words_, cacheF32 int32
-	queryBits        int32
-	weights, scales  uint64
-	tokens, width    int32
+	w, t, b         [6]uint64
+	out             [6]int32
+	feedback        uint64
+	layers, skip    int32
+	heads, in       int32
+	bits, blockBits int32
+	q, rows, caches uint64
+	layerCount      int32
+	layer, kvHeads  int32
+	wordsOfCode     int32
+	unused          int32
+	queryBits       int32
+	weights, scales uint64
+	tokens, width   int32
 }
 
 func (a encodeArgs) words() []uint64 { return wordsOf(&a) }
@@ -126,7 +130,7 @@ func (a topKArgs) words() []uint64 { return wordsOf(&a) }
 type rerankArgs struct {
 	logits, values, q, candidates, rows, layers uint64
 
-	layerCount, layer, queryHeads, kvHeads, sets, k, length, dim, cacheF32 int32
+	layerCount, layer, queryHeads, kvHeads, sets, k, length, dim, unused int32
 
 	scale float32
 	s     selection

@@ -15,6 +15,9 @@ const decodeRows = 16
 
 // cacheKernel is a kernel's name for the batch's cache type.
 func (s *batch) cacheKernel(name string) string {
+	if s.shape.mixed {
+		panic("cuda: " + name + " on a batch whose caches differ in type")
+	}
 	if s.shape.cache == dtype.F32 {
 		return name + "_f32"
 	}
@@ -23,7 +26,7 @@ func (s *batch) cacheKernel(name string) string {
 
 // tensorCores says whether the fast attention kernels take the batch's cache.
 func (s *batch) tensorCores() bool {
-	return s.shape.cache == dtype.BF16 && (s.shape.dim == 64 || s.shape.dim == 128 || s.shape.dim == 256)
+	return s.shape.cache == dtype.BF16 && !s.shape.mixed && (s.shape.dim == 64 || s.shape.dim == 128 || s.shape.dim == 256)
 }
 
 // Append implements kernels.Device.
@@ -60,7 +63,7 @@ func denseReads(b *kernels.Batch, window int) (int64, int64) {
 // AttendSelected implements kernels.Device.
 func (d *Device) AttendSelected(out, q kernels.Tensor, layer int, b *kernels.Batch, scale float32, selected kernels.Tensor, sel kernels.Selection) {
 	want("selected", selected, dtype.I32)
-	s := d.use(b)
+	s := d.useExact(b)
 	d.count(func() (int64, int64) { return selectedReads(b, sel) })
 	d.attend(out, q, layer, s, scale, 0, selected, sel)
 }

@@ -5,9 +5,10 @@ package cuda
 import (
 	"encoding/binary"
 	"fmt"
+	"hash/fnv"
 	"math/bits"
-
-	"gorgonia.org/cu"
+	"runtime"
+	"sync"
 
 	"github.com/hashattn/hashattn/kernels"
 	"github.com/hashattn/hashattn/kernels/dtype"
@@ -16,24 +17,25 @@ import (
 // batch is the device copy of a kernels.Batch: rows, segments, prefill tiles
 // and the addresses of every layer's cache and index (device.cuh).
 type batch struct {
-	ptr      cu.DevicePtr
-	bytes    int
-	revision int // of ptr
-	host     []byte
+	memory *buffer
+	host   []byte
 
 	// where the parts start
 	rows, segments, tiles, layers uint64
 
 	shape batchShape
+	index [][3]indexShape // per layer
 }
 
 // batchShape is what launches depend on: a recorded step is good for batches
 // of an equal shape.
 type batchShape struct {
-	revision, tokens, segments, longestSegment, tiles, layers, limit int
-	cache                                                            dtype.Type
-	kvHeads, dim                                                     int
-	index                                                            [3]indexShape
+	address                                                uint64
+	tokens, segments, longestSegment, tiles, layers, limit int
+	cache                                                  dtype.Type // of the first segment
+	mixed                                                  bool       // another segment's differs
+	kvHeads, dim                                           int
+	index                                                  uint64 // hash of the index tensors' shapes
 }
 
 type indexShape struct{ heads, width int }
@@ -74,7 +76,12 @@ func (d *Device) SetBatch(b *kernels.Batch, segments []kernels.Segment) error {
 	}
 	state, _ := b.Device.(*batch)
 	if state == nil {
-		state = &batch{}
+		state = &batch{memory: &buffer{}}
+		// batches are made and dropped freely: their memory goes to the next
+		runtime.AddCleanup(state, d.batches.give, state.memory)
+	}
+	if d.recording != nil {
+		d.recording.plain = true // a replay could not set the batch
 	}
 	*b = kernels.Batch{Segments: segments, Tokens: tokens, Longest: longest, Device: state}
 	if len(segments) == 0 {
@@ -84,21 +91,14 @@ func (d *Device) SetBatch(b *kernels.Batch, segments []kernels.Segment) error {
 	if err != nil {
 		return err
 	}
-	if len(host) > state.bytes {
-		if state.ptr != 0 {
-			d.retired = append(d.retired, state.ptr)
-			state.ptr = 0
-		}
-		bytes := len(host) * 5 / 4
-		p, err := d.alloc(bytes)
-		if err != nil {
-			state.bytes = 0
+	if len(host) > state.memory.bytes {
+		d.batches.give(state.memory)
+		if *state.memory, err = d.batches.take(d, len(host)*5/4); err != nil {
 			return fmt.Errorf("batch of %d tokens: %w", tokens, err)
 		}
-		state.ptr, state.bytes, state.revision = p, bytes, state.revision+1
 	}
 	state.place()
-	return d.copyIn(uint64(state.ptr), host)
+	return d.copyIn(uint64(state.memory.ptr), host)
 }
 
 // lay fills the host copy and the shape.
@@ -113,15 +113,17 @@ func (s *batch) lay(b *kernels.Batch) ([]byte, error) {
 		shape.longestSegment = max(shape.longestSegment, seg.Len)
 		shape.tiles += (seg.Len + tileRows(first.HeadDim) - 1) / tileRows(first.HeadDim)
 		c := seg.Cache
-		if c.Layers != first.Layers || c.Type != first.Type || c.KVHeads != first.KVHeads || c.HeadDim != first.HeadDim {
-			return nil, fmt.Errorf("segment %d: a cache of %d layers, %d heads of %d %v beside one of %d, %d of %d %v",
-				i, c.Layers, c.KVHeads, c.HeadDim, c.Type, first.Layers, first.KVHeads, first.HeadDim, first.Type)
+		shape.mixed = shape.mixed || c.Type != first.Type
+		if c.Layers != first.Layers || c.KVHeads != first.KVHeads || c.HeadDim != first.HeadDim {
+			return nil, fmt.Errorf("segment %d: a cache of %d layers, %d heads of %d beside one of %d, %d of %d",
+				i, c.Layers, c.KVHeads, c.HeadDim, first.Layers, first.KVHeads, first.HeadDim)
 		}
 		if seg.Index != nil && len(seg.Index.Layers) > first.Layers {
 			return nil, fmt.Errorf("segment %d: an index of %d layers for a cache of %d", i, len(seg.Index.Layers), first.Layers)
 		}
 	}
 	s.shape = shape
+	s.index = make([][3]indexShape, first.Layers)
 	le := binary.LittleEndian
 	w := s.host[:0]
 	b.Row(func(_ int, seg *kernels.Segment, position int) {
@@ -162,6 +164,13 @@ func (s *batch) lay(b *kernels.Batch) ([]byte, error) {
 			}
 		}
 	}
+	h := fnv.New64a()
+	for _, l := range s.index {
+		for _, i := range l {
+			fmt.Fprintln(h, i)
+		}
+	}
+	s.shape.index = h.Sum64()
 	s.host = w
 	return w, nil
 }
@@ -190,18 +199,22 @@ func (s *batch) appendLayer(w []byte, seg *kernels.Segment, layer int) ([]byte, 
 		}
 		w = le.AppendUint64(w, address(t))
 		capacity[i+1] = uint32(t.Dim(1))
-		s.shape.index[i] = indexShape{t.Dim(0), t.Dim(2)}
+		s.index[layer][i] = indexShape{t.Dim(0), t.Dim(2)}
 	}
 	for _, c := range capacity {
 		w = le.AppendUint32(w, c)
 	}
-	return le.AppendUint64(w, 0), nil
+	wide := uint64(0)
+	if seg.Cache.Type == dtype.F32 {
+		wide = 1
+	}
+	return le.AppendUint64(w, wide), nil
 }
 
 // place sets the addresses of the parts.
 func (s *batch) place() {
-	s.shape.revision = s.revision
-	s.rows = uint64(s.ptr)
+	s.shape.address = uint64(s.memory.ptr)
+	s.rows = s.shape.address
 	s.segments = s.rows + uint64((8*s.shape.tokens+15)/16*16)
 	s.tiles = s.segments + uint64(16*s.shape.segments)
 	s.layers = s.tiles + uint64(16*s.shape.tiles)
@@ -219,11 +232,45 @@ func (d *Device) use(b *kernels.Batch) *batch {
 	return s
 }
 
-// index checks that index tensor slot of the batch is there.
-func (s *batch) indexed(slot int) indexShape {
-	i := s.shape.index[slot]
-	if i.heads == 0 {
-		panic(fmt.Sprintf("kernels: the batch's segments have no index tensor %d", slot))
+// indexed gives the shape of a layer's index tensor, which must be there.
+func (s *batch) indexed(layer, slot int) indexShape {
+	if layer >= len(s.index) || s.index[layer][slot].heads == 0 {
+		panic(fmt.Sprintf("kernels: the batch's segments have no index tensor %d in layer %d", slot, layer))
 	}
-	return i
+	return s.index[layer][slot]
+}
+
+// batchPool is the memory of batches that are no longer used. A batch's
+// cleanup runs on its own goroutine.
+type batchPool struct {
+	mu   sync.Mutex
+	free []buffer
+}
+
+// give takes back a batch's memory; b is empty afterwards.
+func (p *batchPool) give(b *buffer) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if b.ptr != 0 {
+		p.free = append(p.free, *b)
+	}
+	*b = buffer{}
+}
+
+// take finds or allocates at least bytes.
+func (p *batchPool) take(d *Device, bytes int) (buffer, error) {
+	p.mu.Lock()
+	for i, b := range p.free {
+		if b.bytes >= bytes {
+			p.free = append(p.free[:i], p.free[i+1:]...)
+			p.mu.Unlock()
+			return b, nil
+		}
+	}
+	p.mu.Unlock()
+	ptr, err := d.alloc(bytes)
+	if err != nil {
+		return buffer{}, err
+	}
+	return buffer{ptr, bytes}, nil
 }

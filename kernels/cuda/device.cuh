@@ -28,7 +28,7 @@ struct Layer {
     void *slot[3];    // index tensors, [heads, slotCapacity, width]
     int capacity;
     int slotCapacity[3];
-    long long unused;
+    long long wide; // whether k and v are float32
 };
 
 // Tile is up to 128 consecutive query rows of one segment, for prefill.

@@ -40,6 +40,8 @@ type Device struct {
 
 	failed    error // first failure since the last Synchronize
 	scratch   map[string]*buffer
+	live      map[cu.DevicePtr]struct{} // tensors and weights
+	batches   batchPool
 	retired   []cu.DevicePtr // outgrown scratch, freed when nothing is queued
 	revision  int            // of the scratch: recorded steps hold its addresses
 	shadows   [3]shadow
@@ -187,7 +189,7 @@ func Open(o Options) (kernels.Device, error) {
 	if o.Device < 0 || o.Device >= len(infos) {
 		return nil, fmt.Errorf("GPU %d: this machine has %d", o.Device, len(infos))
 	}
-	d := &Device{options: o, info: infos[o.Device], functions: map[string]*function{}, scratch: map[string]*buffer{}, graphs: map[any]*recording{}}
+	d := &Device{options: o, info: infos[o.Device], functions: map[string]*function{}, scratch: map[string]*buffer{}, graphs: map[any]*recording{}, live: map[cu.DevicePtr]struct{}{}}
 	if err := d.start(); err != nil {
 		return nil, fmt.Errorf("GPU %d (%s): %w", o.Device, d.info.Name, errors.Join(err, d.Close()))
 	}
@@ -299,8 +301,7 @@ func (d *Device) Reads() kernels.Reads { return d.reads }
 // ResetReads implements kernels.Device.
 func (d *Device) ResetReads() { d.reads = kernels.Reads{} }
 
-// Close frees what the device itself holds: kernels, scratch, stream. Tensors
-// and weights go with the process or with Free.
+// Close frees all that lives on the device: tensors, weights, scratch, kernels.
 func (d *Device) Close() error {
 	return d.do(func() error {
 		var errs []error
@@ -315,6 +316,16 @@ func (d *Device) Close() error {
 			errs = append(errs, d.queue.drop(r.graph))
 			delete(d.graphs, key)
 		}
+		for p := range d.live {
+			errs = append(errs, cu.MemFree(p))
+		}
+		clear(d.live)
+		d.batches.mu.Lock()
+		for _, b := range d.batches.free {
+			errs = append(errs, cu.MemFree(b.ptr))
+		}
+		d.batches.free = nil
+		d.batches.mu.Unlock()
 		for name, b := range d.scratch {
 			errs = append(errs, cu.MemFree(b.ptr))
 			delete(d.scratch, name)
@@ -370,6 +381,9 @@ type size struct {
 func (d *Device) launch(name string, s size, args ...any) {
 	if s.x < 1 || s.y < 1 || s.z < 1 {
 		return // nothing to do
+	}
+	if d.failed != nil {
+		return // operands may lack memory; Synchronize reports the first failure
 	}
 	f, err := d.function(name)
 	if err == nil {

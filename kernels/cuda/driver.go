@@ -128,9 +128,10 @@ func handle[T any](v T) unsafe.Pointer { return *(*unsafe.Pointer)(unsafe.Pointe
 
 // function is a kernel and the dynamic shared memory it was allowed so far.
 type function struct {
-	name   string
-	fn     cu.Function
-	shared int
+	name     string
+	fn       cu.Function
+	shared   int
+	clusters bool // of more than 8 blocks
 }
 
 // queue is a context and its stream, as C sees them.
@@ -138,7 +139,8 @@ type queue struct{ context, stream unsafe.Pointer }
 
 // allow raises f's limit of dynamic shared memory to bytes.
 func (q queue) allow(f *function, bytes int) error {
-	if bytes <= max(f.shared, 40<<10) {
+	const free = 24 << 10 // 48 KiB hold static and dynamic memory together
+	if bytes <= max(f.shared, free) {
 		return nil
 	}
 	if err := check(C.hashattn_attribute(q.context, handle(f.fn), 8, C.int(bytes))); err != nil {
@@ -150,6 +152,10 @@ func (q queue) allow(f *function, bytes int) error {
 
 // allowClusters lets f run in clusters of more than 8 blocks.
 func (q queue) allowClusters(f *function) error {
+	if f.clusters {
+		return nil
+	}
+	f.clusters = true
 	return check(C.hashattn_attribute(q.context, handle(f.fn), 14, 1))
 }
 

@@ -13,7 +13,7 @@ struct EncodeArgs {
     const float *q; // [T, heads, in] or null
     const Row *rows;
     const Layer *caches;
-    int layerCount, layer, kvHeads, words, cacheF32;
+    int layerCount, layer, kvHeads, words, unused;
     // what comes out for queries
     int queryBits;
     i8 *weights;  // [T, heads, bits]
@@ -27,7 +27,7 @@ DEV float input(const EncodeArgs &a, const Row &r, int row, int head, int i) {
     if (a.q) return a.q[((long long)row * a.heads + head) * a.in + i];
     const Layer &L = a.caches[r.segment * a.layerCount + a.layer];
     const long long at = ((long long)(head / (a.heads / a.kvHeads)) * L.capacity + r.position) * a.in + i;
-    return a.cacheF32 ? ((const float *)L.k)[at] : f32(((const bf16 *)L.k)[at]);
+    return L.wide ? ((const float *)L.k)[at] : f32(((const bf16 *)L.k)[at]);
 }
 
 // write packs the signs of z for keys or quantises z for queries; all threads

@@ -19,7 +19,7 @@ func (d *Device) AttendHash(out, q kernels.Tensor, layer int, b *kernels.Batch, 
 	weights := kernels.Tensor{Type: dtype.I8, Shape: []int{tokens, maps, bits}, Memory: memory{d.borrow("query weights", tokens*maps*bits), tokens * maps * bits}}
 	scales := kernels.Tensor{Type: dtype.F32, Shape: []int{tokens, maps}, Memory: memory{d.borrow("query scales", tokens*maps*4), tokens * maps * 4}}
 	d.EncodeQueries(weights, scales, h.Encoder, q, h.Bits)
-	if plan, ok := d.fusable(q, s, e, h, sel); ok {
+	if plan, ok := d.fusable(q, layer, s, e, h, sel); ok {
 		d.count(func() (int64, int64) { return selectedReads(b, sel) })
 		d.attendFused(plan, out, q, address(weights), 0, 0, layer, s, scale, e, sel)
 		return
@@ -43,7 +43,8 @@ func (d *Device) AttendHash(out, q kernels.Tensor, layer int, b *kernels.Batch, 
 		selected, k = kept, chosen
 	}
 	list := kernels.Tensor{Type: dtype.I32, Shape: []int{tokens, sel.Heads, k}, Memory: memory{selected, tokens * sel.Heads * k * 4}}
-	d.AttendSelected(out, q, layer, b, scale, list, sel)
+	d.count(func() (int64, int64) { return selectedReads(b, sel) })
+	d.attend(out, q, layer, s, scale, 0, list, sel)
 }
 
 // fusedPlan is a launch of the fused kernel.
@@ -80,9 +81,9 @@ func (p fusedPlan) fits() bool { return p.levels < 1<<16 && p.shared+fusedStatic
 
 // fusable decides whether the fused kernel computes a step exactly: one code
 // and one set per KV head, a score within 16 bits, no reranking, no mass.
-func (d *Device) fusable(q kernels.Tensor, s *batch, e *encoder, h kernels.HashQuery, sel kernels.Selection) (fusedPlan, bool) {
+func (d *Device) fusable(q kernels.Tensor, layer int, s *batch, e *encoder, h kernels.HashQuery, sel kernels.Selection) (fusedPlan, bool) {
 	kv, bits := s.shape.kvHeads, e.p.Out()
-	index := s.indexed(0)
+	index := s.indexed(layer, 0)
 	group := q.Dim(1) / kv
 	most := 1
 	if h.Bits > 1 {
@@ -122,5 +123,5 @@ func (d *Device) attendFused(p fusedPlan, out, q kernels.Tensor, weights, select
 		layerCount: int32(s.shape.layers), layer: int32(layer), queryHeads: int32(heads), sets: int32(sel.Heads), maps: int32(e.p.Heads), bits: int32(e.p.Out()),
 		k: int32(k), levels: int32(p.levels), listed: int32(p.listed), scale: scale, s: selectionOf(sel),
 	}
-	d.launch(fmt.Sprintf("fused_%d_%d", dim, s.shape.index[0].width), size{x: p.blocks * sel.Heads * s.shape.tokens, y: 1, z: 1, block: 256, shared: p.shared, cluster: p.blocks}, a)
+	d.launch(fmt.Sprintf("fused_%d_%d", dim, s.indexed(layer, 0).width), size{x: p.blocks * sel.Heads * s.shape.tokens, y: 1, z: 1, block: 256, shared: p.shared, cluster: p.blocks}, a)
 }

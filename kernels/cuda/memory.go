@@ -40,13 +40,22 @@ func sizeOf(t dtype.Type, shape []int) (int, error) {
 	return t.Bytes(int(n))
 }
 
+// keep allocates what lives until it is freed or the device closed.
+func (d *Device) keep(bytes int) (cu.DevicePtr, error) {
+	p, err := d.alloc(bytes)
+	if err == nil {
+		d.live[p] = struct{}{}
+	}
+	return p, err
+}
+
 // Alloc implements kernels.Device.
 func (d *Device) Alloc(t dtype.Type, shape ...int) (kernels.Tensor, error) {
 	bytes, err := sizeOf(t, shape)
 	if err != nil {
 		return kernels.Tensor{}, err
 	}
-	p, err := d.alloc(bytes)
+	p, err := d.keep(bytes)
 	if err != nil {
 		return kernels.Tensor{}, fmt.Errorf("tensor %v %v: %w", t, shape, err)
 	}
@@ -66,13 +75,18 @@ func (d *Device) Free(t kernels.Tensor) {
 		if err := d.stream.Synchronize(); err != nil {
 			return err
 		}
-		return cu.MemFree(cu.DevicePtr(address(t)))
+		p := cu.DevicePtr(address(t))
+		delete(d.live, p)
+		return cu.MemFree(p)
 	}))
 }
 
 // Upload implements kernels.Device.
 func (d *Device) Upload(dst kernels.Tensor, src []byte) error {
-	m := dst.Memory.(memory)
+	m, ok := dst.Memory.(memory)
+	if !ok {
+		return fmt.Errorf("upload to a tensor of another device")
+	}
 	if m.size != len(src) {
 		return fmt.Errorf("upload of %d bytes to a tensor of %d", len(src), m.size)
 	}
@@ -170,7 +184,7 @@ func (d *Device) LoadMatrix(m kernels.Matrix) (kernels.Weight, error) {
 		return nil, fmt.Errorf("weight %s: no kernel for format %v", m.Name, m.Type)
 	}
 	w := &weight{rows: m.Rows, cols: m.Cols, stride: padded(m.Cols)}
-	p, err := d.alloc(2 * w.rows * w.stride)
+	p, err := d.keep(2 * w.rows * w.stride)
 	if err != nil {
 		return nil, fmt.Errorf("weight %s [%d %d]: %w", m.Name, m.Rows, m.Cols, err)
 	}
@@ -207,9 +221,9 @@ func (d *Device) LoadProjection(p kernels.Projection) (kernels.Encoder, error) {
 	if p.Out() > 256 {
 		return nil, fmt.Errorf("%s: %d bits, the encoder kernel takes 256", p.Name, p.Out())
 	}
-	e := &encoder{p: p, args: encodeArgs{heads: int32(p.Heads), in: int32(p.In()), bits: int32(p.Out()), blockBits: int32(p.BlockBits), words_: int32(p.Words()), layers: int32(len(p.Layers))}}
+	e := &encoder{p: p, args: encodeArgs{heads: int32(p.Heads), in: int32(p.In()), bits: int32(p.Out()), blockBits: int32(p.BlockBits), wordsOfCode: int32(p.Words()), layers: int32(len(p.Layers))}}
 	put := func(v []float32) (uint64, error) {
-		ptr, err := d.alloc(4 * len(v))
+		ptr, err := d.keep(4 * len(v))
 		if err != nil {
 			return 0, fmt.Errorf("%s: %w", p.Name, err)
 		}

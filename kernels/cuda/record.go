@@ -13,7 +13,9 @@ type recording struct {
 	graph    graph
 	revision int // of the scratch
 	shapes   map[*kernels.Batch]batchShape
-	counts   []func() // what a replay adds to Reads
+	exact    map[*kernels.Batch]int // batches whose length must not change
+	plain    bool                   // the step cannot be recorded
+	counts   []func()               // what a replay adds to Reads
 }
 
 // fits says whether nothing that launches depend on has changed.
@@ -27,7 +29,22 @@ func (r *recording) fits(d *Device) bool {
 			return false
 		}
 	}
+	for b, longest := range r.exact {
+		if b.Longest != longest {
+			return false
+		}
+	}
 	return true
+}
+
+// useExact is use for operations on the caller's scores and selections, whose
+// sizes follow the context's exact length.
+func (d *Device) useExact(b *kernels.Batch) *batch {
+	s := d.use(b)
+	if d.recording != nil {
+		d.recording.exact[b] = b.Longest
+	}
+	return s
 }
 
 // Record implements kernels.Device: the first call of a key runs the step, so
@@ -39,9 +56,9 @@ func (d *Device) Record(key any, step func()) {
 		return
 	}
 	r := d.graphs[key]
-	if r == nil || !r.fits(d) {
+	if r == nil || r.plain || !r.fits(d) {
 		d.forget(r)
-		r = &recording{shapes: map[*kernels.Batch]batchShape{}}
+		r = &recording{shapes: map[*kernels.Batch]batchShape{}, exact: map[*kernels.Batch]int{}}
 		d.run(r, step)
 		d.graphs[key] = r
 		return

@@ -12,14 +12,11 @@ import (
 // EncodeKeys implements kernels.Device.
 func (d *Device) EncodeKeys(enc kernels.Encoder, layer int, b *kernels.Batch) {
 	e, s := enc.(*encoder), d.use(b)
-	if i := s.indexed(0); i.heads != e.p.Heads || i.width != e.p.Words() {
+	if i := s.indexed(layer, 0); i.heads != e.p.Heads || i.width != e.p.Words() {
 		panic(fmt.Sprintf("kernels: %s has %d heads of %d words, the index %d of %d", e.p.Name, e.p.Heads, e.p.Words(), i.heads, i.width))
 	}
 	a := e.args
 	a.rows, a.caches, a.layerCount, a.layer, a.kvHeads = s.rows, s.layers, int32(s.shape.layers), int32(layer), int32(s.shape.kvHeads)
-	if s.shape.cache == dtype.F32 {
-		a.cacheF32 = 1
-	}
 	d.encode(e, a, b.Tokens)
 }
 
@@ -57,11 +54,11 @@ func (d *Device) encode(e *encoder, a encodeArgs, rows int) {
 // ScanHash implements kernels.Device.
 func (d *Device) ScanHash(scores, weights kernels.Tensor, layer int, b *kernels.Batch) {
 	want("scores", scores, dtype.I32)
-	d.scanHash(address(scores), address(weights), weights.Dim(1), weights.Dim(2), scores.Dim(1), scores.Dim(2), layer, d.use(b))
+	d.scanHash(address(scores), address(weights), weights.Dim(1), weights.Dim(2), scores.Dim(1), scores.Dim(2), layer, d.useExact(b))
 }
 
 func (d *Device) scanHash(scores, weights uint64, maps, bits, sets, stride, layer int, s *batch) {
-	i := s.indexed(0)
+	i := s.indexed(layer, 0)
 	words := (bits + 31) / 32
 	if words != i.width {
 		panic(fmt.Sprintf("kernels: queries of %d bits on codes of %d words", bits, i.width))
@@ -76,11 +73,13 @@ func (d *Device) scanHash(scores, weights uint64, maps, bits, sets, stride, laye
 // ScanDot implements kernels.Device.
 func (d *Device) ScanDot(scores, q kernels.Tensor, layer, slot int, b *kernels.Batch, scale float32) {
 	want("scores", scores, dtype.F32)
-	s := d.use(b)
+	s := d.useExact(b)
 	name, keyHeads := s.cacheKernel("scan_dot"), s.shape.kvHeads
 	if slot >= 0 {
-		name, keyHeads = "scan_dot_f32", s.indexed(slot).heads
-		b.Row(func(_ int, seg *kernels.Segment, _ int) { want("index", seg.Index.Layers[layer][slot], dtype.F32, dtype.BF16) })
+		name, keyHeads = "scan_dot_f32", s.indexed(layer, slot).heads
+		b.Row(func(_ int, seg *kernels.Segment, _ int) {
+			want("index", seg.Index.Layers[layer][slot], dtype.F32, dtype.BF16)
+		})
 		if b.Segments[0].Index.Layers[layer][slot].Type == dtype.BF16 {
 			name = "scan_dot_bf16"
 		}
@@ -92,24 +91,24 @@ func (d *Device) ScanDot(scores, q kernels.Tensor, layer, slot int, b *kernels.B
 
 // ScanPages implements kernels.Device.
 func (d *Device) ScanPages(scores, q kernels.Tensor, layer, pageLen int, b *kernels.Batch) {
-	s := d.use(b)
+	s := d.useExact(b)
 	pages := (s.shape.limit + pageLen - 1) / pageLen
 	d.launch("scan_pages", size{x: (pages + 7) / 8, y: q.Dim(1), z: b.Tokens, block: 256},
-		scores, q, s.rows, s.layers, s.shape.layers, layer, q.Dim(1), s.indexed(0).heads, q.Dim(2), scores.Dim(2), pageLen)
+		scores, q, s.rows, s.layers, s.shape.layers, layer, q.Dim(1), s.indexed(layer, 0).heads, q.Dim(2), scores.Dim(2), pageLen)
 }
 
 // ScanTables implements kernels.Device.
 func (d *Device) ScanTables(scores, tables kernels.Tensor, layer int, b *kernels.Batch) {
-	s := d.use(b)
+	s := d.useExact(b)
 	heads, parts, entries := tables.Dim(1), tables.Dim(2), tables.Dim(3)
 	d.launch("scan_tables", size{x: (s.shape.limit + 1023) / 1024, y: heads, z: b.Tokens, block: 256, shared: parts * entries * 4},
-		scores, tables, s.rows, s.layers, s.shape.layers, layer, heads, s.indexed(0).heads, parts, entries, scores.Dim(2))
+		scores, tables, s.rows, s.layers, s.shape.layers, layer, heads, s.indexed(layer, 0).heads, parts, entries, scores.Dim(2))
 }
 
 // IndexPages implements kernels.Device.
 func (d *Device) IndexPages(layer, pageLen int, b *kernels.Batch) {
 	s := d.use(b)
-	d.launch(s.cacheKernel("index_pages"), size{x: s.shape.longestSegment/pageLen + 2, y: s.indexed(0).heads, z: s.shape.segments, block: min(256, (s.shape.dim+31)/32*32)},
+	d.launch(s.cacheKernel("index_pages"), size{x: s.shape.longestSegment/pageLen + 2, y: s.indexed(layer, 0).heads, z: s.shape.segments, block: min(256, (s.shape.dim+31)/32*32)},
 		s.segments, s.layers, s.shape.layers, layer, s.shape.dim, pageLen)
 }
 
@@ -146,7 +145,7 @@ const massChunk = 2048
 // GroupMass implements kernels.Device.
 func (d *Device) GroupMass(out, scores, scales kernels.Tensor, b *kernels.Batch, sel kernels.Selection) {
 	want("scores", scores, dtype.F32, dtype.I32)
-	d.groupMass(address(out), out.Dim(2), address(scores), scores.Type == dtype.I32, scores.Dim(1), scores.Dim(2), address(scales), out.Dim(1), d.use(b), sel)
+	d.groupMass(address(out), out.Dim(2), address(scores), scores.Type == dtype.I32, scores.Dim(1), scores.Dim(2), address(scales), out.Dim(1), d.useExact(b), sel)
 }
 
 func (d *Device) groupMass(out uint64, outStride int, scores uint64, integer bool, heads, stride int, scales uint64, groups int, s *batch, sel kernels.Selection) {
@@ -163,7 +162,7 @@ func (d *Device) groupMass(out uint64, outStride int, scores uint64, integer boo
 func (d *Device) TopK(selected, scores kernels.Tensor, b *kernels.Batch, sel kernels.Selection) {
 	want("scores", scores, dtype.F32, dtype.I32)
 	want("selected", selected, dtype.I32)
-	s := d.use(b)
+	s := d.useExact(b)
 	a := topKArgs{out: address(selected), scores: address(scores), rows: s.rows, sets: int32(scores.Dim(1)), stride: int32(scores.Dim(2)), k: int32(selected.Dim(2)), s: selectionOf(sel)}
 	d.topK(a, scores.Type == dtype.I32, s.shape.tokens, s.shape.limit)
 }
@@ -191,7 +190,7 @@ func (d *Device) topK(a topKArgs, integer bool, tokens, n int) {
 func (d *Device) Rerank(selected, candidates, q kernels.Tensor, layer int, b *kernels.Batch, scale float32, sel kernels.Selection) {
 	want("selected", selected, dtype.I32)
 	want("candidates", candidates, dtype.I32)
-	d.rerank(address(selected), selected.Dim(2), address(candidates), candidates.Dim(2), q, layer, d.use(b), scale, sel)
+	d.rerank(address(selected), selected.Dim(2), address(candidates), candidates.Dim(2), q, layer, d.useExact(b), scale, sel)
 }
 
 func (d *Device) rerank(selected uint64, k int, candidates uint64, candidatesK int, q kernels.Tensor, layer int, s *batch, scale float32, sel kernels.Selection) {

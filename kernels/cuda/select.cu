@@ -171,7 +171,7 @@ struct RerankArgs {
     const int *candidates; // [T, sets, k]
     const Row *rows;
     const Layer *layers;
-    int layerCount, layer, queryHeads, kvHeads, sets, k, length, dim, cacheF32;
+    int layerCount, layer, queryHeads, kvHeads, sets, k, length, dim, unused;
     float scale;
     Selection s;
 };
