@@ -122,7 +122,7 @@ func (s *doubleSparsity) Update(layer int, b *kernels.Batch) {
 func (s *doubleSparsity) Score(q kernels.Tensor, layer int, b *kernels.Batch, _ kernels.Selection) kernels.Tensor {
 	part := s.pool.get("query", dtype.F32, b.Tokens, s.shape.QueryHeads, s.count)
 	s.device.GatherChannels(part, q, s.channels[layer])
-	scores := s.pool.get("scores", dtype.F32, b.Tokens, s.shape.QueryHeads, b.Longest)
+	scores := s.pool.get("scores", dtype.F32, b.Tokens, s.shape.QueryHeads, room(b))
 	s.device.ScanDot(scores, part, layer, 0, b, s.shape.Scale)
 	return scores
 }

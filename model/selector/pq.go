@@ -140,7 +140,7 @@ func (p *pq) Update(layer int, b *kernels.Batch) { p.device.IndexParts(p.codeboo
 func (p *pq) Score(q kernels.Tensor, layer int, b *kernels.Batch, _ kernels.Selection) kernels.Tensor {
 	tables := p.pool.get("tables", dtype.F32, b.Tokens, p.shape.QueryHeads, p.parts, 1<<p.bits)
 	p.device.PartTables(tables, q, p.codebooks[layer])
-	scores := p.pool.get("scores", dtype.F32, b.Tokens, p.shape.QueryHeads, b.Longest)
+	scores := p.pool.get("scores", dtype.F32, b.Tokens, p.shape.QueryHeads, room(b))
 	p.device.ScanTables(scores, tables, layer, b)
 	return scores
 }
