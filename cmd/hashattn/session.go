@@ -136,8 +136,16 @@ func (s *session) distinct() error {
 // of the mappings. calibration may be nil.
 func (s *session) settings(d kernels.Device, at selector.Shape, mappings []*mapping.Mapping, calibration *trace.Reader) ([]eval.Setting, error) {
 	var samples selector.Samples
+	dense := slices.Clone(s.Train.DenseLayers)
 	if calibration != nil {
 		samples = eval.TraceSamples{Reader: calibration}
+		// Mappings are trained for the captured layers; the rivals, too, leave
+		// the others dense, so that all read alike.
+		for l := range at.Layers {
+			if !slices.Contains(calibration.Captured, l) && !slices.Contains(dense, l) {
+				dense = append(dense, l)
+			}
+		}
 	}
 	var out []eval.Setting
 	add := func(src eval.Source) error {
@@ -150,7 +158,7 @@ func (s *session) settings(d kernels.Device, at selector.Shape, mappings []*mapp
 	}
 	for _, sel := range s.Selectors {
 		if sel.Name != "hash" {
-			src := eval.Source{Method: sel.Description(), Sink: s.Train.Sink, Local: s.Train.Local, Candidates: sel.Rerank, DenseLayers: s.Train.DenseLayers}
+			src := eval.Source{Method: sel.Description(), Sink: s.Train.Sink, Local: s.Train.Local, Candidates: sel.Rerank, DenseLayers: dense}
 			if err := add(src); err != nil {
 				return nil, err
 			}
