@@ -44,7 +44,7 @@ func NewSetting(d kernels.Device, m shape.Model, scale float32, src Source, samp
 	set.Selection = kernels.Selection{Sink: src.Sink, Local: src.Local, Candidates: src.Candidates}
 	var err error
 	if src.Mapping == nil {
-		set.Scorer, err = selector.New(selector.Env{Device: d, Shape: at, Samples: samples}, src.Method)
+		set.Scorer, err = selector.New(selector.Env{Device: d, Shape: at, Samples: samples, Dense: src.DenseLayers}, src.Method)
 		if err != nil {
 			return set, err
 		}

@@ -32,6 +32,10 @@ func newDoubleSparsity(e Env, o options) (Scorer, error) {
 		return nil, fmt.Errorf("doublesparsity needs a trace to calibrate its channels on")
 	}
 	for l := range e.Shape.Layers {
+		if slices.Contains(e.Dense, l) {
+			s.channels = append(s.channels, kernels.Tensor{})
+			continue
+		}
 		q, k, err := e.Samples.Layer(l)
 		if err != nil {
 			return nil, fmt.Errorf("doublesparsity: layer %d: %w", l, err)

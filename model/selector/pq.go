@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 
 	"github.com/hashattn/hashattn/kernels"
 	"github.com/hashattn/hashattn/kernels/dtype"
@@ -38,6 +39,10 @@ func newPQ(e Env, o options) (Scorer, error) {
 	}
 	d, width, entries := e.Shape.HeadDim, e.Shape.HeadDim/p.parts, 1<<p.bits
 	for l := range e.Shape.Layers {
+		if slices.Contains(e.Dense, l) {
+			p.codebooks = append(p.codebooks, kernels.Tensor{})
+			continue
+		}
 		_, k, err := e.Samples.Layer(l)
 		if err != nil {
 			return nil, fmt.Errorf("pq: layer %d: %w", l, err)
