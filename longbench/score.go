@@ -9,9 +9,10 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 
-	"golang.org/x/sync/errgroup"
+	"github.com/hashattn/hashattn/longbench/internal/jsonl"
 )
 
 // Options of Score.
@@ -92,7 +93,7 @@ func predictionFiles(dir string, e bool) ([]predictionFile, error) {
 	}
 	byTask := map[string]predictionFile{}
 	for _, entry := range entries {
-		base, ok := trimJSONL(entry.Name())
+		base, ok := jsonl.TrimSuffix(entry.Name())
 		if !ok || entry.IsDir() {
 			continue
 		}
@@ -137,14 +138,14 @@ func readPredictions(f predictionFile, opt Options) ([]prediction, error) {
 		return nil, err
 	}
 	defer in.Close()
-	r, err := decompress(in, f.path)
+	r, err := jsonl.Decompress(in, f.path)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", f.path, err)
 	}
 	defer r.Close()
 
 	var out []prediction
-	for l, err := range lines(r, f.path) {
+	for l, err := range jsonl.Lines(r, f.path) {
 		if err != nil {
 			return nil, err
 		}
@@ -167,33 +168,33 @@ func readPredictions(f predictionFile, opt Options) ([]prediction, error) {
 	return out, nil
 }
 
-func parsePrediction(l line, t Task, e bool) (prediction, error) {
+func parsePrediction(l jsonl.Line, t Task, e bool) (prediction, error) {
 	var rec struct {
 		Pred       *string         `json:"pred"`
 		Answers    []string        `json:"answers"`
 		AllClasses json.RawMessage `json:"all_classes"`
 		Length     *int            `json:"length"`
 	}
-	if err := json.Unmarshal(l.text, &rec); err != nil {
-		return prediction{}, l.errorf("%w", err)
+	if err := json.Unmarshal(l.Text, &rec); err != nil {
+		return prediction{}, l.Errorf("%w", err)
 	}
-	p := prediction{line: l.number, answers: rec.Answers}
+	p := prediction{line: l.Number, answers: rec.Answers}
 	switch {
 	case rec.Pred == nil:
-		return p, l.errorf("no pred")
+		return p, l.Errorf("no pred")
 	case len(rec.Answers) == 0:
-		return p, l.errorf("no answers")
+		return p, l.Errorf("no answers")
 	case rec.AllClasses == nil:
-		return p, l.errorf("no all_classes (null for tasks without classes)")
+		return p, l.Errorf("no all_classes (null for tasks without classes)")
 	case e && rec.Length == nil:
-		return p, l.errorf("no length, which LongBench-E scores by")
+		return p, l.Errorf("no length, which LongBench-E scores by")
 	}
 	p.text = *rec.Pred
 	if err := json.Unmarshal(rec.AllClasses, &p.classes); err != nil {
-		return p, l.errorf("all_classes: %w", err)
+		return p, l.Errorf("all_classes: %w", err)
 	}
 	if t.Metric == Classification && len(p.classes) == 0 {
-		return p, l.errorf("all_classes is empty in a prediction of %s", t.Name)
+		return p, l.Errorf("all_classes is empty in a prediction of %s", t.Name)
 	}
 	if rec.Length != nil {
 		p.length = *rec.Length
@@ -205,23 +206,37 @@ func parsePrediction(l line, t Task, e bool) (prediction, error) {
 func (t *TaskResult) scoreAll(ctx context.Context, predictions []prediction, code Similarity) error {
 	// Upstream scores every prediction with the classes of the last line.
 	classes := predictions[len(predictions)-1].classes
-	group, ctx := errgroup.WithContext(ctx)
+	errs := make([]error, len(predictions))
 	var next atomic.Int64
+	var failed atomic.Bool
+	var workers sync.WaitGroup
 	for range min(runtime.GOMAXPROCS(0), len(predictions)) {
-		group.Go(func() error {
-			for i := next.Add(1) - 1; int(i) < len(predictions); i = next.Add(1) - 1 {
-				if err := ctx.Err(); err != nil {
-					return err
+		workers.Go(func() {
+			for !failed.Load() {
+				i := int(next.Add(1)) - 1
+				if i >= len(predictions) {
+					return
 				}
 				p := predictions[i]
 				score, note, err := t.Task.Score(p.text, p.answers, classes, code)
+				if err == nil {
+					err = ctx.Err()
+				}
 				if err != nil {
-					return fmt.Errorf("%s:%d: %w", t.File, p.line, err)
+					errs[i] = fmt.Errorf("%s:%d: %w", t.File, p.line, err)
+					failed.Store(true)
 				}
 				t.Samples[i] = SampleScore{Line: p.line, Length: p.length, Score: score, Note: note}
 			}
-			return nil
 		})
 	}
-	return group.Wait()
+	workers.Wait()
+	// Predictions are taken in order, so the first error is that of the first
+	// line that has one, whatever the workers' speed.
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
