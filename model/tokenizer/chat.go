@@ -72,7 +72,7 @@ func ParseChatTemplate(source string, special map[string]string) (c *ChatTemplat
 		}
 	}()
 	const name = "/chat_template"
-	loader, err := loaders.NewMemoryLoader(map[string]string{name: normalizeSource(source)})
+	loader, err := loaders.NewMemoryLoader(map[string]string{name: rewriteConditionals(normalizeSource(source))})
 	if err != nil {
 		return nil, fmt.Errorf("chat template: %w", err)
 	}
@@ -110,14 +110,18 @@ func (c *ChatTemplate) Render(messages []Message, addGenerationPrompt bool, extr
 			return "", fmt.Errorf("chat template: variable %s: %w", key, err)
 		}
 	}
-	list := make([]any, len(messages))
+	turns := make(list, len(messages))
 	for i, m := range messages {
-		if list[i], err = m.value(); err != nil {
+		if turns[i], err = m.value(); err != nil {
 			return "", fmt.Errorf("chat template: message %d: %w", i, err)
 		}
 	}
-	vars["messages"], vars["add_generation_prompt"] = list, addGenerationPrompt
-	vars["raise_exception"] = func(message string) (string, error) { return "", &TemplateError{message} }
+	vars["messages"], vars["add_generation_prompt"] = turns, addGenerationPrompt
+	var raised *TemplateError // the engine wraps errors so that their type is lost
+	vars["raise_exception"] = func(message string) (string, error) {
+		raised = &TemplateError{message}
+		return "", raised
+	}
 	vars["strftime_now"] = func(format string) (string, error) {
 		now := time.Now
 		if c.Now != nil {
@@ -126,8 +130,7 @@ func (c *ChatTemplate) Render(messages []Message, addGenerationPrompt bool, extr
 		return strftime(now(), format)
 	}
 	if text, err = c.template.ExecuteToString(exec.NewContext(vars)); err != nil {
-		var raised *TemplateError
-		if errors.As(err, &raised) {
+		if raised != nil {
 			return "", fmt.Errorf("chat template: %w", raised)
 		}
 		return "", fmt.Errorf("chat template: %w", err)
@@ -170,6 +173,18 @@ func chatEnvironment() *exec.Environment {
 			replace = filters.Register
 		}
 		if err := replace(name, f); err != nil {
+			panic(err)
+		}
+	}
+	for _, name := range listFilters {
+		f, ok := filters.Get(name)
+		if !ok {
+			continue
+		}
+		err := filters.Replace(name, func(e *exec.Evaluator, in *exec.Value, params *exec.VarArgs) *exec.Value {
+			return toList(f(e, in, params))
+		})
+		if err != nil {
 			panic(err)
 		}
 	}
