@@ -36,7 +36,7 @@ const chatTemplate = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% end
 // loads it on the reference device.
 func tinyModel(t *testing.T) *model.Model {
 	t.Helper()
-	const layers, width, ff, heads, kvHeads, context = 2, 32, 48, 4, 2, 512
+	const layers, width, ff, heads, kvHeads, context = 2, 32, 48, 4, 2, 1024
 	tokens := append(byteTokens(), "<|end|>")
 	types := make([]int32, len(tokens))
 	for i := range types {

@@ -82,9 +82,16 @@ func (p *prompter) tokens(q *Question) ([]int32, error) {
 // template writes the special tokens itself, so none are added to it.
 func (p *prompter) around(q *Question, text string) ([]int32, error) {
 	if !q.Chat || p.chat == nil {
+		if q.System != "" {
+			text = q.System + "\n\n" + text
+		}
 		return p.tokenizer.Encode(text+q.AnswerPrefix, true), nil
 	}
-	chat, err := p.chat.Render([]tokenizer.Message{{Role: "user", Content: text}}, true, nil)
+	messages := []tokenizer.Message{{Role: "user", Content: text}}
+	if q.System != "" {
+		messages = append([]tokenizer.Message{{Role: "system", Content: q.System}}, messages...)
+	}
+	chat, err := p.chat.Render(messages, true, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -31,6 +31,8 @@ type Question struct {
 	// Text is the prompt, before the model's chat template if Chat is set.
 	Text string
 	Chat bool
+	// System is the system message, before the text where there is no chat.
+	System string
 	// AnswerPrefix is the beginning of the answer, which the model continues.
 	AnswerPrefix string
 	MaxTokens    int // of the answer

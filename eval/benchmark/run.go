@@ -234,16 +234,16 @@ func (r *run) config(v *variant, identity string, q *Question) (string, error) {
 		return "", err
 	}
 	c := struct {
-		Benchmark, Task, Template, AnswerPrefix string
-		MaxTokens                               int
-		Chat                                    string
-		Model, Tokenizer, Device, Cache         string
-		MaxLength                               int
-		Setting                                 string
-		Budget, QuestionSparse                  string
-		PrefillOffset                           int
+		Benchmark, Task, Template, System, AnswerPrefix string
+		MaxTokens                                       int
+		Chat                                            string
+		Model, Tokenizer, Device, Cache                 string
+		MaxLength                                       int
+		Setting                                         string
+		Budget, QuestionSparse                          string
+		PrefillOffset                                   int
 	}{
-		Benchmark: r.benchmark.Name, Task: q.Task, Template: q.Template, AnswerPrefix: q.AnswerPrefix, MaxTokens: q.MaxTokens, Chat: chat,
+		Benchmark: r.benchmark.Name, Task: q.Task, Template: q.Template, System: q.System, AnswerPrefix: q.AnswerPrefix, MaxTokens: q.MaxTokens, Chat: chat,
 		Model: r.Model.Fingerprint, Tokenizer: r.Model.Tokenizer.Hash(), Device: r.Model.Device.Info().Kind,
 		Cache: r.CacheType.String(), MaxLength: r.MaxLength,
 	}
