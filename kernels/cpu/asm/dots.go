@@ -1,0 +1,211 @@
+package main
+
+import (
+	"fmt"
+
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	. "github.com/mmcloughlin/avo/reg"
+)
+
+// dots is the kernels of few queries: scores of rows against queries, and sums
+// of rows weighted by probabilities.
+func dots() {
+	for _, s := range isas {
+		for _, e := range []element{f32, bf16} {
+			for queries := 1; queries <= 4; queries++ {
+				dot(s, e, queries)
+				mix(s, e, queries)
+			}
+		}
+	}
+}
+
+// dot computes the dot products of rows with 1 to 4 queries. s.keys rows are
+// read at once so that a load of the query serves all of them; rows behind the
+// last repeat the last, and out has room for them.
+func dot(s isa, e element, queries int) {
+	s.text(fmt.Sprintf("dot%s%d", e.name, queries), "func(width, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)",
+		fmt.Sprintf("sets out[j*ldo+i] to q[j].k[i] for rows i and %d queries j; width is a multiple of %d. Values up to the next multiple of %d rows are overwritten.", queries, s.lanes, s.keys))
+	// width, q and ldo are loaded where they are used: registers are short
+	rows, k, ldk, out, ldq := param("rows"), param("k"), param("ldk"), param("out"), param("ldq")
+	if e.bytes == 4 {
+		SHLQ(Imm(2), ldk)
+	} else {
+		SHLQ(Imm(1), ldk)
+	}
+	SHLQ(Imm(2), ldq)
+	qs := make([]Mem, queries)
+	ldq3 := GP64()
+	if queries == 4 {
+		LEAQ(Mem{Base: ldq, Index: ldq, Scale: 2}, ldq3)
+	}
+	Label("rows")
+	row := make([]GPVirtual, s.keys)
+	for i := range row {
+		row[i] = GP64()
+		if i == 0 {
+			MOVQ(k, row[0])
+			continue
+		}
+		next := GP64()
+		LEAQ(Mem{Base: row[i-1], Index: ldk, Scale: 1}, next)
+		MOVQ(row[i-1], row[i])
+		CMPQ(rows, U32(i))
+		CMOVQGT(next, row[i])
+	}
+	acc := s.vecs(s.keys * queries)
+	for _, v := range acc {
+		s.zero(v)
+	}
+	n, from := param("width"), param("q")
+	qs[0] = at(from, 0)
+	for j := 1; j < queries; j++ {
+		switch j {
+		case 1:
+			qs[j] = Mem{Base: from, Index: ldq, Scale: 1}
+		case 2:
+			qs[j] = Mem{Base: from, Index: ldq, Scale: 2}
+		case 3:
+			qs[j] = Mem{Base: from, Index: ldq3, Scale: 1}
+		}
+	}
+	Label("width")
+	keys := make([]VecVirtual, s.keys)
+	for i := range keys {
+		keys[i] = s.load(e, at(row[i], 0))
+		ADDQ(U32(s.lanes*e.bytes), row[i])
+	}
+	for j := range queries {
+		v := s.vec()
+		VMOVUPS(qs[j], v)
+		for i := range keys {
+			VFMADD231PS(v, keys[i], acc[j*s.keys+i])
+		}
+	}
+	ADDQ(U32(s.bytes()), from)
+	SUBQ(U32(s.lanes), n)
+	JG(LabelRef("width"))
+
+	to, ldo := GP64(), param("ldo")
+	MOVQ(out, to)
+	SHLQ(Imm(2), ldo)
+	for j := range queries {
+		a := acc[j*s.keys:][:s.keys]
+		if s.keys == 4 {
+			t, u := s.vecs(2), s.vecs(2)
+			for i := range t { // t[i]: pairs of rows 2i, 2i+1
+				VUNPCKLPS(a[2*i+1], a[2*i], t[i])
+				VUNPCKHPS(a[2*i+1], a[2*i], u[i])
+				VADDPS(u[i], t[i], t[i])
+			}
+			VUNPCKLPD(t[1], t[0], u[0])
+			VUNPCKHPD(t[1], t[0], u[1])
+			VADDPS(u[1], u[0], u[0]) // each 128-bit lane: four rows
+			y, x := YMM(), XMM()
+			VEXTRACTF64X4(Imm(1), u[0], y)
+			VADDPS(y, u[0].AsY(), y)
+			VEXTRACTF32X4(Imm(1), y, x)
+			VADDPS(x, y.AsX(), x)
+			VMOVUPS(x, at(to, 0))
+		} else {
+			t, x := s.vec(), XMM()
+			VHADDPS(a[1], a[0], t)
+			VHADDPS(t, t, t)
+			VEXTRACTF128(Imm(1), t, x)
+			VADDPS(x, t.AsX(), x)
+			VMOVSD(x, at(to, 0))
+		}
+		if j < queries-1 {
+			ADDQ(ldo, to)
+		}
+	}
+	ADDQ(U32(4*s.keys), out)
+	LEAQ(Mem{Base: k, Index: ldk, Scale: uint8(s.keys)}, k)
+	SUBQ(U32(s.keys), rows)
+	JG(LabelRef("rows"))
+	VZEROUPPER()
+	RET()
+}
+
+// mix adds up rows weighted by 1 to 4 sets of probabilities. It keeps a few
+// registers of every output row and walks down the rows, chunk after chunk.
+func mix(s isa, e element, queries int) {
+	s.text(fmt.Sprintf("mix%s%d", e.name, queries), "func(width, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)",
+		fmt.Sprintf("adds to out[j] the rows v[i] times p[j*ldp+i] for %d sets j; width is a multiple of %d.", queries, s.lanes))
+	width, rows, v, ldv := param("width"), param("rows"), param("v"), param("ldv")
+	p, ldp, out, ldo := param("p"), param("ldp"), param("out"), param("ldo")
+	if e.bytes == 4 {
+		SHLQ(Imm(2), ldv)
+	} else {
+		SHLQ(Imm(1), ldv)
+	}
+	SHLQ(Imm(2), ldp)
+	SHLQ(Imm(2), ldo)
+	for _, chunks := range []int{s.chunks, 1} {
+		loop := fmt.Sprintf("chunk%d", chunks)
+		Label(loop)
+		CMPQ(width, U32(chunks*s.lanes))
+		JL(LabelRef(loop + "done"))
+		acc := s.vecs(queries * chunks)
+		to := GP64()
+		MOVQ(out, to)
+		for j := range queries {
+			for c := range chunks {
+				VMOVUPS(at(to, c*s.bytes()), acc[j*chunks+c])
+			}
+			if j < queries-1 {
+				ADDQ(ldo, to)
+			}
+		}
+		n, row, weight := GP64(), GP64(), GP64()
+		MOVQ(rows, n)
+		MOVQ(v, row)
+		MOVQ(p, weight)
+		ldp3 := GP64()
+		if queries == 4 {
+			LEAQ(Mem{Base: ldp, Index: ldp, Scale: 2}, ldp3)
+		}
+		Label(loop + "rows")
+		values := make([]VecVirtual, chunks)
+		for c := range values {
+			values[c] = s.load(e, at(row, c*s.lanes*e.bytes))
+		}
+		for j := range queries {
+			from := at(weight, 0)
+			switch j {
+			case 1:
+				from = Mem{Base: weight, Index: ldp, Scale: 1}
+			case 2:
+				from = Mem{Base: weight, Index: ldp, Scale: 2}
+			case 3:
+				from = Mem{Base: weight, Index: ldp3, Scale: 1}
+			}
+			w := s.vec()
+			VBROADCASTSS(from, w)
+			for c := range values {
+				VFMADD231PS(w, values[c], acc[j*chunks+c])
+			}
+		}
+		ADDQ(ldv, row)
+		ADDQ(Imm(4), weight)
+		DECQ(n)
+		JNZ(LabelRef(loop + "rows"))
+		MOVQ(out, to)
+		for j := range queries {
+			for c := range chunks {
+				VMOVUPS(acc[j*chunks+c], at(to, c*s.bytes()))
+			}
+			if j < queries-1 {
+				ADDQ(ldo, to)
+			}
+		}
+		ADDQ(U32(chunks*s.bytes()), out)
+		ADDQ(U32(chunks*s.lanes*e.bytes), v)
+		SUBQ(U32(chunks*s.lanes), width)
+		JMP(LabelRef(loop))
+		Label(loop + "done")
+	}
+	VZEROUPPER()
+	RET()
+}
