@@ -104,8 +104,8 @@ func TestJSONErrors(t *testing.T) {
 
 func TestSentencePieceErrors(t *testing.T) {
 	file := unpack(t, "testdata/tokenizers/small-spm.model.zst")
-	for n := range len(file) {
-		if _, err := FromSentencePiece(file[:n], nil); err == nil && n < len(file)-100 {
+	for n := 0; n < len(file)-100; n += 41 {
+		if _, err := FromSentencePiece(file[:n], nil); err == nil {
 			t.Fatalf("the first %d of %d bytes are read without error", n, len(file))
 		}
 	}
