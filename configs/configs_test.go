@@ -60,17 +60,17 @@ func TestYAMLRoundTrip(t *testing.T) {
 func TestPrecedence(t *testing.T) {
 	file := []byte("train: {steps: 1, paperSteps: 1, bits: 64, seed: 1}\n")
 	env := []string{"HASHATTN_TRAIN_PAPERSTEPS=2", "HASHATTN_TRAIN_BITS=32", "HASHATTN_SPARSITIES=1/4,512", "HASHATTN_SHARED_DATA=/x", "PATH=/bin"}
-	e, err := configs.Load("f.yaml", file, env, configs.Source{Name: "--bits", Key: "train.bits", Value: "8"}, configs.Source{Name: "--set", Key: "selectors", Value: "quest, hash:shared, {name: lsh, bits: 64}"})
+	e, err := configs.Load("f.yaml", file, env, configs.Source{Name: "--bits", Key: "train.bits", Value: "8"}, configs.Source{Name: "--set", Key: "selectors", Value: `quest, hash:preset=shared, "lsh:bits=64,rerank=2"`})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if e.Train.Steps != 1 || e.Train.PaperSteps != 2 || e.Train.Bits != 8 || e.Train.QueryBits != 4 {
+	if e.Train.Steps != 1 || e.Train.PaperSteps != 2 || e.Train.Bits != 8 || e.Train.QueryBits != 8 {
 		t.Errorf("merged into %+v", e.Train)
 	}
 	if len(e.Sparsities) != 2 || e.Sparsities[0].String() != "1/4" || e.Sparsities[1].String() != "512" {
 		t.Errorf("sparsities %v", e.Sparsities)
 	}
-	want := []configs.Selector{{Name: "quest"}, {Name: "hash", Preset: "shared"}, {Name: "lsh", Bits: 64}}
+	want := []configs.Selector{{Name: "quest"}, {Name: "hash", Preset: "shared"}, {Name: "lsh", Options: "bits=64", Rerank: 2}}
 	if diff := cmp.Diff(want, e.Selectors); diff != "" {
 		t.Error(diff)
 	}
@@ -84,7 +84,7 @@ func TestFileErrors(t *testing.T) {
 		{"train:\n  steps: many\n", `f.yaml:2: train.steps: "many" is not a whole number`},
 		{"train:\n  steps: '400'\n", `f.yaml:2: train.steps: "400" is not a whole number`},
 		{"train: {steps: 1.5}", `train.steps: "1.5" is not a whole number`},
-		{"train: {steps: -1}", "train.steps: -1 is out of range, want 0 to 1000000"},
+		{"train: {steps: -1}", "train.steps: -1 is out of range, want 1 to 1000000"},
 		{"train: {steps: 99999999999999999999}", "is not a whole number"},
 		{"train: 3\n", "train: is one value, want a table of keys"},
 		{"[a]\n", "the file: is a list, want a table of keys"},
@@ -105,10 +105,14 @@ func TestFileErrors(t *testing.T) {
 		{"capture: {context: 10}", "capture.context: 10 is out of range"},
 		{"capture: {context: 1K}\neval: {recall: {contexts: [2K]}}", "eval.recall.contexts[0]: 2K is more than capture.context 1K"},
 		{"selectors: [quests]", `selectors[0]: "quests" is not one of`},
-		{"selectors: [{name: quest, pages: 3}]", "selectors[0].pages: unknown key, did you mean page?"},
-		{"selectors: [{page: 3}]", "selectors[0].name: is missing"},
-		{"selectors: [{name: lsh, page: 3}]", "selectors[0].page: lsh has no such setting, it is for [quest]"},
-		{"selectors: [hash:papre]", `"papre" is not one of paper, shared, grouped, did you mean paper?`},
+		{"selectors: [{name: quest}]", "selectors[0]: is a table, want one value"},
+		{"selectors: ['lsh:bits']", `selectors[0]: lsh: option "bits", want option=value`},
+		{"selectors: ['hash:page=3']", `selectors[0]: hash: option "page" is not one of preset, rerank`},
+		{"selectors: ['quest:rerank=99']", "rerank=99, want a whole number from 1 to 16"},
+		{"selectors: ['hash:preset=papre']", `"papre" is not one of paper, shared, grouped, did you mean paper?`},
+		{"train: {learningRate: 3}", "train.learningRate: 3 is out of range"},
+		{"train: {learningRate: .nan}", `".nan" is not a number`},
+		{"capture: {layers: [-1]}", "capture.layers[0]: -1 is out of range"},
 		{"name: ../x\n", "name: "},
 		{"name: a\nname: b\n", "is given twice"},
 		{"a: [\n", "f.yaml: line"},
@@ -224,7 +228,7 @@ func FuzzLoad(f *testing.F) {
 	}
 	f.Add([]byte("a: &a [*a]\n"))
 	f.Add([]byte("train: &t {steps: 3}\ncapture: *t\n"))
-	f.Add([]byte("selectors: [{name: hash, rerank: 99999999999999999999}]"))
+	f.Add([]byte("selectors: ['hash:rerank=99999999999999999999']"))
 	f.Add([]byte("? [a, b]\n: c\n"))
 	f.Add([]byte("train:\n  ? {x: 1}\n  : 2\n"))
 	f.Fuzz(func(t *testing.T, raw []byte) {

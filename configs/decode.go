@@ -111,25 +111,8 @@ func (d decoder) decode(n *yaml.Node, key string, v reflect.Value, tag limits) e
 	return d.limit(n, key, v, tag)
 }
 
-// structure sets the fields that a mapping names. A Selector may be a name.
+// structure sets the fields that a mapping names.
 func (d decoder) structure(n *yaml.Node, key string, v reflect.Value) error {
-	if s, ok := v.Addr().Interface().(*Selector); ok && n.Kind == yaml.ScalarNode {
-		name, preset, _ := strings.Cut(n.Value, ":")
-		*s = Selector{}
-		switch name {
-		case "oracle":
-			s.Name, s.Level = name, preset
-		default:
-			s.Name, s.Preset = name, preset
-		}
-		for field, value := range map[string]*string{"Name": &s.Name, "Preset": &s.Preset, "Level": &s.Level} {
-			f, _ := v.Type().FieldByName(field)
-			if err := d.limit(n, key, reflect.ValueOf(value).Elem(), limitsOf(f)); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
 	if n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
 		return nil // "train:" with nothing below keeps the defaults
 	}
@@ -153,9 +136,6 @@ func (d decoder) structure(n *yaml.Node, key string, v reflect.Value) error {
 		if err := d.decode(value, join(key, f.name), v.FieldByIndex(f.index), f.limits); err != nil {
 			return err
 		}
-	}
-	if s, ok := v.Addr().Interface().(*Selector); ok && s.Name == "" {
-		return d.errorf(n, join(key, "name"), "is missing")
 	}
 	return nil
 }

@@ -19,7 +19,7 @@ type Experiment struct {
 	Data       Data       `json:"data" jsonschema_description:"Texts."`
 	Capture    Capture    `json:"capture" jsonschema_description:"Queries and keys taken from the model."`
 	Train      Train      `json:"train" jsonschema_description:"Training of the hash mappings."`
-	Selectors  []Selector `json:"selectors" jsonschema_description:"What chooses the tokens that attention reads: a name, or a table with the name and its settings."`
+	Selectors  []Selector `json:"selectors" jsonschema_description:"What chooses the tokens that attention reads: a name, or a name with options such as hash:preset=shared,rerank=2 or quest:page=16. hash stands for every trained mapping."`
 	Sparsities []Budget   `json:"sparsities" jsonschema_description:"Budgets of chosen tokens: shares of the cached tokens (1/32) or counts (512)."`
 	Eval       Eval       `json:"eval" jsonschema_description:"Measurements of quality."`
 	Bench      Bench      `json:"bench" jsonschema_description:"Measurements of latency."`
@@ -44,38 +44,30 @@ type Data struct {
 
 // Capture is what is taken from the model.
 type Capture struct {
-	Context   Tokens `json:"context" jsonschema:"minimum=256,maximum=1048576" jsonschema_description:"Tokens of each document."`
+	Context   Tokens `json:"context" jsonschema:"minimum=16,maximum=1048576" jsonschema_description:"Tokens of each document."`
 	Documents int    `json:"documents" jsonschema:"minimum=0,maximum=100000" jsonschema_description:"Calibration documents; 0: all."`
 	Heldout   int    `json:"heldout" jsonschema:"minimum=0,maximum=100000" jsonschema_description:"Held-out documents; 0: all."`
-	Queries   int    `json:"queries" jsonschema:"minimum=1,maximum=1048576" jsonschema_description:"Query positions kept of each document."`
-	Layers    []int  `json:"layers" jsonschema_description:"Layers; empty: all."`
+	Layers    []int  `json:"layers" jsonschema:"minimum=0,maximum=1023" jsonschema_description:"Layers; empty: all."`
 }
 
 // Train is how mappings are trained.
 type Train struct {
-	Presets    []string `json:"presets" jsonschema:"enum=paper,enum=shared,enum=grouped" jsonschema_description:"Mappings to train."`
-	Bits       int      `json:"bits" jsonschema:"minimum=4,maximum=256" jsonschema_description:"Bits of one key code, a multiple of 4."`
-	QueryBits  int      `json:"queryBits" jsonschema:"enum=4,enum=8" jsonschema_description:"Bits of one query weight in shared and grouped."`
-	Rerank     int      `json:"rerank" jsonschema:"minimum=1,maximum=16" jsonschema_description:"Candidates that grouped reranks by exact logits, in budgets; 1: none."`
-	Steps      int      `json:"steps" jsonschema:"minimum=0,maximum=1000000" jsonschema_description:"Training steps of shared and grouped; 0 keeps the initialisation."`
-	PaperSteps int      `json:"paperSteps" jsonschema:"minimum=0,maximum=1000000" jsonschema_description:"Training steps of paper, which still gains at 6400."`
-	Seed       uint64   `json:"seed" jsonschema_description:"Seed of everything random in training."`
-	Workers    int      `json:"workers" jsonschema:"minimum=0,maximum=4096" jsonschema_description:"Layers and heads trained at once; 0: one a core. Does not change the result."`
-	Sink       int      `json:"sink" jsonschema:"minimum=0,maximum=1048576" jsonschema_description:"First tokens that are always read."`
-	Local      int      `json:"local" jsonschema:"minimum=1,maximum=1048576" jsonschema_description:"Last tokens that are always read."`
-}
-
-// Selector names a selector and its settings; 0 stands for the selector's own
-// default.
-type Selector struct {
-	Name     string `json:"name" jsonschema:"enum=dense,enum=hash,enum=oracle,enum=lsh,enum=streaming,enum=quest,enum=doublesparsity,enum=pq" jsonschema_description:"Which selector."`
-	Preset   string `json:"preset,omitempty" jsonschema:"enum=,enum=paper,enum=shared,enum=grouped" jsonschema_description:"hash: which mapping; empty: every trained one."`
-	Rerank   int    `json:"rerank,omitempty" jsonschema:"minimum=0,maximum=16" jsonschema_description:"Candidates reranked by exact logits, in budgets."`
-	Level    string `json:"level,omitempty" jsonschema:"enum=,enum=head,enum=group" jsonschema_description:"oracle: one set per query head or per group."`
-	Bits     int    `json:"bits,omitempty" jsonschema:"minimum=0,maximum=1024" jsonschema_description:"lsh: bits of a code."`
-	Page     int    `json:"page,omitempty" jsonschema:"minimum=0,maximum=4096" jsonschema_description:"quest: tokens of a page."`
-	Channels int    `json:"channels,omitempty" jsonschema:"minimum=0,maximum=1024" jsonschema_description:"doublesparsity: channels kept."`
-	Parts    int    `json:"parts,omitempty" jsonschema:"minimum=0,maximum=256" jsonschema_description:"pq: sub-vectors of a code."`
+	Presets       []string `json:"presets" jsonschema:"enum=paper,enum=shared,enum=grouped" jsonschema_description:"Mappings to train."`
+	Steps         int      `json:"steps" jsonschema:"minimum=1,maximum=1000000" jsonschema_description:"Training steps of shared and grouped."`
+	PaperSteps    int      `json:"paperSteps" jsonschema:"minimum=1,maximum=1000000" jsonschema_description:"Training steps of paper, which still gains at 6400."`
+	Bits          int      `json:"bits" jsonschema:"minimum=4,maximum=256" jsonschema_description:"Bits of one key code, a multiple of 4."`
+	QueryBits     int      `json:"queryBits" jsonschema:"enum=4,enum=8" jsonschema_description:"Bits of one query weight in shared and grouped."`
+	Candidates    int      `json:"candidates" jsonschema:"minimum=0,maximum=16" jsonschema_description:"Candidates that grouped reranks by exact logits, in budgets; below 2: none."`
+	LearningRate  float64  `json:"learningRate" jsonschema_description:"0: the preset's own."`
+	Documents     int      `json:"documents" jsonschema:"minimum=1,maximum=1024" jsonschema_description:"Documents of one step."`
+	Queries       int      `json:"queries" jsonschema:"minimum=1,maximum=128" jsonschema_description:"Queries of each document in one step."`
+	Keys          int      `json:"keys" jsonschema:"minimum=16,maximum=1048576" jsonschema_description:"Keys of each document in one step, drawn at random if it has more."`
+	Sink          int      `json:"sink" jsonschema:"minimum=0,maximum=1048576" jsonschema_description:"First tokens that are always read."`
+	Local         int      `json:"local" jsonschema:"minimum=1,maximum=1048576" jsonschema_description:"Last tokens that are always read."`
+	Seed          uint64   `json:"seed" jsonschema_description:"Seed of everything random in training."`
+	Workers       int      `json:"workers" jsonschema:"minimum=0,maximum=4096" jsonschema_description:"Layers and heads trained at once; 0: one a core. Does not change the result."`
+	DenseLayers   []int    `json:"denseLayers" jsonschema:"minimum=0,maximum=1023" jsonschema_description:"Layers that stay dense."`
+	PerHeadLayers []int    `json:"perHeadLayers" jsonschema:"minimum=0,maximum=1023" jsonschema_description:"grouped: layers that select per query head."`
 }
 
 // Eval is the measurements of quality.
@@ -88,21 +80,21 @@ type Eval struct {
 
 // Recall is eval recall.
 type Recall struct {
-	Contexts []Tokens `json:"contexts" jsonschema:"minimum=256,maximum=1048576" jsonschema_description:"Cached tokens; empty: the captured context."`
+	Contexts []Tokens `json:"contexts" jsonschema:"minimum=16,maximum=1048576" jsonschema_description:"Cached tokens; empty: the captured context."`
 	Queries  int      `json:"queries" jsonschema:"minimum=1,maximum=1048576" jsonschema_description:"Query positions of each document, the last ones captured."`
-	Top      int      `json:"top" jsonschema:"minimum=1,maximum=1024" jsonschema_description:"Recall is of this many exact best tokens."`
+	PerHead  bool     `json:"perHead" jsonschema_description:"Rows for every layer and head beside the means."`
 }
 
 // Perplexity is eval perplexity.
 type Perplexity struct {
-	Contexts  []Tokens `json:"contexts" jsonschema:"minimum=256,maximum=1048576" jsonschema_description:"Tokens of dense prefill before the measured ones; empty: the captured context."`
-	Tokens    int      `json:"tokens" jsonschema:"minimum=1,maximum=1048576" jsonschema_description:"Tokens measured behind each context, decoded sparsely."`
+	Contexts  []Tokens `json:"contexts" jsonschema:"minimum=16,maximum=1048576" jsonschema_description:"Tokens of each document, the measured ones the last; empty: the captured context."`
+	Tokens    int      `json:"tokens" jsonschema:"minimum=1,maximum=1048576" jsonschema_description:"Last tokens of each context, predicted under sparse attention after a dense prefill of the rest."`
 	Documents int      `json:"documents" jsonschema:"minimum=0,maximum=100000" jsonschema_description:"Held-out documents; 0: all."`
 }
 
 // NIAH is eval niah.
 type NIAH struct {
-	Contexts  []Tokens `json:"contexts" jsonschema:"minimum=256,maximum=1048576" jsonschema_description:"Lengths of the haystack."`
+	Contexts  []Tokens `json:"contexts" jsonschema:"minimum=16,maximum=1048576" jsonschema_description:"Lengths of the haystack."`
 	Depths    int      `json:"depths" jsonschema:"minimum=1,maximum=101" jsonschema_description:"Depths of the needle, spread from 0 to 1."`
 	Haystack  string   `json:"haystack" jsonschema_description:"Folder of essays, or an embedded set."`
 	Selectors []string `json:"selectors,omitempty" jsonschema_description:"Names out of selectors; empty: all."`
@@ -111,7 +103,7 @@ type NIAH struct {
 // Ruler is eval ruler.
 type Ruler struct {
 	Tasks   []string `json:"tasks" jsonschema_description:"Tasks, e.g. niah_single_1; empty: all that need no files."`
-	Context Tokens   `json:"context" jsonschema:"minimum=256,maximum=1048576" jsonschema_description:"Length in the model's tokens."`
+	Context Tokens   `json:"context" jsonschema:"minimum=16,maximum=1048576" jsonschema_description:"Length in the model's tokens."`
 	Samples int      `json:"samples" jsonschema:"minimum=1,maximum=100000" jsonschema_description:"Samples of each task."`
 	Seed    uint64   `json:"seed" jsonschema_description:"Same seed, same samples."`
 	File    string   `json:"file,omitempty" jsonschema_description:"A prepared file (jsonl with input and outputs) in place of generated samples."`
@@ -120,8 +112,8 @@ type Ruler struct {
 // Bench is the measurements of latency.
 type Bench struct {
 	Parts      []string `json:"parts" jsonschema:"enum=attention,enum=decode,enum=prefill" jsonschema_description:"What to time."`
-	Contexts   []Tokens `json:"contexts" jsonschema:"minimum=256,maximum=4194304" jsonschema_description:"Cached tokens in attention."`
-	Decode     []Tokens `json:"decode" jsonschema:"minimum=256,maximum=4194304" jsonschema_description:"Cached tokens in decode, tokens in prefill."`
+	Contexts   []Tokens `json:"contexts" jsonschema:"minimum=16,maximum=4194304" jsonschema_description:"Cached tokens in attention."`
+	Decode     []Tokens `json:"decode" jsonschema:"minimum=16,maximum=4194304" jsonschema_description:"Cached tokens in decode, tokens in prefill."`
 	Batch      []int    `json:"batch" jsonschema:"minimum=1,maximum=1024" jsonschema_description:"Sequences at once."`
 	QueryHeads int      `json:"queryHeads" jsonschema:"minimum=1,maximum=1024" jsonschema_description:"attention: query heads of the layer."`
 	KVHeads    int      `json:"kvHeads" jsonschema:"minimum=1,maximum=1024" jsonschema_description:"attention: KV heads of the layer."`
@@ -144,31 +136,27 @@ type LongBench struct {
 
 // Output is where files go.
 type Output struct {
-	Dir   string `json:"dir" jsonschema_description:"Folder of runs."`
-	Cache string `json:"cache,omitempty" jsonschema_description:"Folder of downloads; empty: the user's cache folder."`
+	Dir string `json:"dir" jsonschema_description:"Folder of runs."`
 }
 
 // Default is the experiment that an empty file stands for.
 func Default() *Experiment {
 	return &Experiment{
-		Name:   "experiment",
-		Model:  "smollm2-135m",
-		Device: Device{Kind: "auto", Cache: "bf16", Chunk: 512},
-		Data:   Data{Calibration: []string{"calibration"}, Heldout: []string{"heldout"}},
-		Capture: Capture{
-			Context: 4096, Queries: 1024,
-		},
+		Name:    "experiment",
+		Model:   "smollm2-135m",
+		Device:  Device{Kind: "auto", Cache: "bf16", Chunk: 512},
+		Data:    Data{Calibration: []string{"calibration"}, Heldout: []string{"heldout"}},
+		Capture: Capture{Context: 4096},
 		Train: Train{
-			Presets: []string{"shared", "grouped", "paper"}, Bits: 32, QueryBits: 4, Rerank: 2,
-			Steps: 800, PaperSteps: 6400, Seed: 1, Sink: 128, Local: 128,
+			Presets: []string{"shared", "grouped", "paper"}, Steps: 800, PaperSteps: 6400, Bits: 32, QueryBits: 8, Candidates: 2,
+			Documents: 4, Queries: 64, Keys: 4096, Sink: 128, Local: 128, Seed: 1,
 		},
 		Selectors: []Selector{
-			{Name: "hash"}, {Name: "oracle", Level: "head"}, {Name: "oracle", Level: "group"},
-			{Name: "lsh"}, {Name: "streaming"}, {Name: "quest"}, {Name: "doublesparsity"}, {Name: "pq"},
+			{Name: "hash"}, {Name: "oracle"}, {Name: "oracle", Options: "per=group"}, {Name: "lsh"}, {Name: "streaming"}, {Name: "quest"}, {Name: "doublesparsity"}, {Name: "pq"},
 		},
 		Sparsities: []Budget{fraction(1, 8), fraction(1, 16), fraction(1, 32), fraction(1, 64)},
 		Eval: Eval{
-			Recall:     Recall{Queries: 64, Top: 32},
+			Recall:     Recall{Queries: 64},
 			Perplexity: Perplexity{Tokens: 128},
 			NIAH:       NIAH{Contexts: []Tokens{1024, 2048, 4096, 8192}, Depths: 11, Haystack: "heldout/prose"},
 			Ruler:      Ruler{Context: 4096, Samples: 20, Seed: 42},
@@ -185,29 +173,6 @@ func Default() *Experiment {
 
 // check reports values that are each possible but do not go together.
 func (e *Experiment) check() error {
-	for i, s := range e.Selectors {
-		key := fmt.Sprintf("selectors[%d]", i)
-		only := func(field string, set bool, names ...string) error {
-			for _, n := range names {
-				if n == s.Name {
-					return nil
-				}
-			}
-			if set {
-				return &KeyError{Key: key + "." + field, Problem: fmt.Sprintf("%s has no such setting, it is for %v", s.Name, names)}
-			}
-			return nil
-		}
-		for _, err := range []error{
-			only("preset", s.Preset != "", "hash"), only("level", s.Level != "", "oracle"), only("bits", s.Bits != 0, "lsh"),
-			only("page", s.Page != 0, "quest"), only("channels", s.Channels != 0, "doublesparsity"), only("parts", s.Parts != 0, "pq"),
-			only("rerank", s.Rerank != 0, "hash", "lsh", "quest", "doublesparsity", "pq"),
-		} {
-			if err != nil {
-				return err
-			}
-		}
-	}
 	switch {
 	case e.Name == "" || e.Name != cleanName(e.Name):
 		return &KeyError{Key: "name", Problem: fmt.Sprintf("%q cannot name a folder; use letters, digits, '-', '_' and '.'", e.Name)}
@@ -217,15 +182,12 @@ func (e *Experiment) check() error {
 		return &KeyError{Key: "data.calibration", Problem: "names no texts"}
 	case len(e.Data.Heldout) == 0:
 		return &KeyError{Key: "data.heldout", Problem: "names no texts"}
+	case !(e.Train.LearningRate >= 0 && e.Train.LearningRate < 1):
+		return &KeyError{Key: "train.learningRate", Problem: fmt.Sprintf("%v is out of range, want 0 to below 1", e.Train.LearningRate)}
 	case e.Train.Bits%4 != 0:
 		return &KeyError{Key: "train.bits", Problem: fmt.Sprintf("%d is not a multiple of 4", e.Train.Bits)}
 	case e.Bench.QueryHeads%e.Bench.KVHeads != 0:
 		return &KeyError{Key: "bench.kvHeads", Problem: fmt.Sprintf("%d does not divide bench.queryHeads %d", e.Bench.KVHeads, e.Bench.QueryHeads)}
-	}
-	for i, l := range e.Capture.Layers {
-		if l < 0 {
-			return &KeyError{Key: fmt.Sprintf("capture.layers[%d]", i), Problem: fmt.Sprintf("%d is no layer", l)}
-		}
 	}
 	for i, c := range e.Eval.Recall.Contexts {
 		if c > e.Capture.Context {

@@ -79,7 +79,7 @@ func Keys() []Key {
 				continue
 			}
 			description := f.description
-			if len(f.limits.enum) > 0 && ft != reflect.TypeFor[[]Selector]() {
+			if len(f.limits.enum) > 0 {
 				description += " One of " + strings.Join(nonEmpty(f.limits.enum), ", ") + "."
 			}
 			keys = append(keys, Key{join(prefix, f.name), description, ft.Kind() == reflect.Bool})
@@ -113,14 +113,6 @@ func parent(path string) string {
 
 // suggestion is ", did you mean X?" for the key nearest to an unknown one.
 func suggestion(path string) string {
-	if strings.Contains(path, "[") {
-		name := path[strings.LastIndexByte(path, '.')+1:]
-		var names []string
-		for _, f := range fields(reflect.TypeFor[Selector]()) {
-			names = append(names, f.name)
-		}
-		return didYouMean(name, names)
-	}
 	// A key that exists elsewhere was most likely meant there.
 	name := path[strings.LastIndexByte(path, '.')+1:]
 	near := didYouMean(path, paths())

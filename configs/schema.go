@@ -18,10 +18,6 @@ func Schema() ([]byte, error) {
 	}
 	s := r.Reflect(&Experiment{})
 	s.Title = "hashattn experiment"
-	// A selector may also be just its name, or name:preset.
-	if p, ok := s.Properties.Get("selectors"); ok && p.Items != nil {
-		p.Items = &jsonschema.Schema{OneOf: []*jsonschema.Schema{{Type: "string", Pattern: `^[a-z]+(:[a-z]+)?$`}, p.Items}}
-	}
 	return json.MarshalIndent(s, "", "  ")
 }
 
@@ -43,22 +39,14 @@ func toNode(v reflect.Value) (*yaml.Node, error) {
 	switch v.Kind() {
 	case reflect.Struct:
 		n := &yaml.Node{Kind: yaml.MappingNode}
-		_, selector := v.Interface().(Selector)
-		if selector {
-			n.Style = yaml.FlowStyle
-		}
 		for _, f := range fields(v.Type()) {
 			fv := v.FieldByIndex(f.index)
-			if selector && fv.IsZero() {
-				continue
-			}
 			value, err := toNode(fv)
 			if err != nil {
 				return nil, err
 			}
 			name := &yaml.Node{Kind: yaml.ScalarNode, Value: f.name}
 			switch {
-			case selector:
 			case fv.Kind() == reflect.Struct && value.Kind == yaml.MappingNode:
 				name.HeadComment = "\n" + f.description
 			case value.Kind == yaml.SequenceNode && value.Style != yaml.FlowStyle:

@@ -2,12 +2,14 @@ package configs
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/invopop/jsonschema"
 
 	"github.com/hashattn/hashattn/kernels"
+	"github.com/hashattn/hashattn/model/selector"
 )
 
 // Budget is how many tokens may be chosen by score: a share "1/32" of the
@@ -125,6 +127,96 @@ func (b Bytes) MarshalText() ([]byte, error) { return []byte(b.String()), nil }
 func (Bytes) JSONSchema() *jsonschema.Schema {
 	return either(`^[0-9]+ ?([KMGT]i?B|B)?$`, "8GiB", "500MB")
 }
+
+// Selector is what chooses tokens: "hash:preset=shared,rerank=2", "quest:page=16".
+type Selector struct {
+	Name   string
+	Preset string // of hash: which mapping; empty for every trained one
+	// Rerank is how many candidates, in budgets, are reranked by exact logits;
+	// 0 leaves it to the mapping.
+	Rerank  int
+	Options string // the other options, for package selector
+}
+
+// UnmarshalText reads name[:option=value,...].
+func (s *Selector) UnmarshalText(text []byte) error {
+	name, rest, _ := strings.Cut(strings.TrimSpace(string(text)), ":")
+	names := append([]string{"hash"}, selector.Methods()...)
+	if !slices.Contains(names, name) {
+		return fmt.Errorf("%q is not one of %s%s", name, strings.Join(names, ", "), didYouMean(name, names))
+	}
+	out := Selector{Name: name}
+	var options []string
+	for option := range strings.SplitSeq(rest, ",") {
+		key, value, ok := strings.Cut(strings.TrimSpace(option), "=")
+		switch {
+		case option == "" && rest == "":
+		case !ok || key == "" || value == "":
+			return fmt.Errorf("%s: option %q, want option=value", name, option)
+		case key == "rerank":
+			n, err := strconv.Atoi(value)
+			if err != nil || n < 1 || n > 16 {
+				return fmt.Errorf("%s: rerank=%s, want a whole number from 1 to 16", name, value)
+			}
+			out.Rerank = n
+		case name == "hash" && key == "preset":
+			if !slices.Contains(Presets, value) {
+				return fmt.Errorf("hash: preset %q is not one of %s%s", value, strings.Join(Presets, ", "), didYouMean(value, Presets))
+			}
+			out.Preset = value
+		case name == "hash":
+			return fmt.Errorf("hash: option %q is not one of preset, rerank", key)
+		default:
+			options = append(options, key+"="+value)
+		}
+	}
+	out.Options = strings.Join(options, ",")
+	if name != "hash" {
+		if err := selector.Check(out.Description()); err != nil {
+			return err
+		}
+	}
+	*s = out
+	return nil
+}
+
+// Description is the selector without reranking, as selector.New takes it.
+func (s Selector) Description() string {
+	if s.Options == "" {
+		return s.Name
+	}
+	return s.Name + ":" + s.Options
+}
+
+// String is the text that UnmarshalText reads.
+func (s Selector) String() string {
+	var options []string
+	if s.Preset != "" {
+		options = append(options, "preset="+s.Preset)
+	}
+	if s.Rerank > 0 {
+		options = append(options, "rerank="+strconv.Itoa(s.Rerank))
+	}
+	if s.Options != "" {
+		options = append(options, s.Options)
+	}
+	if len(options) == 0 {
+		return s.Name
+	}
+	return s.Name + ":" + strings.Join(options, ",")
+}
+
+// MarshalText gives String.
+func (s Selector) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// JSONSchema implements jsonschema's interface.
+func (Selector) JSONSchema() *jsonschema.Schema {
+	names := append([]string{"hash"}, selector.Methods()...)
+	return &jsonschema.Schema{Type: "string", Pattern: `^(` + strings.Join(names, "|") + `)(:[a-z]+=[^,=]+(,[a-z]+=[^,=]+)*)?$`, Examples: []any{"hash:preset=shared,rerank=2", "quest:page=16"}}
+}
+
+// Presets are the mappings that can be trained.
+var Presets = []string{"paper", "shared", "grouped"}
 
 // either is the schema of a value written as a whole number or as text.
 func either(pattern string, examples ...any) *jsonschema.Schema {

@@ -49,6 +49,8 @@ type hfConfig struct {
 	WindowPattern2   int      `json:"_sliding_window_pattern"`
 	LayerTypes       []string `json:"layer_types"`
 	QueryPreAttn     float64  `json:"query_pre_attn_scalar"`
+	Activation       string   `json:"hidden_act"`
+	ActivationGemma  string   `json:"hidden_activation"`
 	FinalSoftcap     *float64 `json:"final_logit_softcapping"`
 	AttentionSoftcap *float64 `json:"attn_logit_softcapping"`
 }
@@ -109,6 +111,9 @@ func (f *hfFolder) readConfig() error {
 	if h.FinalSoftcap != nil || h.AttentionSoftcap != nil {
 		return fmt.Errorf("logit soft-capping is not supported")
 	}
+	if err := h.checkActivation(); err != nil {
+		return err
+	}
 	c := Config{
 		Architecture: name, Name: h.Name, Layers: h.Layers, Width: h.Width, FeedForward: h.FeedForward,
 		QueryHeads: h.QueryHeads, KVHeads: h.KVHeads, HeadDim: h.HeadDim, Vocabulary: h.Vocabulary,
@@ -167,6 +172,18 @@ func (f *hfFolder) readConfig() error {
 	}
 	f.conf, f.row = c, row
 	return row.complete(&f.conf)
+}
+
+// checkActivation reports a nonlinearity other than the architecture's.
+func (h hfConfig) checkActivation() error {
+	want, got := "silu", h.Activation
+	if strings.HasPrefix(h.Architectures[0], "Gemma") {
+		want, got = "gelu_pytorch_tanh", h.ActivationGemma
+	}
+	if got != "" && got != want {
+		return fmt.Errorf("activation %q is not supported for %s, want %q", got, h.Architectures[0], want)
+	}
+	return nil
 }
 
 // setLayerTypes turns layer_types into Window and GlobalEvery.

@@ -38,7 +38,49 @@ const maxBytes = 256 << 20
 // Document is one text.
 type Document struct {
 	Name string // set/name of an embedded document, else its path
+	Kind string // prose, code, ...; of a user's own its extension
 	Text string
+}
+
+// Spread gives n documents (0: all), taken from each kind in turn, so that few
+// documents still are of several kinds.
+func Spread(docs []Document, n int) []Document {
+	if n == 0 || n >= len(docs) {
+		return docs
+	}
+	var kinds []string
+	byKind := map[string][]Document{}
+	for _, d := range docs {
+		if byKind[d.Kind] == nil {
+			kinds = append(kinds, d.Kind)
+		}
+		byKind[d.Kind] = append(byKind[d.Kind], d)
+	}
+	var out []Document
+	for round := 0; ; round++ {
+		for _, k := range kinds {
+			if round < len(byKind[k]) {
+				if out = append(out, byKind[k][round]); len(out) == n {
+					return out
+				}
+			}
+		}
+	}
+}
+
+// kind tells a document's kind by its name.
+func kind(name string) string {
+	for _, s := range Sets {
+		if rest, ok := strings.CutPrefix(name, s+"/"); ok {
+			k, _, _ := strings.Cut(rest, "-")
+			return k
+		}
+	}
+	base := strings.TrimSuffix(strings.TrimSuffix(name, ".zst"), ".gz")
+	if ext := strings.TrimPrefix(path.Ext(filepath.ToSlash(base)), "."); ext != "" {
+		return ext
+	}
+	return "text"
 }
 
 // Hash is the SHA-256 of the text in hex.
@@ -67,7 +109,7 @@ func Read(sources ...string) ([]Document, error) {
 			if err != nil {
 				return nil, err
 			}
-			docs = append(docs, Document{strings.TrimSuffix(name, ".txt.zst"), text})
+			docs = append(docs, Document{strings.TrimSuffix(name, ".txt.zst"), kind(name), text})
 		}
 	}
 	return docs, nil

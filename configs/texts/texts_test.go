@@ -96,3 +96,20 @@ func TestBadSources(t *testing.T) {
 		}
 	}
 }
+
+func TestSpread(t *testing.T) {
+	docs, err := texts.Read("heldout/prose", "heldout/code", "heldout/spanish")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, d := range texts.Spread(docs, 4) {
+		got = append(got, d.Kind)
+	}
+	if strings.Join(got, " ") != "prose code spanish prose" {
+		t.Errorf("spread over %v", got)
+	}
+	if n := len(texts.Spread(docs, 0)); n != 5 {
+		t.Errorf("all are %d", n)
+	}
+}
