@@ -237,3 +237,16 @@ type Scans interface {
 	// by the sum over its heads of the softmax over candidates, sink and local.
 	Rerank(selected, candidates, q Tensor, layer int, b *Batch, scale float32, s Selection)
 }
+
+// Meter is a Device that can measure how fast it reads its memory.
+type Meter interface {
+	// ReadBandwidth is in bytes per second, of data larger than any cache.
+	ReadBandwidth() (float64, error)
+}
+
+// Timer is a Device that times its own operations more closely than a host
+// clock can: without launch overheads, from cold caches.
+type Timer interface {
+	// Time runs operations runs times and gives the seconds of each.
+	Time(runs int, operations func()) ([]float64, error)
+}

@@ -3,7 +3,6 @@ package kernels
 import (
 	"math"
 	"slices"
-	"sort"
 
 	"github.com/hashattn/hashattn/kernels/dtype"
 )
@@ -288,12 +287,15 @@ func (r *Reference) TopK(selected, scores Tensor, b *Batch, s Selection) {
 // keep writes to dst the count positions of highest score, ascending, and -1
 // behind them. Of equal scores the larger position wins; NaN ranks last.
 func keep(dst []int32, positions []int, count int, score func(p int) float64) {
-	sort.SliceStable(positions, func(i, j int) bool {
-		a, b := score(positions[i]), score(positions[j])
-		if a == b || a != a && b != b {
-			return positions[i] > positions[j]
+	slices.SortFunc(positions, func(p, q int) int {
+		a, b := score(p), score(q)
+		switch {
+		case a > b || b != b && a == a:
+			return -1
+		case a < b || a != a && b == b:
+			return 1
 		}
-		return a > b || b != b
+		return q - p
 	})
 	best := positions[:count]
 	slices.Sort(best)

@@ -1,0 +1,284 @@
+package eval
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+
+	"github.com/hashattn/hashattn/eval/result"
+	"github.com/hashattn/hashattn/kernels"
+	"github.com/hashattn/hashattn/kernels/dtype"
+)
+
+// AttentionShape is one attention layer's step: Batch sequences of Context
+// cached tokens, one new token each.
+type AttentionShape struct {
+	QueryHeads, KVHeads, HeadDim int
+	Batch, Context               int
+}
+
+// String is e.g. "32q/8kv d128".
+func (s AttentionShape) String() string {
+	return fmt.Sprintf("%dq/%dkv d%d", s.QueryHeads, s.KVHeads, s.HeadDim)
+}
+
+// HashShape is a hash selection to time: the shape of a preset's maps, with
+// random weights.
+type HashShape struct {
+	Preset     string // paper, shared or grouped
+	Bits       int
+	QueryBits  int
+	Candidates int
+	Sink       int
+	Local      int
+}
+
+// BenchAttentionOptions says what BenchAttention times.
+type BenchAttentionOptions struct {
+	Device  kernels.Device
+	Shapes  []AttentionShape
+	Hashes  []HashShape
+	Budgets []kernels.Budget
+	Runs    int
+	// Skewed puts all winners side by side instead of spread by chance.
+	Skewed    bool
+	Bandwidth float64 // bytes per second, 0 if unknown
+	Progress  func(done, total int)
+}
+
+// BenchAttention times one layer's decode step, dense and by hash attention
+// with its stages, on random keys and queries in bf16. Every output is compared
+// with the reference device's before it is timed.
+func BenchAttention(ctx context.Context, o BenchAttentionOptions) ([]result.BenchRow, error) {
+	var rows []result.BenchRow
+	done, total := 0, len(o.Shapes)*(1+len(o.Hashes)*len(o.Budgets))
+	step := func() {
+		done++
+		if o.Progress != nil {
+			o.Progress(done, total)
+		}
+	}
+	for _, shape := range o.Shapes {
+		b := attentionBench{BenchAttentionOptions: o, shape: shape, watch: newStopwatch(o.Device, o.Runs)}
+		if err := b.prepare(); err != nil {
+			return nil, fmt.Errorf("bench attention %v, %d x %d tokens: %w", shape, shape.Batch, shape.Context, err)
+		}
+		dense, err := b.dense()
+		if err != nil {
+			return nil, fmt.Errorf("bench attention %v, dense, %d tokens: %w", shape, shape.Context, err)
+		}
+		rows = append(rows, dense)
+		step()
+		for _, h := range o.Hashes {
+			for _, budget := range o.Budgets {
+				if err := ctx.Err(); err != nil {
+					return nil, err
+				}
+				sparse, err := b.hash(h, budget, dense.Median)
+				if err != nil {
+					return nil, fmt.Errorf("bench attention %v, %s, %d tokens: %w", shape, h.Preset, shape.Context, err)
+				}
+				rows = append(rows, sparse...)
+				step()
+			}
+		}
+		b.free()
+	}
+	return rows, nil
+}
+
+// attentionBench holds one shape's data, on the device and for the reference.
+type attentionBench struct {
+	BenchAttentionOptions
+	shape  AttentionShape
+	watch  *stopwatch
+	scale  float32
+	q, out kernels.Tensor
+	caches []*kernels.Cache
+
+	ref       *kernels.Reference
+	refQ      kernels.Tensor
+	refCaches []*kernels.Cache
+}
+
+// checkedSequences bounds the sequences compared with the reference, which
+// takes seconds for a long one.
+const checkedSequences = 1
+
+func (b *attentionBench) prepare() error {
+	s := b.shape
+	b.ref = kernels.NewReference()
+	b.scale = float32(1 / math.Sqrt(float64(s.HeadDim)))
+	rng := rand.New(rand.NewPCG(1, uint64(s.Context)))
+	query := make([]float32, s.Batch*s.QueryHeads*s.HeadDim)
+	for i := range query {
+		query[i] = float32(rng.NormFloat64())
+	}
+	var err error
+	if b.q, err = b.Device.Alloc(dtype.F32, s.Batch, s.QueryHeads, s.HeadDim); err != nil {
+		return err
+	}
+	if err = b.Device.Upload(b.q, rawBytes(query)); err != nil {
+		return err
+	}
+	if b.out, err = b.Device.Alloc(dtype.F32, s.Batch, s.QueryHeads, s.HeadDim); err != nil {
+		return err
+	}
+	one := query[:checkedSequences*s.QueryHeads*s.HeadDim]
+	b.refQ = hostTensor(dtype.F32, rawBytes(one), checkedSequences, s.QueryHeads, s.HeadDim)
+	spec := kernels.CacheSpec{Layers: 1, KVHeads: s.KVHeads, HeadDim: s.HeadDim, Capacity: s.Context, Type: dtype.BF16}
+	for i := range s.Batch {
+		c, err := b.Device.NewCache(spec)
+		if err != nil {
+			return err
+		}
+		c.Len = s.Context
+		host := &kernels.Cache{CacheSpec: spec, Len: s.Context}
+		for _, side := range []struct {
+			device kernels.Tensor
+			host   *[]kernels.Tensor
+		}{{c.K[0], &host.K}, {c.V[0], &host.V}} {
+			values := b.random(rng, side.device.Len())
+			if err := b.Device.Upload(side.device, rawBytes(values)); err != nil {
+				return err
+			}
+			*side.host = []kernels.Tensor{hostTensor(dtype.BF16, rawBytes(values), side.device.Shape...)}
+		}
+		b.caches = append(b.caches, c)
+		if i < checkedSequences {
+			b.refCaches = append(b.refCaches, host)
+		}
+	}
+	return nil
+}
+
+// random is n normal bf16 numbers out of a short table: filling gigabytes by a
+// generator would take longer than the benchmark. Skewed data grow in the
+// middle of the sequence, so that the best keys lie together.
+func (b *attentionBench) random(rng *rand.Rand, n int) []uint16 {
+	const table = 1 << 16
+	var normal [table]uint16
+	for i := range normal {
+		normal[i] = dtype.BF16FromF32(float32(rng.NormFloat64()))
+	}
+	values := make([]uint16, n)
+	state := rng.Uint64() | 1
+	for i := range values {
+		state ^= state << 13
+		state ^= state >> 7
+		state ^= state << 17
+		values[i] = normal[state>>48]
+	}
+	if b.Skewed {
+		d, tokens := b.shape.HeadDim, b.shape.Context
+		for i := range values {
+			if at := i / d % tokens; at >= tokens/2 && at < tokens/2+tokens/16 {
+				values[i] = dtype.BF16FromF32(4 * dtype.F32FromBF16(values[i]))
+			}
+		}
+	}
+	return values
+}
+
+func hostTensor(t dtype.Type, data []byte, shape ...int) kernels.Tensor {
+	return kernels.Tensor{Type: t, Shape: shape, Memory: kernels.HostMemory(data)}
+}
+
+func (b *attentionBench) free() {
+	for _, c := range b.caches {
+		b.Device.Free(c.K[0])
+		b.Device.Free(c.V[0])
+	}
+	b.Device.Free(b.q)
+	b.Device.Free(b.out)
+}
+
+// batch is the last token of every sequence.
+func (b *attentionBench) batch(d kernels.Device, caches []*kernels.Cache, indexes []*kernels.Index) (*kernels.Batch, error) {
+	segments := make([]kernels.Segment, len(caches))
+	for i, c := range caches {
+		segments[i] = kernels.Segment{Cache: c, Start: c.Len - 1, Len: 1}
+		if indexes != nil {
+			segments[i].Index = indexes[i]
+		}
+	}
+	batch := &kernels.Batch{}
+	return batch, d.SetBatch(batch, segments)
+}
+
+// row is what all rows of this shape have in common.
+func (b *attentionBench) row() result.BenchRow {
+	return result.BenchRow{
+		Part: "attention", Device: b.Device.Info().Kind, Shape: b.shape.String() + " bf16",
+		Batch: b.shape.Batch, Context: b.shape.Context, Selector: "dense", Density: 1,
+	}
+}
+
+func (b *attentionBench) dense() (result.BenchRow, error) {
+	row := b.row()
+	batch, err := b.batch(b.Device, b.caches, nil)
+	if err != nil {
+		return row, err
+	}
+	run := func() { b.Device.Attend(b.out, b.q, 0, batch, b.scale, 0) }
+	err = b.check(run, func(out kernels.Tensor) error {
+		batch, err := b.batch(b.ref, b.refCaches, nil)
+		if err == nil {
+			b.ref.Attend(out, b.refQ, 0, batch, b.scale, 0)
+		}
+		return err
+	})
+	if err != nil {
+		return row, err
+	}
+	seconds, err := b.watch.time(run)
+	if err != nil {
+		return row, err
+	}
+	row = timed(row, seconds)
+	row.Dense, row.Speedup, row.Checked = row.Median, 1, true
+	row.Bytes = int64(b.shape.Batch) * int64(b.shape.Context) * int64(b.shape.KVHeads*b.shape.HeadDim) * 4
+	b.share(&row)
+	return row, nil
+}
+
+// share sets what part of the bandwidth a row reaches.
+func (b *attentionBench) share(row *result.BenchRow) {
+	if b.Bandwidth > 0 {
+		row.BandwidthShare = float64(row.Bytes) / (row.Median / 1e6) / b.Bandwidth
+	}
+}
+
+// check runs the device's operation on poisoned output and compares the first
+// sequences with the reference's.
+func (b *attentionBench) check(run func(), reference func(out kernels.Tensor) error) error {
+	poison := make([]float32, b.out.Len())
+	for i := range poison {
+		poison[i] = float32(math.NaN())
+	}
+	if err := b.Device.Upload(b.out, rawBytes(poison)); err != nil {
+		return err
+	}
+	run()
+	got := make([]float32, b.out.Len())
+	if err := b.Device.Download(rawBytes(got), b.out); err != nil {
+		return err
+	}
+	want := make([]float32, b.refQ.Len())
+	if err := reference(hostTensor(dtype.F32, rawBytes(want), b.refQ.Shape...)); err != nil {
+		return err
+	}
+	for i, v := range got {
+		if math.IsNaN(float64(v)) {
+			return fmt.Errorf("output %d was not written", i)
+		}
+	}
+	d := b.shape.HeadDim
+	for at := 0; at < len(want); at += d {
+		if e := relativeError(got[at:at+d], want[at:at+d]); !(e <= 3e-3) {
+			return fmt.Errorf("head %d differs from the reference by %.2g", at/d, e)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,452 @@
+package eval
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"unsafe"
+
+	"github.com/hashattn/hashattn/eval/result"
+	"github.com/hashattn/hashattn/kernels"
+	"github.com/hashattn/hashattn/kernels/dtype"
+	"github.com/hashattn/hashattn/model/selector"
+	"github.com/hashattn/hashattn/model/trace"
+)
+
+// recallTop is how many of the exact best tokens recall asks for.
+const recallTop = 32
+
+// RecallOptions says what Recall measures.
+type RecallOptions struct {
+	Device   kernels.Device
+	Trace    *trace.Reader
+	Scale    float32 // of q.k
+	Settings []Setting
+	Budgets  []kernels.Budget
+	// Contexts are prefixes of the documents; the queries measured are those
+	// the trace holds among the last Window positions of each.
+	Contexts []int
+	Window   int
+	// Queries bounds the queries of one document and context, spread evenly.
+	Queries int
+	// Layers of those captured; nil for all.
+	Layers   []int
+	PerHead  bool // rows for each layer and head beside the means
+	Progress func(done, total int)
+}
+
+// Recall measures, per setting, context and budget, how much of exact
+// attention the chosen tokens keep: the share of each query's exact top 32
+// outside sink and local that is read, the attention mass read, and the
+// relative error of the output, |o - o'| / |o|. Rows are means over documents,
+// queries, heads and layers.
+func Recall(ctx context.Context, o RecallOptions) ([]result.RecallRow, error) {
+	layers := o.Layers
+	if layers == nil {
+		layers = o.Trace.Captured
+	}
+	for _, l := range layers {
+		if !slices.Contains(o.Trace.Captured, l) {
+			return nil, fmt.Errorf("recall: layer %d is not in the trace (it has %v)", l, o.Trace.Captured)
+		}
+	}
+	r := recall{RecallOptions: o, layers: layers, sums: map[recallKey]*recallSum{}}
+	for _, s := range o.Settings {
+		var byBudget []*selector.Sparse
+		for _, b := range o.Budgets {
+			sparse, err := s.Sparse(o.Device, o.Trace.Model, o.Scale, b)
+			if err != nil {
+				return nil, fmt.Errorf("recall: %s: %w", s.Selector, err)
+			}
+			byBudget = append(byBudget, sparse)
+		}
+		r.sparse = append(r.sparse, byBudget)
+	}
+	total := len(o.Trace.Shards) * len(layers)
+	for i := range o.Trace.Shards {
+		document, err := o.Trace.Document(i)
+		if err != nil {
+			return nil, err
+		}
+		for j, l := range layers {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			if err := r.layer(document, l); err != nil {
+				return nil, fmt.Errorf("recall: document %s, layer %d: %w", document.ID, l, err)
+			}
+			if o.Progress != nil {
+				o.Progress(i*len(layers)+j+1, total)
+			}
+		}
+	}
+	return r.rows()
+}
+
+type recall struct {
+	RecallOptions
+	layers []int
+	sparse [][]*selector.Sparse // per setting and budget
+	sums   map[recallKey]*recallSum
+}
+
+type recallKey struct{ setting, context, budget, layer int }
+
+// recallSum adds up over documents and queries, per query head.
+type recallSum struct {
+	recall, mass, err []float64
+	read, cached      float64
+	queries           int
+	documents         map[string]bool
+}
+
+// layer measures one layer of one document.
+func (r *recall) layer(document *trace.Loaded, layer int) error {
+	m := r.Trace.Model
+	data, err := document.Layer(layer)
+	if err != nil {
+		return err
+	}
+	n := len(document.Tokens)
+	cache := &kernels.Cache{
+		CacheSpec: kernels.CacheSpec{Layers: m.Layers, KVHeads: m.KVHeads, HeadDim: m.HeadDim, Capacity: n, Type: dtype.BF16},
+		Len:       n, K: make([]kernels.Tensor, m.Layers), V: make([]kernels.Tensor, m.Layers),
+	}
+	for _, part := range []struct {
+		into *kernels.Tensor
+		from []uint16
+	}{{&cache.K[layer], data.K}, {&cache.V[layer], data.V}} {
+		if *part.into, err = r.Device.Alloc(dtype.BF16, m.KVHeads, n, m.HeadDim); err != nil {
+			return err
+		}
+		if err = r.Device.Upload(*part.into, rawBytes(part.from)); err != nil {
+			return err
+		}
+		defer r.Device.Free(*part.into)
+	}
+	exact := make([]*exactLayer, len(r.Contexts))
+	for i, context := range r.Contexts {
+		at := r.pick(document.Positions, context)
+		if n < context || len(at) == 0 {
+			continue
+		}
+		if exact[i], err = r.exact(document, data.Q, cache, layer, at); err != nil {
+			return err
+		}
+		defer r.Device.Free(exact[i].q)
+	}
+	for si, set := range r.Settings {
+		if len(r.Budgets) == 0 || !r.sparse[si][0].Covers(layer) {
+			continue // a dense layer says nothing about the selector
+		}
+		ix, err := r.index(r.sparse[si][0], cache, layer)
+		if err != nil {
+			return fmt.Errorf("%s: %w", set.Selector, err)
+		}
+		for ci, x := range exact {
+			if x == nil {
+				continue
+			}
+			b, err := r.batch(cache, ix, x.positions)
+			if err != nil {
+				return err
+			}
+			for bi, sparse := range r.sparse[si] {
+				if err := r.measure(x, b, layer, sparse, recallKey{si, ci, bi, layer}, document.ID); err != nil {
+					return fmt.Errorf("%s: %w", set.Selector, err)
+				}
+			}
+		}
+		for _, t := range ix.Layers[layer] {
+			r.Device.Free(t)
+		}
+	}
+	return nil
+}
+
+// pick is the indexes of the captured queries to measure at a context.
+func (r *recall) pick(positions []int32, context int) []int {
+	var all []int
+	for i, p := range positions {
+		if int(p) < context && int(p) >= context-r.Window {
+			all = append(all, i)
+		}
+	}
+	if r.Queries <= 0 || len(all) <= r.Queries {
+		return all
+	}
+	few := make([]int, r.Queries)
+	for i := range few {
+		few[i] = all[(i+1)*len(all)/r.Queries-1]
+	}
+	return few
+}
+
+// exactLayer is exact attention of the measured queries.
+type exactLayer struct {
+	q         kernels.Tensor // f32 [T, queryHeads, headDim]
+	positions []int32
+	logits    []float32 // [T, queryHeads, stride]
+	stride    int
+	lse       []float64 // [T, queryHeads] log of the sum of exp(logits)
+	out       []float32 // [T, queryHeads, headDim]
+}
+
+func (r *recall) exact(document *trace.Loaded, q []uint16, cache *kernels.Cache, layer int, at []int) (*exactLayer, error) {
+	m, d := r.Trace.Model, r.Device
+	x := &exactLayer{}
+	values := make([]float32, 0, len(at)*m.QueryHeads*m.HeadDim)
+	for _, i := range at {
+		x.positions = append(x.positions, document.Positions[i])
+		for h := range m.QueryHeads {
+			for _, v := range q[(h*len(document.Positions)+i)*m.HeadDim:][:m.HeadDim] {
+				values = append(values, dtype.F32FromBF16(v))
+			}
+		}
+	}
+	var err error
+	if x.q, err = d.Alloc(dtype.F32, len(at), m.QueryHeads, m.HeadDim); err != nil {
+		return nil, err
+	}
+	if err := d.Upload(x.q, rawBytes(values)); err != nil {
+		return nil, err
+	}
+	b, err := r.batch(cache, nil, x.positions)
+	if err != nil {
+		return nil, err
+	}
+	x.stride = b.Longest
+	scores, err := d.Alloc(dtype.F32, len(at), m.QueryHeads, x.stride)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Free(scores)
+	d.ScanDot(scores, x.q, layer, -1, b, r.Scale)
+	x.logits = make([]float32, scores.Len())
+	if err := d.Download(rawBytes(x.logits), scores); err != nil {
+		return nil, err
+	}
+	out, err := d.Alloc(dtype.F32, len(at), m.QueryHeads, m.HeadDim)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Free(out)
+	d.Attend(out, x.q, layer, b, r.Scale, 0)
+	x.out = make([]float32, out.Len())
+	if err := d.Download(rawBytes(x.out), out); err != nil {
+		return nil, err
+	}
+	for i, p := range x.positions {
+		for h := range m.QueryHeads {
+			x.lse = append(x.lse, logSumExp(x.logits[(i*m.QueryHeads+h)*x.stride:][:p+1]))
+		}
+	}
+	return x, nil
+}
+
+// batch is one segment of one token per position.
+func (r *recall) batch(cache *kernels.Cache, ix *kernels.Index, positions []int32) (*kernels.Batch, error) {
+	segments := make([]kernels.Segment, len(positions))
+	for i, p := range positions {
+		segments[i] = kernels.Segment{Cache: cache, Index: ix, Start: int(p), Len: 1}
+	}
+	b := &kernels.Batch{}
+	return b, r.Device.SetBatch(b, segments)
+}
+
+// measure adds one setting at one budget to the sums.
+func (r *recall) measure(x *exactLayer, b *kernels.Batch, layer int, sparse *selector.Sparse, key recallKey, document string) error {
+	m, d := r.Trace.Model, r.Device
+	selection := sparse.Selection(layer)
+	chosen := sparse.Select(x.q, layer, b)
+	sets := make([]int32, chosen.Len())
+	if err := d.Download(rawBytes(sets), chosen); err != nil {
+		return err
+	}
+	out, err := d.Alloc(dtype.F32, x.q.Shape...)
+	if err != nil {
+		return err
+	}
+	defer d.Free(out)
+	d.AttendSelected(out, x.q, layer, b, r.Scale, chosen, selection)
+	got := make([]float32, out.Len())
+	if err := d.Download(rawBytes(got), out); err != nil {
+		return err
+	}
+	sum := r.sums[key]
+	if sum == nil {
+		sum = &recallSum{
+			recall: make([]float64, m.QueryHeads), mass: make([]float64, m.QueryHeads), err: make([]float64, m.QueryHeads),
+			documents: map[string]bool{},
+		}
+		r.sums[key] = sum
+	}
+	sum.documents[document] = true
+	k := chosen.Dim(2)
+	for i, p := range x.positions {
+		n := int(p) + 1
+		sum.queries++
+		sum.read += float64(selection.Read(n))
+		sum.cached += float64(n)
+		for h := range m.QueryHeads {
+			set := sets[(i*selection.Heads+h*selection.Heads/m.QueryHeads)*k:][:selection.Chosen(n)]
+			logits := x.logits[(i*m.QueryHeads+h)*x.stride:][:n]
+			lo, hi := selection.Range(n)
+			at := i*m.QueryHeads + h
+			sum.recall[h] += topShare(logits, lo, hi, set)
+			sum.mass[h] += massOf(logits, lo, hi, set, x.lse[at])
+			sum.err[h] += relativeError(got[at*m.HeadDim:][:m.HeadDim], x.out[at*m.HeadDim:][:m.HeadDim])
+		}
+	}
+	return nil
+}
+
+// index builds a setting's index of this layer.
+func (r *recall) index(sparse *selector.Sparse, cache *kernels.Cache, layer int) (*kernels.Index, error) {
+	ix, err := sparse.NewIndex(cache.Capacity, []int{layer})
+	if err != nil {
+		return nil, err
+	}
+	var all kernels.Batch
+	if err := r.Device.SetBatch(&all, []kernels.Segment{{Cache: cache, Index: ix, Start: 0, Len: cache.Len}}); err != nil {
+		return nil, err
+	}
+	sparse.Update(layer, &all)
+	return ix, r.Device.Synchronize()
+}
+
+// topShare is the share of the recallTop largest of logits[lo:hi] in set; of
+// equal logits the most recent count first. It is 1 where there is nothing to
+// choose from.
+func topShare(logits []float32, lo, hi int, set []int32) float64 {
+	top := min(recallTop, hi-lo)
+	if top == 0 {
+		return 1
+	}
+	values := slices.Clone(logits[lo:hi])
+	slices.Sort(values)
+	cut := values[len(values)-top]
+	above, ties := 0, 0
+	for _, v := range values[len(values)-top:] {
+		if v > cut {
+			above++
+		}
+	}
+	ties = top - above
+	hit := 0
+	for i := len(set) - 1; i >= 0; i-- { // recent first
+		if logits[set[i]] > cut {
+			hit++
+		}
+	}
+	for p := hi - 1; p >= lo && ties > 0; p-- {
+		if logits[p] == cut {
+			ties--
+			if _, ok := slices.BinarySearch(set, int32(p)); ok {
+				hit++
+			}
+		}
+	}
+	return float64(hit) / float64(top)
+}
+
+// massOf is the attention mass on sink, local and set.
+func massOf(logits []float32, lo, hi int, set []int32, lse float64) float64 {
+	mass := 0.0
+	for _, v := range logits[:lo] {
+		mass += math.Exp(float64(v) - lse)
+	}
+	for _, p := range set {
+		mass += math.Exp(float64(logits[p]) - lse)
+	}
+	for _, v := range logits[hi:] {
+		mass += math.Exp(float64(v) - lse)
+	}
+	return mass
+}
+
+func relativeError(got, want []float32) float64 {
+	diff, norm := 0.0, 0.0
+	for i, w := range want {
+		e := float64(got[i]) - float64(w)
+		diff += e * e
+		norm += float64(w) * float64(w)
+	}
+	if norm == 0 {
+		return 0
+	}
+	return math.Sqrt(diff / norm)
+}
+
+func logSumExp(x []float32) float64 {
+	top := float64(slices.Max(x))
+	sum := 0.0
+	for _, v := range x {
+		sum += math.Exp(float64(v) - top)
+	}
+	return top + math.Log(sum)
+}
+
+// rows turns the sums into means.
+func (r *recall) rows() ([]result.RecallRow, error) {
+	if len(r.sums) == 0 {
+		return nil, fmt.Errorf("recall: the trace holds no queries within %d positions before any of the contexts %v", r.Window, r.Contexts)
+	}
+	var rows, perHead []result.RecallRow
+	heads := r.Trace.Model.QueryHeads
+	for si, s := range r.Settings {
+		for ci, context := range r.Contexts {
+			for bi, b := range r.Budgets {
+				row := result.RecallRow{
+					Selector: s.Selector, Preset: s.Preset, BitsPerToken: s.Scorer.Bits(), Context: context, Budget: b.String(),
+				}
+				var total recallSum
+				layers := 0
+				documents := map[string]bool{}
+				for _, l := range r.layers {
+					sum := r.sums[recallKey{si, ci, bi, l}]
+					if sum == nil {
+						continue
+					}
+					layers++
+					total.read += sum.read
+					total.cached += sum.cached
+					for id := range sum.documents {
+						documents[id] = true
+					}
+					n := float64(sum.queries)
+					for h := range heads {
+						one := row
+						one.Recall, one.Mass, one.Error = sum.recall[h]/n, sum.mass[h]/n, sum.err[h]/n
+						one.Density, one.Documents = sum.read/sum.cached, len(sum.documents)
+						one.Layer, one.Head = &l, &h
+						perHead = append(perHead, one)
+						row.Recall += one.Recall
+						row.Mass += one.Mass
+						row.Error += one.Error
+					}
+				}
+				if layers == 0 {
+					continue
+				}
+				n := float64(layers * heads)
+				row.Recall, row.Mass, row.Error = row.Recall/n, row.Mass/n, row.Error/n
+				row.Density, row.Documents = total.read/total.cached, len(documents)
+				rows = append(rows, row)
+			}
+		}
+	}
+	if r.PerHead {
+		rows = append(rows, perHead...)
+	}
+	return rows, nil
+}
+
+// rawBytes views numbers as bytes in memory order.
+func rawBytes[T uint16 | float32 | int32](x []T) []byte {
+	if len(x) == 0 {
+		return nil
+	}
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(x))), len(x)*int(unsafe.Sizeof(x[0])))
+}

@@ -1,0 +1,226 @@
+// Package report turns result files into tables and plots: on the terminal,
+// in report.md with plots beside it, in one self-contained report.html, in CSV.
+//
+// Load reads the folder of a run; New sets several runs side by side and
+// refuses what does not compare; the Report then makes Tables and Plots (one
+// function each, in tables.go and plots.go), which know nothing of the format
+// that they are written in.
+package report
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sort"
+	"strings"
+
+	"github.com/hashattn/hashattn/eval/result"
+)
+
+// Run is the results of one run.
+type Run struct {
+	Name   string // of its folder
+	Files  map[string]result.File
+	Losses []result.LossRow
+}
+
+// Load reads a run: a folder with result files, or one result file.
+func Load(path string) (*Run, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	run := &Run{Files: map[string]result.File{}}
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.IsDir() {
+		f, err := result.Read(path)
+		if err != nil {
+			return nil, err
+		}
+		run.Name = filepath.Base(filepath.Dir(abs))
+		run.Files[f.Head().Kind] = f
+		return run, nil
+	}
+	run.Name = filepath.Base(abs)
+	for _, kind := range result.Kinds {
+		file := filepath.Join(path, kind+".json")
+		f, err := result.Read(file)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if f.Head().Kind != kind {
+			return nil, fmt.Errorf("%s: holds %s results", file, f.Head().Kind)
+		}
+		run.Files[kind] = f
+	}
+	if len(run.Files) == 0 {
+		return nil, fmt.Errorf("%s: no results there (looked for %s.json)", path, strings.Join(result.Kinds, ".json, "))
+	}
+	curves, err := filepath.Glob(filepath.Join(path, "train", "*", "losses.jsonl"))
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range curves {
+		rows, err := result.ReadLosses(c)
+		if err != nil {
+			return nil, err
+		}
+		for _, row := range rows {
+			row.Preset = filepath.Base(filepath.Dir(c)) // training keeps each preset in a folder
+			run.Losses = append(run.Losses, row)
+		}
+	}
+	return run, nil
+}
+
+// Report is runs side by side.
+type Report struct {
+	Title string
+	Runs  []*Run
+}
+
+// New sets runs side by side. Runs whose samples or contexts differ do not
+// compare, and are an error that says which and how.
+func New(runs ...*Run) (*Report, error) {
+	if len(runs) == 0 {
+		return nil, errors.New("report: no runs")
+	}
+	names := make([]string, len(runs))
+	for i, r := range runs {
+		names[i] = r.Name
+	}
+	for i, r := range runs { // the same folder name twice: tell them apart
+		if n := slices.Index(names, r.Name); n < i {
+			return nil, fmt.Errorf("report: two runs are named %s; rename one folder", r.Name)
+		}
+	}
+	for _, kind := range result.Kinds {
+		var first *Run
+		for _, r := range runs {
+			f, ok := r.Files[kind]
+			if !ok {
+				continue
+			}
+			if first == nil {
+				first = r
+				continue
+			}
+			g := first.Files[kind]
+			if a, b := g.Head().Samples, f.Head().Samples; a != b {
+				return nil, fmt.Errorf("report: %s and %s measured %s on different samples (%s and %s); measure both on the same texts", first.Name, r.Name, kind, short(a), short(b))
+			}
+			if a, b := contexts(g), contexts(f); !slices.Equal(a, b) {
+				return nil, fmt.Errorf("report: %s and %s measured %s at different contexts (%v and %v)", first.Name, r.Name, kind, a, b)
+			}
+		}
+	}
+	return &Report{Title: strings.Join(names, ", "), Runs: runs}, nil
+}
+
+// short is the beginning of a hash.
+func short(hash string) string {
+	if hash == "" {
+		return "none"
+	}
+	return hash[:min(12, len(hash))]
+}
+
+// contexts are the distinct contexts of a file, ascending. Those of bench are
+// left out: a latency stands for itself.
+func contexts(f result.File) []int {
+	var out []int
+	switch f := f.(type) {
+	case *result.Recall:
+		for _, r := range f.Rows {
+			out = append(out, r.Context)
+		}
+	case *result.Perplexity:
+		for _, r := range f.Rows {
+			out = append(out, r.Context)
+		}
+	case *result.Scores:
+		for _, r := range f.Rows {
+			out = append(out, r.Context)
+		}
+	}
+	sort.Ints(out)
+	return slices.Compact(out)
+}
+
+// rows gives f every row of the runs' files of one type.
+func rows[F result.File, R any](r *Report, kind string, list func(F) []R, f func(*Run, R)) {
+	for _, run := range r.Runs {
+		if file, ok := run.Files[kind].(F); ok {
+			for _, row := range list(file) {
+				f(run, row)
+			}
+		}
+	}
+}
+
+func (r *Report) recall(f func(*Run, result.RecallRow)) {
+	rows(r, result.KindRecall, func(x *result.Recall) []result.RecallRow { return x.Rows }, f)
+}
+
+func (r *Report) perplexity(f func(*Run, result.PerplexityRow)) {
+	rows(r, result.KindPerplexity, func(x *result.Perplexity) []result.PerplexityRow { return x.Rows }, f)
+}
+
+func (r *Report) bench(f func(*Run, result.BenchRow)) {
+	rows(r, result.KindBench, func(x *result.Bench) []result.BenchRow { return x.Rows }, f)
+}
+
+func (r *Report) scores(f func(*Run, result.ScoreRow)) {
+	rows(r, result.KindScores, func(x *result.Scores) []result.ScoreRow { return x.Rows }, f)
+}
+
+// label names a setting in tables and legends.
+func (r *Report) label(run *Run, selector, preset string) string {
+	name := selector
+	if preset != "" {
+		name += " " + preset
+	}
+	if len(r.Runs) > 1 {
+		name = run.Name + ": " + name
+	}
+	return name
+}
+
+// Tables are all tables that the runs have results for, the summary first.
+func (r *Report) Tables() []Table {
+	var out []Table
+	for _, t := range []Table{r.summaryTable(), r.recallTable(), r.layerTable(), r.perplexityTable()} {
+		if len(t.Rows) > 0 {
+			out = append(out, t)
+		}
+	}
+	for _, t := range append(r.scoreTables(), r.benchTables()...) {
+		if len(t.Rows) > 0 {
+			out = append(out, t)
+		}
+	}
+	return append(out, r.provenanceTable())
+}
+
+// Plots are all plots that the runs have results for.
+func (r *Report) Plots() []Plot {
+	var out []Plot
+	for _, p := range []Plot{
+		r.recallPlot(), r.bitsPlot(), r.perplexityPlot(), r.scoreDensityPlot(), r.scoreBitsPlot(), r.scoreLatencyPlot(),
+		r.speedupPlot(), r.lossPlot(),
+	} {
+		if len(p.Lines) > 0 {
+			out = append(out, p)
+		}
+	}
+	return out
+}

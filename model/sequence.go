@@ -1,0 +1,72 @@
+package model
+
+import (
+	"fmt"
+
+	"github.com/hashattn/hashattn/kernels"
+	"github.com/hashattn/hashattn/kernels/dtype"
+)
+
+// Sequence is one text in work: the cache of its tokens' keys and values, and
+// what a selector keeps of them.
+type Sequence struct {
+	Cache *kernels.Cache
+	Index *kernels.Index // nil while attention is dense
+}
+
+// NewSequence allocates an empty sequence for up to capacity tokens. cacheType
+// is BF16 or F32.
+func (m *Model) NewSequence(capacity int, cacheType dtype.Type) (*Sequence, error) {
+	c, err := m.Device.NewCache(kernels.CacheSpec{
+		Layers: m.Layers, KVHeads: m.KVHeads, HeadDim: m.HeadDim, Capacity: capacity, Type: cacheType,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Sequence{Cache: c}, nil
+}
+
+// Len is the number of tokens held.
+func (s *Sequence) Len() int { return s.Cache.Len }
+
+// Rewind forgets all but the first n tokens.
+func (s *Sequence) Rewind(n int) error {
+	if n < 0 || n > s.Cache.Len {
+		return fmt.Errorf("rewind to %d tokens of %d", n, s.Cache.Len)
+	}
+	s.Cache.Len = n
+	return nil
+}
+
+// segment is the next n tokens.
+func (s *Sequence) segment(n int) kernels.Segment {
+	return kernels.Segment{Cache: s.Cache, Index: s.Index, Start: s.Cache.Len, Len: n}
+}
+
+// All is the segment of all tokens held, for building an index over them.
+func (s *Sequence) All() kernels.Segment {
+	return kernels.Segment{Cache: s.Cache, Index: s.Index, Start: 0, Len: s.Cache.Len}
+}
+
+// DropIndex frees what a selector kept.
+func (s *Sequence) DropIndex(d kernels.Device) {
+	if s.Index == nil {
+		return
+	}
+	for _, tensors := range s.Index.Layers {
+		for _, t := range tensors {
+			d.Free(t)
+		}
+	}
+	s.Index = nil
+}
+
+// Free gives the sequence's memory back to its device.
+func (s *Sequence) Free(d kernels.Device) {
+	s.DropIndex(d)
+	for l := range s.Cache.K {
+		d.Free(s.Cache.K[l])
+		d.Free(s.Cache.V[l])
+	}
+	s.Cache.K, s.Cache.V, s.Cache.Len = nil, nil, 0
+}
