@@ -132,7 +132,7 @@ func (l *layerBench) fused(b *testing.B, sel kernels.Selection) {
 			}
 			chosen := ""
 			if blocks == plan.blocks {
-				chosen = " *"
+				chosen = "*"
 			}
 			l.report(b, fmt.Sprintf("fused-%dbit-sink%d-cluster%d%s", bits, sel.Sink, blocks, chosen),
 				l.median(b, func() { d.attendFused(p, l.out, l.q, weights, 0, 0, 0, s, 0.0884, e, sel) }))

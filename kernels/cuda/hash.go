@@ -54,12 +54,12 @@ type fusedPlan struct {
 	shared         int // bytes
 }
 
-// The fused kernel's fixed shared memory before the levels (fused.cu): its
-// warps' histograms, the cluster's counts, its own fine counts.
+// The fused kernel's shared memory (fused.cu): counts before the levels, and
+// what is declared statically.
 const (
 	fusedWarps   = 8
-	fusedFixed   = (fusedWarps*256 + 16*128 + 16*256 + 512) * 4
-	fusedStatic  = 18 << 10
+	fusedFixed   = (1024 + 16*512) * 4
+	fusedStatic  = 14 << 10
 	sharedMemory = 227 << 10
 )
 
@@ -69,44 +69,46 @@ func planFused(blocks, limit, reads, words, heads, dim int) fusedPlan {
 	chunk := 128 / words
 	chunks := (limit + chunk - 1) / chunk
 	perWarp := (chunks + blocks*fusedWarps - 1) / (blocks * fusedWarps)
-	p := fusedPlan{blocks: blocks, levels: fusedWarps * perWarp * chunk, listed: (reads+blocks-1)/blocks + 4}
+	if words == 4 {
+		perWarp += perWarp & 1
+	}
+	p := fusedPlan{blocks: blocks, levels: fusedWarps * 32 * (perWarp*chunk/32 + 4), listed: (reads+blocks-1)/blocks + 4}
 	front := max(fusedFixed+2*p.levels, fusedWarps*heads*dim*4)
 	p.shared = front + heads*dim*4 + p.listed*4
 	return p
 }
 
-// fits says whether a block can hold the plan's data; positions of levels are
-// counted in 16 bits.
+// fits says whether a block can hold the plan's data; levels are counted in 16
+// bits.
 func (p fusedPlan) fits() bool { return p.levels < 1<<16 && p.shared+fusedStatic <= sharedMemory }
 
-// fusable decides whether the fused kernel computes a step exactly: one code
-// and one set per KV head, a score within 16 bits, no reranking, no mass.
+// fusable decides whether the fused kernel computes a step exactly: the query
+// maps of a set share a code, a score fits 15 bits, no reranking, no mass.
 func (d *Device) fusable(q kernels.Tensor, layer int, s *batch, e *encoder, h kernels.HashQuery, sel kernels.Selection) (fusedPlan, bool) {
-	kv, bits := s.shape.kvHeads, e.p.Out()
-	index := s.indexed(layer, 0)
-	group := q.Dim(1) / kv
+	bits, index := e.p.Out(), s.indexed(layer, 0)
 	most := 1
 	if h.Bits > 1 {
 		most = 1<<(h.Bits-1) - 1
 	}
-	if d.options.NoClusters || h.Mass || sel.Reranks() || !s.tensorCores() || group > 8 ||
-		sel.Heads != kv || index.heads != kv || e.p.Heads%kv != 0 ||
-		(index.width != 1 && index.width != 2 && index.width != 4) || bits*most*(e.p.Heads/kv) > 65534 {
+	if d.options.NoClusters || h.Mass || sel.Reranks() || !s.tensorCores() ||
+		sel.Heads%s.shape.kvHeads != 0 || q.Dim(1)%sel.Heads != 0 || q.Dim(1)/sel.Heads > 8 ||
+		sel.Heads%index.heads != 0 || e.p.Heads%sel.Heads != 0 ||
+		(index.width != 1 && index.width != 2 && index.width != 4) || bits*most*(e.p.Heads/sel.Heads) > 32766 {
 		return fusedPlan{}, false
 	}
-	for blocks := fusedBlocks(s.shape.limit, s.shape.tokens*kv, d.info.Multiprocessors); blocks <= 16; blocks *= 2 {
-		if p := planFused(blocks, s.shape.limit, sel.Read(s.shape.limit), index.width, group, s.shape.dim); p.fits() {
+	for blocks := fusedBlocks(s.shape.limit, s.shape.tokens*sel.Heads, d.info.Multiprocessors); blocks <= 16; blocks *= 2 {
+		if p := planFused(blocks, s.shape.limit, sel.Read(s.shape.limit), index.width, q.Dim(1)/sel.Heads, s.shape.dim); p.fits() {
 			return p, true
 		}
 	}
 	return fusedPlan{}, false
 }
 
-// fusedBlocks chooses the cluster: about 2048 tokens a block for a lone
+// fusedBlocks chooses the cluster: about 1024 tokens a block for a lone
 // sequence, fewer and larger blocks when the batch fills the GPU by itself.
 func fusedBlocks(limit, sets, multiprocessors int) int {
-	blocks := 1
-	for blocks < 16 && limit > 1024*blocks && (blocks < 4 || sets*blocks < 2*multiprocessors) {
+	blocks := 2
+	for blocks < 16 && limit > 1024*blocks && (sets*blocks < 2*multiprocessors || limit > 16384*blocks) {
 		blocks *= 2
 	}
 	return blocks
@@ -120,7 +122,8 @@ func (d *Device) attendFused(p fusedPlan, out, q kernels.Tensor, weights, select
 	a := fusedArgs{
 		out: address(out), shadow: d.shadowFor(shadowAttention, out, s.shape.tokens, heads*dim), q: address(q), weights: weights,
 		rows: s.rows, layers: s.layers, selected: selected,
-		layerCount: int32(s.shape.layers), layer: int32(layer), queryHeads: int32(heads), sets: int32(sel.Heads), maps: int32(e.p.Heads), bits: int32(e.p.Out()),
+		layerCount: int32(s.shape.layers), layer: int32(layer), queryHeads: int32(heads), kvHeads: int32(s.shape.kvHeads), keyHeads: int32(s.indexed(layer, 0).heads),
+		sets: int32(sel.Heads), single: s.single(), maps: int32(e.p.Heads), bits: int32(e.p.Out()),
 		k: int32(k), levels: int32(p.levels), listed: int32(p.listed), scale: scale, s: selectionOf(sel),
 	}
 	d.launch(fmt.Sprintf("fused_%d_%d", dim, s.indexed(layer, 0).width), size{x: p.blocks * sel.Heads * s.shape.tokens, y: 1, z: 1, block: 256, shared: p.shared, cluster: p.blocks}, a)

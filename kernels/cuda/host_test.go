@@ -190,7 +190,7 @@ func TestStructSizes(t *testing.T) {
 		"EncodeArgs":  {unsafe.Sizeof(encodeArgs{}), 18*8 + 24 + 8 + 6*4 + 3*8 + 6*4 + 2*8 + 8},
 		"TopKArgs":    {unsafe.Sizeof(topKArgs{}), 4*8 + 4*4 + 32},
 		"RerankArgs":  {unsafe.Sizeof(rerankArgs{}), 6*8 + 10*4 + 32},
-		"FusedArgs":   {unsafe.Sizeof(fusedArgs{}), 7*8 + 10*4 + 32},
+		"FusedArgs":   {unsafe.Sizeof(fusedArgs{}), 7*8 + 14*4 + 32},
 	} {
 		if c[0] != c[1] || c[0]%8 != 0 {
 			t.Errorf("%s has %d bytes, want %d", name, c[0], c[1])
@@ -225,12 +225,9 @@ func TestLaunchSizes(t *testing.T) {
 			t.Errorf("%+v: %d splits", c, got)
 		}
 	}
-	for _, rows := range []int{1, 8, 64, 1536, 8960, 151936} {
-		for _, stride := range []int{32, 96, 1536, 8960} {
-			s := linearSplit(rows, stride, 132)
-			if s != 1 && s != 2 && s != 4 && s != 8 || s > 1 && stride/32/s < 3 {
-				t.Errorf("[%d %d]: split %d", rows, stride, s)
-			}
+	for stride, want := range map[int]int{32: 1, 352: 1, 384: 2, 1536: 8, 8960: 8} {
+		if got := linearSplit(stride); got != want {
+			t.Errorf("rows of %d: split %d, want %d", stride, got, want)
 		}
 	}
 }
