@@ -218,13 +218,13 @@ func FuzzLoad(f *testing.F) {
 			t.Fatal(err)
 		}
 		m, err := Load(path)
-		if err == nil {
-			err = m.Save(path)
+		if err != nil {
+			return
 		}
-		if err == nil {
-			_, err = Load(path)
-		} else if m != nil {
+		if err := m.Save(path); err != nil {
 			t.Errorf("loaded, but: %v", err)
+		} else if _, err := Load(path); err != nil {
+			t.Errorf("loaded and saved, but: %v", err)
 		}
 	})
 }

@@ -38,8 +38,11 @@ type ChatTemplate struct {
 	special  map[string]any
 }
 
+// ErrNoChatTemplate is what [Tokenizer.ChatTemplate] gives for a model that has none.
+var ErrNoChatTemplate = errors.New("the model has no chat template: it is not a chat model, or its tokenizer_config.json or chat_template.jinja is missing")
+
 // ChatTemplate returns the model's chat template of this name ("" for the default one; a few models have "tool_use" beside it). A
-// model without one gives an error.
+// model without one gives [ErrNoChatTemplate].
 func (t *Tokenizer) ChatTemplate(name string) (*ChatTemplate, error) {
 	if name == "" {
 		name = "default"
@@ -47,7 +50,7 @@ func (t *Tokenizer) ChatTemplate(name string) (*ChatTemplate, error) {
 	source, ok := t.chat[name]
 	if !ok {
 		if len(t.chat) == 0 {
-			return nil, fmt.Errorf("the model has no chat template: it is not a chat model, or its tokenizer_config.json or chat_template.jinja is missing")
+			return nil, ErrNoChatTemplate
 		}
 		return nil, fmt.Errorf("the model has no chat template %q, only %s", name, strings.Join(slices.Sorted(maps.Keys(t.chat)), ", "))
 	}
@@ -69,7 +72,7 @@ func ParseChatTemplate(source string, special map[string]string) (c *ChatTemplat
 		}
 	}()
 	const name = "/chat_template"
-	loader, err := loaders.NewMemoryLoader(map[string]string{name: normalizeSource(source)})
+	loader, err := loaders.NewMemoryLoader(map[string]string{name: rewriteConditionals(normalizeSource(source))})
 	if err != nil {
 		return nil, fmt.Errorf("chat template: %w", err)
 	}
@@ -107,14 +110,18 @@ func (c *ChatTemplate) Render(messages []Message, addGenerationPrompt bool, extr
 			return "", fmt.Errorf("chat template: variable %s: %w", key, err)
 		}
 	}
-	list := make([]any, len(messages))
+	turns := make(list, len(messages))
 	for i, m := range messages {
-		if list[i], err = m.value(); err != nil {
+		if turns[i], err = m.value(); err != nil {
 			return "", fmt.Errorf("chat template: message %d: %w", i, err)
 		}
 	}
-	vars["messages"], vars["add_generation_prompt"] = list, addGenerationPrompt
-	vars["raise_exception"] = func(message string) (string, error) { return "", &TemplateError{message} }
+	vars["messages"], vars["add_generation_prompt"] = turns, addGenerationPrompt
+	var raised *TemplateError // the engine wraps errors so that their type is lost
+	vars["raise_exception"] = func(message string) (string, error) {
+		raised = &TemplateError{message}
+		return "", raised
+	}
 	vars["strftime_now"] = func(format string) (string, error) {
 		now := time.Now
 		if c.Now != nil {
@@ -123,8 +130,7 @@ func (c *ChatTemplate) Render(messages []Message, addGenerationPrompt bool, extr
 		return strftime(now(), format)
 	}
 	if text, err = c.template.ExecuteToString(exec.NewContext(vars)); err != nil {
-		var raised *TemplateError
-		if errors.As(err, &raised) {
+		if raised != nil {
 			return "", fmt.Errorf("chat template: %w", raised)
 		}
 		return "", fmt.Errorf("chat template: %w", err)
@@ -167,6 +173,18 @@ func chatEnvironment() *exec.Environment {
 			replace = filters.Register
 		}
 		if err := replace(name, f); err != nil {
+			panic(err)
+		}
+	}
+	for _, name := range listFilters {
+		f, ok := filters.Get(name)
+		if !ok {
+			continue
+		}
+		err := filters.Replace(name, func(e *exec.Evaluator, in *exec.Value, params *exec.VarArgs) *exec.Value {
+			return toList(f(e, in, params))
+		})
+		if err != nil {
 			panic(err)
 		}
 	}

@@ -47,16 +47,16 @@ func readValue(d *json.Decoder) (any, error) {
 	case json.Delim:
 		switch token {
 		case '[':
-			list := []any{}
+			l := list{}
 			for d.More() {
 				v, err := readValue(d)
 				if err != nil {
 					return nil, err
 				}
-				list = append(list, v)
+				l = append(l, v)
 			}
 			_, err := d.Token()
-			return list, err
+			return l, err
 		case '{':
 			dict := exec.NewDict()
 			for d.More() {
@@ -273,11 +273,11 @@ func filterItems(_ *exec.Evaluator, in *exec.Value, _ *exec.VarArgs) *exec.Value
 }
 
 // dictItems lists the pairs of a mapping in its order; nothing for what is not defined, as Jinja's items does.
-func dictItems(dict *exec.Value) []any {
-	items := []any{}
+func dictItems(dict *exec.Value) list {
+	items := list{}
 	if dict.IsDict() {
 		dict.Iterate(func(_, _ int, key, value *exec.Value) bool {
-			items = append(items, []any{key, value})
+			items = append(items, list{key, value})
 			return true
 		}, func() {})
 	}
@@ -316,6 +316,13 @@ func pythonMethods() exec.Methods {
 			text[name] = m
 		}
 	}
+	for _, name := range listMethods {
+		method := text[name]
+		text[name] = func(self string, value *exec.Value, args *exec.VarArgs) (any, error) {
+			v, err := method(self, value, args)
+			return toList(exec.ToValue(v)).Interface(), err
+		}
+	}
 	for name, side := range map[string][2]bool{"strip": {true, true}, "lstrip": {true, false}, "rstrip": {false, true}} {
 		text[name] = func(self string, _ *exec.Value, args *exec.VarArgs) (any, error) {
 			return strip(self, args.First(), side[0], side[1]), nil
@@ -330,7 +337,7 @@ func pythonMethods() exec.Methods {
 		"values": func(_ map[string]any, self *exec.Value, _ *exec.VarArgs) (any, error) {
 			values := exec.ValuesList{}
 			for _, pair := range dictItems(self) {
-				values = append(values, pair.([]any)[1].(*exec.Value))
+				values = append(values, pair.(list)[1].(*exec.Value))
 			}
 			return values, nil
 		},
@@ -405,3 +412,41 @@ func strftime(t time.Time, format string) (string, error) {
 	}
 	return b.String(), nil
 }
+
+// list is a list whose negative indices work: gonja takes x[-1] of a list of one for out of range.
+type list []any
+
+// GetItem implements exec.ItemGetter.
+func (l list) GetItem(key any) (*exec.Value, bool) {
+	i, ok := key.(int)
+	if !ok {
+		return exec.AsValue(nil), false
+	}
+	if i < 0 {
+		i += len(l)
+	}
+	if i < 0 || i >= len(l) {
+		return exec.AsValue(nil), false
+	}
+	return exec.ToValue(l[i]), true
+}
+
+// toList makes a list of any slice.
+func toList(v *exec.Value) *exec.Value {
+	if v == nil || !v.IsList() {
+		return v
+	}
+	l := make(list, v.Len())
+	for i := range l {
+		l[i] = v.Index(i)
+	}
+	return exec.AsValue(l)
+}
+
+// listFilters are the filters that give lists.
+var listFilters = []string{
+	"batch", "dictsort", "groupby", "items", "list", "map", "reject", "rejectattr", "reverse", "select", "selectattr", "slice", "sort", "unique",
+}
+
+// listMethods are the methods of strings that give lists.
+var listMethods = []string{"partition", "rpartition", "rsplit", "split", "splitlines"}

@@ -16,27 +16,46 @@ const (
 	space
 )
 
-// Hugging Face's tokenizers match with the Unicode tables of Oniguruma (Unicode 16), and Digits with those of Rust (17), while Go
-// has 15. These are the letters and numbers added since; TestClasses compares every code point.
-var (
-	newLetters = &unicode.RangeTable{
-		R16: []unicode.Range16{{Lo: 0x1C89, Hi: 0x1C8A, Stride: 1}, {Lo: 0xA7CB, Hi: 0xA7CD, Stride: 1}, {Lo: 0xA7DA, Hi: 0xA7DC, Stride: 1}},
-		R32: []unicode.Range32{
-			{Lo: 0x105C0, Hi: 0x105F3, Stride: 1}, {Lo: 0x10D4A, Hi: 0x10D65, Stride: 1}, {Lo: 0x10D6F, Hi: 0x10D85, Stride: 1},
-			{Lo: 0x10EC2, Hi: 0x10EC4, Stride: 1}, {Lo: 0x11380, Hi: 0x11389, Stride: 1}, {Lo: 0x1138B, Hi: 0x1138B, Stride: 1},
-			{Lo: 0x1138E, Hi: 0x1138E, Stride: 1}, {Lo: 0x11390, Hi: 0x113B5, Stride: 1}, {Lo: 0x113B7, Hi: 0x113B7, Stride: 1},
-			{Lo: 0x113D1, Hi: 0x113D1, Stride: 1}, {Lo: 0x113D3, Hi: 0x113D3, Stride: 1}, {Lo: 0x11BC0, Hi: 0x11BE0, Stride: 1},
-			{Lo: 0x13460, Hi: 0x143FA, Stride: 1}, {Lo: 0x16100, Hi: 0x1611D, Stride: 1}, {Lo: 0x16D40, Hi: 0x16D6C, Stride: 1},
-			{Lo: 0x18CFF, Hi: 0x18CFF, Stride: 1}, {Lo: 0x1E5D0, Hi: 0x1E5ED, Stride: 1}, {Lo: 0x1E5F0, Hi: 0x1E5F0, Stride: 1},
-			{Lo: 0x2EBF0, Hi: 0x2EE5D, Stride: 1},
-		},
+// ranges is a set of code points, ascending.
+type ranges [][2]rune
+
+func (t ranges) has(r rune) bool {
+	if len(t) == 0 || r < t[0][0] {
+		return false
 	}
-	newNumbers = &unicode.RangeTable{R32: []unicode.Range32{
-		{Lo: 0x10D40, Hi: 0x10D49, Stride: 1}, {Lo: 0x116D0, Hi: 0x116E3, Stride: 1}, {Lo: 0x11BF0, Hi: 0x11BF9, Stride: 1},
-		{Lo: 0x16130, Hi: 0x16139, Stride: 1}, {Lo: 0x16D70, Hi: 0x16D79, Stride: 1}, {Lo: 0x1CCF0, Hi: 0x1CCF9, Stride: 1},
-		{Lo: 0x1E5F1, Hi: 0x1E5FA, Stride: 1},
-	}}
-	newerNumbers = &unicode.RangeTable{R32: []unicode.Range32{{Lo: 0x11DE0, Hi: 0x11DE9, Stride: 1}, {Lo: 0x16FF4, Hi: 0x16FF6, Stride: 1}}}
+	for _, p := range t {
+		if r <= p[1] {
+			return r >= p[0]
+		}
+	}
+	return false
+}
+
+// Hugging Face's tokenizers match with the Unicode tables of Oniguruma (Unicode 16), Digits with those of Rust (17), while Go has
+// those of Unicode 15. These are the characters added since; TestClasses compares every code point.
+var (
+	newUpper  = ranges{{0x1C89, 0x1C89}, {0xA7CB, 0xA7CC}, {0xA7DA, 0xA7DA}, {0xA7DC, 0xA7DC}, {0x10D50, 0x10D65}}
+	newLower  = ranges{{0x1C8A, 0x1C8A}, {0xA7CD, 0xA7CD}, {0xA7DB, 0xA7DB}, {0x10D70, 0x10D85}}
+	newLetter = ranges{ // without case
+		{0x105C0, 0x105F3}, {0x10D4A, 0x10D4F}, {0x10D6F, 0x10D6F}, {0x10EC2, 0x10EC4}, {0x11380, 0x11389}, {0x1138B, 0x1138B},
+		{0x1138E, 0x1138E}, {0x11390, 0x113B5}, {0x113B7, 0x113B7}, {0x113D1, 0x113D1}, {0x113D3, 0x113D3}, {0x11BC0, 0x11BE0},
+		{0x13460, 0x143FA}, {0x16100, 0x1611D}, {0x16D40, 0x16D6C}, {0x18CFF, 0x18CFF}, {0x1E5D0, 0x1E5ED}, {0x1E5F0, 0x1E5F0},
+		{0x2EBF0, 0x2EE5D},
+	}
+	newMark = ranges{
+		{0x897, 0x897}, {0x10D69, 0x10D6D}, {0x10EFC, 0x10EFC}, {0x113B8, 0x113C0}, {0x113C2, 0x113C2}, {0x113C5, 0x113C5},
+		{0x113C7, 0x113CA}, {0x113CC, 0x113D0}, {0x113D2, 0x113D2}, {0x113E1, 0x113E2}, {0x11F5A, 0x11F5A}, {0x1611E, 0x1612F},
+		{0x1E5EE, 0x1E5EF},
+	}
+	newNumber = ranges{
+		{0x10D40, 0x10D49}, {0x116D0, 0x116E3}, {0x11BF0, 0x11BF9}, {0x16130, 0x16139}, {0x16D70, 0x16D79}, {0x1CCF0, 0x1CCF9},
+		{0x1E5F1, 0x1E5FA},
+	}
+	newPunctuation = ranges{
+		{0x1B4E, 0x1B4F}, {0x1B7F, 0x1B7F}, {0x10D6E, 0x10D6E}, {0x113D4, 0x113D5}, {0x113D7, 0x113D8}, {0x11BE1, 0x11BE1},
+		{0x16D6D, 0x16D6F}, {0x1E5FF, 0x1E5FF},
+	}
+	newerNumber = ranges{{0x11DE0, 0x11DE9}, {0x16FF4, 0x16FF6}} // Unicode 17
 )
 
 var asciiClass = func() (t [utf8.RuneSelf]class) {
@@ -57,9 +76,9 @@ var planeClass = sync.OnceValue(func() *[1 << 16]class {
 
 func lookUpClass(r rune) class {
 	switch {
-	case unicode.In(r, unicode.L, newLetters):
+	case unicode.IsLetter(r), newLetter.has(r), newUpper.has(r), newLower.has(r):
 		return letter
-	case unicode.In(r, unicode.N, newNumbers):
+	case unicode.IsNumber(r), newNumber.has(r):
 		return number
 	case unicode.IsSpace(r):
 		return space
@@ -72,11 +91,6 @@ func classOf(r rune) class {
 		return planeClass()[r]
 	}
 	return lookUpClass(r)
-}
-
-// isDigit is Rust's char::is_numeric, which the Digits pre-tokenizer uses.
-func isDigit(r rune) bool {
-	return classOf(r) == number || unicode.Is(newerNumbers, r)
 }
 
 // classAt returns the class and the length of the rune at s[i].
@@ -100,7 +114,33 @@ func runOf(s string, i int, c class) int {
 	return i
 }
 
-// isSpace is White_Space.
 func isSpace(r rune) bool { return classOf(r) == space }
 
 func isNumber(r rune) bool { return classOf(r) == number }
+
+// isDigit is Rust's char::is_numeric, which the Digits pre-tokenizer uses.
+func isDigit(r rune) bool { return isNumber(r) || newerNumber.has(r) }
+
+// isPunctuation is `[\p{P}\$\+<=>\^~\|]` of llama.cpp's default.
+func isPunctuation(r rune) bool {
+	switch r {
+	case '$', '+', '<', '=', '>', '^', '~', '|':
+		return true
+	}
+	return unicode.IsPunct(r) || newPunctuation.has(r)
+}
+
+// letterCase says whether r is in [\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}] and in [\p{Ll}\p{Lm}\p{Lo}\p{M}].
+func letterCase(r rune) (upper, lower bool) {
+	switch {
+	case r < utf8.RuneSelf:
+		return r >= 'A' && r <= 'Z', r >= 'a' && r <= 'z'
+	case unicode.Is(unicode.Lu, r), unicode.Is(unicode.Lt, r), newUpper.has(r):
+		return true, false
+	case unicode.Is(unicode.Ll, r), newLower.has(r):
+		return false, true
+	case unicode.IsLetter(r), unicode.IsMark(r), newLetter.has(r), newMark.has(r):
+		return true, true
+	}
+	return false, false
+}

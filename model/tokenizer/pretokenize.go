@@ -3,7 +3,6 @@ package tokenizer
 import (
 	"fmt"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 )
 
@@ -78,9 +77,6 @@ func threeDigits(s string, first bool, emit func(string, bool)) {
 		emit(s[start:], first && start == 0)
 	}
 }
-
-// isPunctuation is `[\p{P}\$\+<=>\^~\|]` of llama.cpp's default.
-func isPunctuation(r rune) bool { return unicode.IsPunct(r) || strings.ContainsRune("$+<=>^~|", r) }
 
 // literalSplitter splits at a literal string: sep is dropped, stands alone, or ends or begins a piece.
 func literalSplitter(sep, behavior string) splitter {

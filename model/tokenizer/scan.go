@@ -1,7 +1,6 @@
 package tokenizer
 
 import (
-	"unicode"
 	"unicode/utf8"
 )
 
@@ -216,23 +215,4 @@ func casedWord(s string, i int, needLower bool) int {
 		return both + n
 	}
 	return end
-}
-
-// letterCase says whether r is in the upper and in the lower set of tekkenPattern.
-func letterCase(r rune) (upper, lower bool) {
-	switch {
-	case r < utf8.RuneSelf:
-		return r >= 'A' && r <= 'Z', r >= 'a' && r <= 'z'
-	case unicode.In(r, unicode.Lm, unicode.Lo, unicode.M):
-		return true, true
-	case unicode.In(r, unicode.Lu, unicode.Lt):
-		return true, false
-	case unicode.Is(unicode.Ll, r):
-		return false, true
-	}
-	// The letters that Go's tables do not have yet are nearly all Lo; those with case are in newCased.
-	if classOf(r) == letter {
-		return true, true
-	}
-	return false, false
 }
