@@ -144,9 +144,9 @@ type fusedArgs struct {
 
 	layerCount, layer, queryHeads, kvHeads, keyHeads, sets, maps, bits, k, single, levels, listed int32
 
-	scale  float32
-	unused int32
-	s      selection
+	scale float32
+	bins  int32
+	s     selection
 }
 
 func (a fusedArgs) words() []uint64 { return wordsOf(&a) }

@@ -80,11 +80,12 @@ KERNEL __launch_bounds__(256) encode_few(const EncodeArgs a) {
 #pragma unroll
             for (int k = 0; k < 4; k++) w[k] = a.w[l] + ((long long)head * out + imin(o + k * W, hi - 1)) * n;
             if (n % 4 == 0) {
-#pragma unroll 2
+#pragma unroll 4
                 for (int i = lane * 4; i < n; i += 128) {
                     const float4 q = *(const float4 *)(v + i);
 #pragma unroll
                     for (int k = 0; k < 4; k++) {
+                        if (k && o + k * W >= hi) break;
                         const float4 p = *(const float4 *)(w[k] + i);
                         s[k] += p.x * q.x + p.y * q.y + p.z * q.z + p.w * q.w;
                     }

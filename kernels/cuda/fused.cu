@@ -26,11 +26,11 @@ struct FusedArgs {
     int single;           // row i is segment i
     int levels, listed;   // room for levels and listed tokens of a block
     float scale;
-    int unused;
+    int bins;             // that scores can need, whole 8, at most BINS
     Selection s;
 };
 
-constexpr int W = 8, BINS = 1024, FINE = 32, BLOCKS = 16;
+constexpr int BINS = 1024, FINE = 32, BLOCKS = 16; // at most
 constexpr u32 NONE = 0x7fff; // level of tokens that are no candidates
 
 #if __CUDA_ARCH__ >= 900
@@ -56,21 +56,31 @@ struct Cut {
 
 // findCut adds the blocks' packed 16-bit counts of up to 1024 bins and finds
 // the bin where need is reached; bin is meaningless if counted < need.
-DEV Cut findCut(Cut *result, uint2 *warpSums, const u32 *from, int words, int stride, int P, int rank, u32 need) {
+template <int W> DEV Cut findCut(Cut *result, uint2 *warpSums, const u32 *from, int words, int stride, int P, int rank, u32 need) {
+    constexpr int N = BINS / (32 * W); // bins of a thread
     const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5;
-    u32 v[4] = {0, 0, 0, 0}, b[4] = {0, 0, 0, 0};
-    if (2 * tid < words)
-#pragma unroll 4
-        for (int r = 0; r < P; r++) {
-            const uint2 x = *(const uint2 *)(from + r * stride + 2 * tid);
-            const u32 c[4] = {x.x & 0xffff, x.x >> 16, x.y & 0xffff, x.y >> 16};
+    u32 v[N], b[N], sum = 0, lower = 0;
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                v[i] += c[i];
-                if (r < rank) b[i] += c[i];
+    for (int i = 0; i < N; i += 4) {
+        v[i] = v[i + 1] = v[i + 2] = v[i + 3] = b[i] = b[i + 1] = b[i + 2] = b[i + 3] = 0;
+        if ((N * tid + i) / 2 < words)
+#pragma unroll 4
+            for (int r = 0; r < P; r++) {
+                const uint2 x = *(const uint2 *)(from + r * stride + (N * tid + i) / 2);
+                const u32 c[4] = {x.x & 0xffff, x.x >> 16, x.y & 0xffff, x.y >> 16};
+#pragma unroll
+                for (int j = 0; j < 4; j++) {
+                    v[i + j] += c[j];
+                    if (r < rank) b[i + j] += c[j];
+                }
             }
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            sum += v[i + j];
+            lower += b[i + j];
         }
-    u32 sum = v[0] + v[1] + v[2] + v[3], lower = b[0] + b[1] + b[2] + b[3], upto = sum, lowerUpto = lower;
+    }
+    u32 upto = sum, lowerUpto = lower;
 #pragma unroll
     for (int o = 1; o < 32; o <<= 1) {
         const u32 y = __shfl_up_sync(ALL, upto, o), z = __shfl_up_sync(ALL, lowerUpto, o);
@@ -94,9 +104,9 @@ DEV Cut findCut(Cut *result, uint2 *warpSums, const u32 *from, int words, int st
     if (cum < need && need <= cum + sum) {
         bool found = false;
 #pragma unroll
-        for (int i = 0; i < 4; i++)
+        for (int i = 0; i < N; i++)
             if (!found && cum + v[i] >= need) {
-                *result = {(u32)(4 * tid + i), cum, v[i], cumLower, b[i], 0};
+                *result = {(u32)(N * tid + i), cum, v[i], cumLower, b[i], 0};
                 found = true;
             } else if (!found) {
                 cum += v[i];
@@ -117,13 +127,10 @@ template <int WORDS> struct Query {
     int positive, magnitude, square, wide, digits;
 };
 
-// prepare fills a zeroed Query: warp i / 32 takes word i / 32.
-template <int WORDS> DEV void prepare(Query<WORDS> &q, const i8 *weights, int maps, int bits) {
+// prepare fills a zeroed Query: thread i brings the weight of bit i.
+template <int WORDS> DEV void prepare(Query<WORDS> &q, int w) {
     const int i = threadIdx.x, lane = i & 31, word = i >> 5;
     if (i >= 32 * WORDS) return;
-    int w = 0;
-    if (i < bits)
-        for (int j = 0; j < maps; j++) w += weights[j * bits + i];
     const int up = (w + 64) >> 7, at = (word * 8 + (i & 7)) * 4 + (lane >> 3), size = w < 0 ? -w : w;
     const bool wide = w > 127 || w < -128;
     ((i8 *)q.lo)[at] = (i8)(w - up * 128);
@@ -199,7 +206,7 @@ template <int WORDS, int MODE> struct Scorer {
     }
 };
 
-template <int D, int WORDS> DEV void fused(const FusedArgs &a) {
+template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
     constexpr int TPL = 4 / WORDS, CHUNK = 32 * TPL, U = 8; // tokens a lane, a warp's step; steps in flight
     __shared__ __align__(16) Queries<D> q;
     __shared__ Query<WORDS> query;
@@ -212,19 +219,30 @@ template <int D, int WORDS> DEV void fused(const FusedArgs &a) {
     __shared__ __align__(8) u64 bars[5];
     extern __shared__ __align__(16) char dynamic[];
     // First counts and levels, later the warps' parts of the output.
-    u32 *hist = (u32 *)dynamic;                  // [BINS]
-    u32 *counts = hist + BINS;                   // [P][BINS/2]
-    u16 *level = (u16 *)(counts + BLOCKS * BINS / 2); // [levels]
+    const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, P = clusterSize(), rank = clusterRank();
+    u32 *hist = (u32 *)dynamic;                  // [bins]
+    u32 *counts = hist + a.bins;                 // [P][bins/2]
+    u16 *level = (u16 *)(counts + P * a.bins / 2); // [levels]
     float *part = (float *)dynamic;              // [W][heads][D]
     const int heads = a.queryHeads / a.sets;
-    const int front = imax((BINS + BLOCKS * BINS / 2) * 4 + a.levels * 2, W * heads * D * 4);
+    const int front = imax((a.bins + P * a.bins / 2) * 4 + a.levels * 2, W * heads * D * 4);
     float *gathered = (float *)(dynamic + front); // [P][heads*D/P]
     int *list = (int *)(gathered + heads * D);    // [listed]
 
-    const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, P = clusterSize(), rank = clusterRank();
     const int which = blockIdx.x / P, row = which / a.sets, set = which % a.sets;
+    // All that can be loaded at once: where the cache is, weights, queries.
     const Row r = a.rows[row];
     const Layer L = a.layers[(a.single ? row : r.segment) * a.layerCount + a.layer];
+    const int perSet = a.maps / a.sets;
+    const i8 *weights = a.weights + ((long long)row * a.maps + set * perSet) * a.bits;
+    const float *queries = a.q + ((long long)row * a.queryHeads + set * heads) * D;
+    int weight = 0;
+    if (tid < a.bits)
+        for (int j = 0; j < perSet; j++) weight += weights[j * a.bits + tid];
+    constexpr int QV = 8 * D / (32 * W);
+    float queryValues[QV];
+#pragma unroll
+    for (int i = 0; i < QV; i++) queryValues[i] = i * 32 * W + tid < heads * D ? queries[i * 32 * W + tid] : 0.f;
     const int n = r.position + 1;
     int from, to;
     range(a.s, n, from, to);
@@ -266,13 +284,13 @@ template <int D, int WORDS> DEV void fused(const FusedArgs &a) {
         expect(bar[3], P * (slice * 4 + heads * 8));
         query.positive = query.magnitude = query.square = query.wide = query.digits = 0;
     }
-    for (int i = tid; i < BINS; i += W * 32) hist[i] = 0;
+    for (int i = tid; i < a.bins; i += W * 32) hist[i] = 0;
     if (tid < FINE) ownFine[tid] = 0;
     __syncthreads();
     asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-    const int perSet = a.maps / a.sets;
-    prepare<WORDS>(query, a.weights + ((long long)row * a.maps + set * perSet) * a.bits, perSet, a.bits);
-    q.fill(a.q + ((long long)row * a.queryHeads + set * heads) * D, heads);
+    prepare<WORDS>(query, weight);
+#pragma unroll
+    for (int i = 0; i < QV; i++) q.put(i * 32 * W + tid, queryValues[i]);
     __syncthreads();
 
     // Levels up to bound are counted: by the spread of random codes a few times
@@ -288,7 +306,7 @@ template <int D, int WORDS> DEV void fused(const FusedArgs &a) {
     // are padded by 4 levels against bank conflicts.
     const int tl = perWarp * TPL;
     u16 *levels = level + warp * 32 * (tl + 4);
-    int shift = imax(0, 22 - __clz(bound)); // bound >> shift < 1024
+    int shift = imax(0, 22 - __clz(bound)); // bound >> shift < BINS
     const u32 magic = 0xffffffffu / perWarp + 1;
     auto place = [&](int step) { // of the lane's tokens in a chunk
         const u32 v = step * 32 + lane, run = perWarp == 1 ? v : __umulhi(v, magic);
@@ -368,10 +386,10 @@ template <int D, int WORDS> DEV void fused(const FusedArgs &a) {
         for (int d = warp; d < P; d += W)
             for (int at = lane; at < words / 4; at += 32) {
                 const uint4 x = *(const uint4 *)&hist[at * 8], y = *(const uint4 *)&hist[at * 8 + 4];
-                send4(peer(shared32(counts + rank * (BINS / 2) + at * 4), d), make_uint4(x.x | x.y << 16, x.z | x.w << 16, y.x | y.y << 16, y.z | y.w << 16), peer(bar[b], d));
+                send4(peer(shared32(counts + rank * (a.bins / 2) + at * 4), d), make_uint4(x.x | x.y << 16, x.z | x.w << 16, y.x | y.y << 16, y.z | y.w << 16), peer(bar[b], d));
             }
         await(bar[b]);
-        c = findCut(&cutResult, warpSums, counts, words, BINS / 2, P, rank, count);
+        c = findCut<W>(&cutResult, warpSums, counts, words, a.bins / 2, P, rank, count);
     };
     __syncthreads();
     asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); // every block's barriers are ready
@@ -380,7 +398,7 @@ template <int D, int WORDS> DEV void fused(const FusedArgs &a) {
         if (c.counted < count) { // the same in all blocks: count every level
             bound = magnitude;
             shift = imax(0, 22 - __clz(bound));
-            for (int i = tid; i < BINS; i += W * 32) hist[i] = 0;
+            for (int i = tid; i < a.bins; i += W * 32) hist[i] = 0;
             clusterSync(); // every block has read the first counts
             for (int i = 0; i < tl; i++) {
                 const u32 v = ((const u16 *)mineLevels)[i];
@@ -408,7 +426,7 @@ template <int D, int WORDS> DEV void fused(const FusedArgs &a) {
                 send4(peer(shared32(&fine[rank][at * 4]), d), make_uint4(f[0] | f[1] << 16, f[2] | f[3] << 16, f[4] | f[5] << 16, f[6] | f[7] << 16), peer(bar[1], d));
             }
             await(bar[1]);
-            const Cut f = findCut(&cutResult, warpSums, &fine[0][0], words, FINE / 2, P, rank, count - c.less);
+            const Cut f = findCut<W>(&cutResult, warpSums, &fine[0][0], words, FINE / 2, P, rank, count - c.less);
             cutLevel = c.bin << shift | f.bin;
             c.less += f.less;
             c.lessBefore += f.lessBefore;
@@ -506,15 +524,18 @@ template <int D, int WORDS> DEV void fused(const FusedArgs &a) {
         if (a.shadow) a.shadow[at] = tobf16(v / l);
     }
 }
-#define FUSED(D, WORDS, MIN) \
-    KERNEL __launch_bounds__(256, MIN) fused_##D##_##WORDS(const FusedArgs a) { begin(); fused<D, WORDS>(a); }
-FUSED(64, 1, 2)
-FUSED(64, 2, 2)
-FUSED(64, 4, 2)
-FUSED(128, 1, 2)
-FUSED(128, 2, 2)
-FUSED(128, 4, 2)
-FUSED(256, 1, 1)
-FUSED(256, 2, 1)
-FUSED(256, 4, 1)
+// A block of 8 warps, or of 4 where many sequences fill the GPU.
+#define FUSED(D, WORDS, W, MIN) \
+    KERNEL __launch_bounds__(32 * W, MIN) fused_##D##_##WORDS##_##W(const FusedArgs a) { begin(); fused<D, WORDS, W>(a); }
+FUSED(64, 1, 8, 2)
+FUSED(64, 2, 8, 2)
+FUSED(64, 4, 8, 2)
+FUSED(128, 1, 8, 2)
+FUSED(128, 2, 8, 2)
+FUSED(128, 4, 8, 2)
+FUSED(256, 1, 8, 1)
+FUSED(256, 2, 8, 1)
+FUSED(256, 4, 8, 1)
+FUSED(64, 1, 4, 4)
+FUSED(128, 1, 4, 4)
 #endif

@@ -49,32 +49,37 @@ func (d *Device) AttendHash(out, q kernels.Tensor, layer int, b *kernels.Batch, 
 
 // fusedPlan is a launch of the fused kernel.
 type fusedPlan struct {
-	blocks         int // of a cluster
+	blocks, warps  int // of a cluster, of a block
+	bins           int // of levels
 	levels, listed int // room of a block
 	shared         int // bytes
 }
 
-// The fused kernel's shared memory (fused.cu): counts before the levels, and
-// what is declared statically.
+// The fused kernel's statically declared shared memory, and what a block can
+// have.
 const (
-	fusedWarps   = 8
-	fusedFixed   = (1024 + 16*512) * 4
 	fusedStatic  = 14 << 10
 	sharedMemory = 227 << 10
 )
 
-// planFused sizes the fused kernel for blocks blocks of a cluster, contexts of
-// limit tokens, reads tokens attended to.
-func planFused(blocks, limit, reads, words, heads, dim int) fusedPlan {
-	chunk := 128 / words
-	chunks := (limit + chunk - 1) / chunk
-	perWarp := (chunks + blocks*fusedWarps - 1) / (blocks * fusedWarps)
-	if words == 4 {
+// fusedShape is what the plan depends on: sets reads tokens of limit cached
+// ones; codes of words words, levels up to most; heads query heads of dim.
+type fusedShape struct{ limit, reads, words, most, heads, dim int }
+
+// plan sizes the fused kernel for a cluster of blocks blocks of warps warps.
+func (s fusedShape) plan(blocks, warps int) fusedPlan {
+	chunk := 128 / s.words
+	chunks := (s.limit + chunk - 1) / chunk
+	perWarp := (chunks + blocks*warps - 1) / (blocks * warps)
+	if s.words == 4 {
 		perWarp += perWarp & 1
 	}
-	p := fusedPlan{blocks: blocks, levels: fusedWarps * 32 * (perWarp*chunk/32 + 4), listed: (reads+blocks-1)/blocks + 4}
-	front := max(fusedFixed+2*p.levels, fusedWarps*heads*dim*4)
-	p.shared = front + heads*dim*4 + p.listed*4
+	p := fusedPlan{
+		blocks: blocks, warps: warps, bins: min(1024, s.most/8*8+8),
+		levels: warps * 32 * (perWarp*chunk/32 + 4), listed: (s.reads+blocks-1)/blocks + 4,
+	}
+	front := max((p.bins+blocks*p.bins/2)*4+2*p.levels, warps*s.heads*s.dim*4)
+	p.shared = front + s.heads*s.dim*4 + p.listed*4
 	return p
 }
 
@@ -96,8 +101,10 @@ func (d *Device) fusable(q kernels.Tensor, layer int, s *batch, e *encoder, h ke
 		(index.width != 1 && index.width != 2 && index.width != 4) || bits*most*(e.p.Heads/sel.Heads) > 32766 {
 		return fusedPlan{}, false
 	}
-	for blocks := fusedBlocks(s.shape.limit, s.shape.tokens*sel.Heads, d.info.Multiprocessors); blocks <= 16; blocks *= 2 {
-		if p := planFused(blocks, s.shape.limit, sel.Read(s.shape.limit), index.width, q.Dim(1)/sel.Heads, s.shape.dim); p.fits() {
+	shape := fusedShape{s.shape.limit, sel.Read(s.shape.limit), index.width, bits * most * (e.p.Heads / sel.Heads), q.Dim(1) / sel.Heads, s.shape.dim}
+	blocks, warps := fusedBlocks(shape, s.shape.tokens*sel.Heads, d.info.Multiprocessors)
+	for ; blocks <= 16; blocks *= 2 {
+		if p := shape.plan(blocks, warps); p.fits() {
 			return p, true
 		}
 	}
@@ -106,12 +113,12 @@ func (d *Device) fusable(q kernels.Tensor, layer int, s *batch, e *encoder, h ke
 
 // fusedBlocks chooses the cluster: about 1024 tokens a block for a lone
 // sequence, fewer and larger blocks when the batch fills the GPU by itself.
-func fusedBlocks(limit, sets, multiprocessors int) int {
-	blocks := 2
-	for blocks < 16 && limit > 1024*blocks && (sets*blocks < 2*multiprocessors || limit > 16384*blocks) {
+func fusedBlocks(s fusedShape, sets, multiprocessors int) (blocks, warps int) {
+	blocks = 2
+	for blocks < 16 && s.limit > 1024*blocks && (sets*blocks < 2*multiprocessors || s.limit > 16384*blocks) {
 		blocks *= 2
 	}
-	return blocks
+	return blocks, 8
 }
 
 // attendFused launches the fused kernel. selected, if not 0, gets the chosen
@@ -124,7 +131,7 @@ func (d *Device) attendFused(p fusedPlan, out, q kernels.Tensor, weights, select
 		rows: s.rows, layers: s.layers, selected: selected,
 		layerCount: int32(s.shape.layers), layer: int32(layer), queryHeads: int32(heads), kvHeads: int32(s.shape.kvHeads), keyHeads: int32(s.indexed(layer, 0).heads),
 		sets: int32(sel.Heads), single: s.single(), maps: int32(e.p.Heads), bits: int32(e.p.Out()),
-		k: int32(k), levels: int32(p.levels), listed: int32(p.listed), scale: scale, s: selectionOf(sel),
+		k: int32(k), bins: int32(p.bins), levels: int32(p.levels), listed: int32(p.listed), scale: scale, s: selectionOf(sel),
 	}
-	d.launch(fmt.Sprintf("fused_%d_%d", dim, s.indexed(layer, 0).width), size{x: p.blocks * sel.Heads * s.shape.tokens, y: 1, z: 1, block: 256, shared: p.shared, cluster: p.blocks}, a)
+	d.launch(fmt.Sprintf("fused_%d_%d_%d", dim, s.indexed(layer, 0).width, p.warps), size{x: p.blocks * sel.Heads * s.shape.tokens, y: 1, z: 1, block: 32 * p.warps, shared: p.shared, cluster: p.blocks}, a)
 }
