@@ -167,8 +167,8 @@ func (t Task) fit(c Config, smallest int, build func(index, size int) (Sample, e
 		if !ok {
 			break
 		}
-		if lo = hi; hi > 1<<30 {
-			return 0, errors.New("ruler: the token counter never grows")
+		if lo = hi; hi > 8*c.Length {
+			return 0, fmt.Errorf("ruler: the token counter gives %s less than %d tokens for %d pieces of text", t.Name, c.Length, hi)
 		}
 		hi *= 2
 	}
