@@ -10,7 +10,6 @@ import (
 	_ "github.com/klauspost/compress/zstd"
 	_ "github.com/mmcloughlin/avo/build"
 	_ "github.com/nikolalohinski/gonja/v2"
-	_ "github.com/nlpodyssey/safetensors"
 	_ "github.com/rogpeppe/go-internal/testscript"
 	_ "github.com/schollz/progressbar/v3"
 	_ "github.com/spf13/cobra"

@@ -44,7 +44,7 @@ type Data struct {
 
 // Capture is what is taken from the model.
 type Capture struct {
-	Context   Tokens `json:"context" jsonschema:"minimum=256,maximum=1048576" jsonschema_description:"Tokens of each document."`
+	Context   Tokens `json:"context" jsonschema:"minimum=16,maximum=1048576" jsonschema_description:"Tokens of each document."`
 	Documents int    `json:"documents" jsonschema:"minimum=0,maximum=100000" jsonschema_description:"Calibration documents; 0: all."`
 	Heldout   int    `json:"heldout" jsonschema:"minimum=0,maximum=100000" jsonschema_description:"Held-out documents; 0: all."`
 	Layers    []int  `json:"layers" jsonschema:"minimum=0,maximum=1023" jsonschema_description:"Layers; empty: all."`
@@ -80,21 +80,21 @@ type Eval struct {
 
 // Recall is eval recall.
 type Recall struct {
-	Contexts []Tokens `json:"contexts" jsonschema:"minimum=256,maximum=1048576" jsonschema_description:"Cached tokens; empty: the captured context."`
+	Contexts []Tokens `json:"contexts" jsonschema:"minimum=16,maximum=1048576" jsonschema_description:"Cached tokens; empty: the captured context."`
 	Queries  int      `json:"queries" jsonschema:"minimum=1,maximum=1048576" jsonschema_description:"Query positions of each document, the last ones captured."`
 	PerHead  bool     `json:"perHead" jsonschema_description:"Rows for every layer and head beside the means."`
 }
 
 // Perplexity is eval perplexity.
 type Perplexity struct {
-	Contexts  []Tokens `json:"contexts" jsonschema:"minimum=256,maximum=1048576" jsonschema_description:"Tokens of each document, the measured ones the last; empty: the captured context."`
+	Contexts  []Tokens `json:"contexts" jsonschema:"minimum=16,maximum=1048576" jsonschema_description:"Tokens of each document, the measured ones the last; empty: the captured context."`
 	Tokens    int      `json:"tokens" jsonschema:"minimum=1,maximum=1048576" jsonschema_description:"Last tokens of each context, predicted under sparse attention after a dense prefill of the rest."`
 	Documents int      `json:"documents" jsonschema:"minimum=0,maximum=100000" jsonschema_description:"Held-out documents; 0: all."`
 }
 
 // NIAH is eval niah.
 type NIAH struct {
-	Contexts  []Tokens `json:"contexts" jsonschema:"minimum=256,maximum=1048576" jsonschema_description:"Lengths of the haystack."`
+	Contexts  []Tokens `json:"contexts" jsonschema:"minimum=16,maximum=1048576" jsonschema_description:"Lengths of the haystack."`
 	Depths    int      `json:"depths" jsonschema:"minimum=1,maximum=101" jsonschema_description:"Depths of the needle, spread from 0 to 1."`
 	Haystack  string   `json:"haystack" jsonschema_description:"Folder of essays, or an embedded set."`
 	Selectors []string `json:"selectors,omitempty" jsonschema_description:"Names out of selectors; empty: all."`
@@ -103,7 +103,7 @@ type NIAH struct {
 // Ruler is eval ruler.
 type Ruler struct {
 	Tasks   []string `json:"tasks" jsonschema_description:"Tasks, e.g. niah_single_1; empty: all that need no files."`
-	Context Tokens   `json:"context" jsonschema:"minimum=256,maximum=1048576" jsonschema_description:"Length in the model's tokens."`
+	Context Tokens   `json:"context" jsonschema:"minimum=16,maximum=1048576" jsonschema_description:"Length in the model's tokens."`
 	Samples int      `json:"samples" jsonschema:"minimum=1,maximum=100000" jsonschema_description:"Samples of each task."`
 	Seed    uint64   `json:"seed" jsonschema_description:"Same seed, same samples."`
 	File    string   `json:"file,omitempty" jsonschema_description:"A prepared file (jsonl with input and outputs) in place of generated samples."`
@@ -112,8 +112,8 @@ type Ruler struct {
 // Bench is the measurements of latency.
 type Bench struct {
 	Parts      []string `json:"parts" jsonschema:"enum=attention,enum=decode,enum=prefill" jsonschema_description:"What to time."`
-	Contexts   []Tokens `json:"contexts" jsonschema:"minimum=256,maximum=4194304" jsonschema_description:"Cached tokens in attention."`
-	Decode     []Tokens `json:"decode" jsonschema:"minimum=256,maximum=4194304" jsonschema_description:"Cached tokens in decode, tokens in prefill."`
+	Contexts   []Tokens `json:"contexts" jsonschema:"minimum=16,maximum=4194304" jsonschema_description:"Cached tokens in attention."`
+	Decode     []Tokens `json:"decode" jsonschema:"minimum=16,maximum=4194304" jsonschema_description:"Cached tokens in decode, tokens in prefill."`
 	Batch      []int    `json:"batch" jsonschema:"minimum=1,maximum=1024" jsonschema_description:"Sequences at once."`
 	QueryHeads int      `json:"queryHeads" jsonschema:"minimum=1,maximum=1024" jsonschema_description:"attention: query heads of the layer."`
 	KVHeads    int      `json:"kvHeads" jsonschema:"minimum=1,maximum=1024" jsonschema_description:"attention: KV heads of the layer."`

@@ -198,7 +198,11 @@ func environment(environ []string) ([]Source, error) {
 	var out []Source
 	for _, entry := range environ {
 		name, value, _ := strings.Cut(entry, "=")
-		if key, ok := byName[name]; ok && value != "" {
+		key, ok := byName[name]
+		switch {
+		case value == "": // as good as not set
+			continue
+		case ok:
 			out = append(out, Source{name, key, value})
 			continue
 		}

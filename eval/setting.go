@@ -1,6 +1,8 @@
 package eval
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 
 	"github.com/hashattn/hashattn/kernels"
@@ -19,6 +21,9 @@ type Setting struct {
 	// scorer's name, with "+rerank2x" behind it where candidates are reranked.
 	Selector string
 	Preset   string // of a learned mapping
+	// Identity tells settings apart that have one name: it covers the mapping
+	// or the method with its options, and the rule of selection.
+	Identity string
 	Scorer   selector.Scorer
 	// Selection's Budget is replaced by the budgets measured.
 	Selection   kernels.Selection
@@ -44,7 +49,7 @@ func NewSetting(d kernels.Device, m shape.Model, scale float32, src Source, samp
 	set.Selection = kernels.Selection{Sink: src.Sink, Local: src.Local, Candidates: src.Candidates}
 	var err error
 	if src.Mapping == nil {
-		set.Scorer, err = selector.New(selector.Env{Device: d, Shape: at, Samples: samples}, src.Method)
+		set.Scorer, err = selector.New(selector.Env{Device: d, Shape: at, Samples: samples, Dense: src.DenseLayers}, src.Method)
 		if err != nil {
 			return set, err
 		}
@@ -64,10 +69,42 @@ func NewSetting(d kernels.Device, m shape.Model, scale float32, src Source, samp
 		}
 		set.Selector, set.Preset = "hash", c.Preset
 	}
+	set.Identity = identity(src, set.Selection)
 	if set.Selection.Reranks() {
 		set.Selector = fmt.Sprintf("%s+rerank%dx", set.Selector, set.Selection.Candidates)
 	}
 	return set, nil
+}
+
+// identity hashes all of a source that decides what is attended to.
+func identity(src Source, s kernels.Selection) string {
+	h := sha256.New()
+	fmt.Fprintln(h, src.Method, s.Sink, s.Local, s.Candidates, src.DenseLayers)
+	if m := src.Mapping; m != nil {
+		fmt.Fprintf(h, "%+v\n", m.Config)
+		affine := func(a *kernels.Affine) {
+			if a != nil {
+				fmt.Fprintln(h, a.In, a.Out)
+				h.Write(rawBytes(a.Weight))
+				h.Write(rawBytes(a.Bias))
+			}
+		}
+		for _, layer := range m.Layers {
+			if layer == nil {
+				fmt.Fprintln(h, "dense")
+				continue
+			}
+			for _, p := range []*kernels.Projection{&layer.Key, &layer.Query} {
+				fmt.Fprintln(h, p.Heads, len(p.Layers), p.Skip != nil, p.BlockBits)
+				for i := range p.Layers {
+					affine(&p.Layers[i])
+				}
+				affine(p.Skip)
+				h.Write(rawBytes(p.Feedback))
+			}
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 // Sparse is the setting's attention at a budget.

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/hashattn/hashattn/longbench/internal/jsonl"
 	"github.com/hashattn/hashattn/longbench/internal/pystr"
 )
 
@@ -105,7 +106,7 @@ func (d *Dataset) index(folders ...string) error {
 			return fmt.Errorf("%s: %w", d.name, err)
 		}
 		for _, e := range entries {
-			base, ok := trimJSONL(e.Name())
+			base, ok := jsonl.TrimSuffix(e.Name())
 			if !ok || e.IsDir() {
 				continue
 			}
@@ -169,7 +170,7 @@ func (d *Dataset) Samples(t Task, e bool) iter.Seq2[Sample, error] {
 			return
 		}
 		defer f.Close()
-		r, err := decompress(f, file)
+		r, err := jsonl.Decompress(f, file)
 		if err != nil {
 			yield(Sample{}, fmt.Errorf("%s: %w", shown, err))
 			return
@@ -187,7 +188,7 @@ func (d *Dataset) Samples(t Task, e bool) iter.Seq2[Sample, error] {
 func readSamples(r io.Reader, file string, t Task) iter.Seq2[Sample, error] {
 	return func(yield func(Sample, error) bool) {
 		n := 0
-		for l, err := range lines(r, file) {
+		for l, err := range jsonl.Lines(r, file) {
 			var s Sample
 			if err == nil {
 				s, err = parseSample(l, t)
@@ -203,7 +204,7 @@ func readSamples(r io.Reader, file string, t Task) iter.Seq2[Sample, error] {
 	}
 }
 
-func parseSample(l line, t Task) (Sample, error) {
+func parseSample(l jsonl.Line, t Task) (Sample, error) {
 	// The official record; MiniLongBench leaves out _id, length and, where it
 	// is empty, input, and has a prompt of its own that is not the official one.
 	var rec struct {
@@ -215,18 +216,18 @@ func parseSample(l line, t Task) (Sample, error) {
 		AllClasses []string `json:"all_classes"`
 		Length     int      `json:"length"`
 	}
-	if err := json.Unmarshal(l.text, &rec); err != nil {
-		return Sample{}, l.errorf("%w", err)
+	if err := json.Unmarshal(l.Text, &rec); err != nil {
+		return Sample{}, l.Errorf("%w", err)
 	}
 	switch {
 	case rec.Context == nil:
-		return Sample{}, l.errorf("no context")
+		return Sample{}, l.Errorf("no context")
 	case len(rec.Answers) == 0:
-		return Sample{}, l.errorf("no answers")
+		return Sample{}, l.Errorf("no answers")
 	case t.Metric == Classification && len(rec.AllClasses) == 0:
-		return Sample{}, l.errorf("no all_classes in a sample of %s", t.Name)
+		return Sample{}, l.Errorf("no all_classes in a sample of %s", t.Name)
 	case rec.Dataset != "" && strings.TrimSuffix(rec.Dataset, "_e") != t.Name:
-		return Sample{}, l.errorf("a sample of %s in a file of %s", rec.Dataset, t.Name)
+		return Sample{}, l.Errorf("a sample of %s in a file of %s", rec.Dataset, t.Name)
 	}
 	s := Sample{
 		ID: rec.ID, Task: t.Name, Input: rec.Input, Context: *rec.Context,

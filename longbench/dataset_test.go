@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/hashattn/hashattn/longbench/internal/jsonl"
 )
 
 func collect(t *testing.T, d *Dataset, task Task, e bool) []Sample {
@@ -276,16 +278,16 @@ func miniPrompts(t *testing.T, path string) []string {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	r, err := decompress(f, path)
+	r, err := jsonl.Decompress(f, path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer r.Close()
 	var out []string
-	for l, err := range lines(r, path) {
+	for l, err := range jsonl.Lines(r, path) {
 		var rec struct{ Prompt string }
 		if err == nil {
-			err = json.Unmarshal(l.text, &rec)
+			err = json.Unmarshal(l.Text, &rec)
 		}
 		if err != nil {
 			t.Fatal(err)

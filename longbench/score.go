@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+
+	"github.com/hashattn/hashattn/longbench/internal/jsonl"
 )
 
 // Options of Score.
@@ -23,10 +25,22 @@ type Options struct {
 	Full bool
 }
 
+// Prediction is one line of a file of predictions, as the official scripts write
+// and read it. Further fields may stand beside these.
+type Prediction struct {
+	Pred       string   `json:"pred"`
+	Answers    []string `json:"answers"`
+	AllClasses []string `json:"all_classes"` // null where the task has no classes
+	Length     int      `json:"length"`      // of the sample
+}
+
+// Prediction is the record of what a model answered to the sample.
+func (s Sample) Prediction(pred string) Prediction {
+	return Prediction{Pred: pred, Answers: s.Answers, AllClasses: s.AllClasses, Length: s.Length}
+}
+
 // Score scores a folder of predictions, one file TASK.jsonl a task (also .gz or
-// .zst; with E also TASK_e.jsonl), one line a prediction:
-//
-//	{"pred": "...", "answers": ["..."], "all_classes": null, "length": 1234}
+// .zst; with E also TASK_e.jsonl), one Prediction a line.
 //
 // All cores take part. A damaged line, a missing field, an unknown task or a
 // truncated file is an error that names file and line: nothing is left out and
@@ -91,7 +105,7 @@ func predictionFiles(dir string, e bool) ([]predictionFile, error) {
 	}
 	byTask := map[string]predictionFile{}
 	for _, entry := range entries {
-		base, ok := trimJSONL(entry.Name())
+		base, ok := jsonl.TrimSuffix(entry.Name())
 		if !ok || entry.IsDir() {
 			continue
 		}
@@ -122,12 +136,10 @@ func predictionFiles(dir string, e bool) ([]predictionFile, error) {
 	return files, nil
 }
 
+// prediction is a Prediction and where it stands.
 type prediction struct {
-	line    int
-	text    string
-	answers []string
-	classes []string
-	length  int
+	Prediction
+	line int
 }
 
 func readPredictions(f predictionFile, opt Options) ([]prediction, error) {
@@ -136,14 +148,14 @@ func readPredictions(f predictionFile, opt Options) ([]prediction, error) {
 		return nil, err
 	}
 	defer in.Close()
-	r, err := decompress(in, f.path)
+	r, err := jsonl.Decompress(in, f.path)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", f.path, err)
 	}
 	defer r.Close()
 
 	var out []prediction
-	for l, err := range lines(r, f.path) {
+	for l, err := range jsonl.Lines(r, f.path) {
 		if err != nil {
 			return nil, err
 		}
@@ -166,36 +178,36 @@ func readPredictions(f predictionFile, opt Options) ([]prediction, error) {
 	return out, nil
 }
 
-func parsePrediction(l line, t Task, e bool) (prediction, error) {
+func parsePrediction(l jsonl.Line, t Task, e bool) (prediction, error) {
 	var rec struct {
 		Pred       *string         `json:"pred"`
 		Answers    []string        `json:"answers"`
 		AllClasses json.RawMessage `json:"all_classes"`
 		Length     *int            `json:"length"`
 	}
-	if err := json.Unmarshal(l.text, &rec); err != nil {
-		return prediction{}, l.errorf("%w", err)
+	if err := json.Unmarshal(l.Text, &rec); err != nil {
+		return prediction{}, l.Errorf("%w", err)
 	}
-	p := prediction{line: l.number, answers: rec.Answers}
+	p := prediction{Prediction{Answers: rec.Answers}, l.Number}
 	switch {
 	case rec.Pred == nil:
-		return p, l.errorf("no pred")
+		return p, l.Errorf("no pred")
 	case len(rec.Answers) == 0:
-		return p, l.errorf("no answers")
+		return p, l.Errorf("no answers")
 	case rec.AllClasses == nil:
-		return p, l.errorf("no all_classes (null for tasks without classes)")
+		return p, l.Errorf("no all_classes (null for tasks without classes)")
 	case e && rec.Length == nil:
-		return p, l.errorf("no length, which LongBench-E scores by")
+		return p, l.Errorf("no length, which LongBench-E scores by")
 	}
-	p.text = *rec.Pred
-	if err := json.Unmarshal(rec.AllClasses, &p.classes); err != nil {
-		return p, l.errorf("all_classes: %w", err)
+	p.Pred = *rec.Pred
+	if err := json.Unmarshal(rec.AllClasses, &p.AllClasses); err != nil {
+		return p, l.Errorf("all_classes: %w", err)
 	}
-	if t.Metric == Classification && len(p.classes) == 0 {
-		return p, l.errorf("all_classes is empty in a prediction of %s", t.Name)
+	if t.Metric == Classification && len(p.AllClasses) == 0 {
+		return p, l.Errorf("all_classes is empty in a prediction of %s", t.Name)
 	}
 	if rec.Length != nil {
-		p.length = *rec.Length
+		p.Length = *rec.Length
 	}
 	return p, nil
 }
@@ -203,7 +215,7 @@ func parsePrediction(l line, t Task, e bool) (prediction, error) {
 // scoreAll fills t.Samples, with as many workers as there are cores.
 func (t *TaskResult) scoreAll(ctx context.Context, predictions []prediction, code Similarity) error {
 	// Upstream scores every prediction with the classes of the last line.
-	classes := predictions[len(predictions)-1].classes
+	classes := predictions[len(predictions)-1].AllClasses
 	errs := make([]error, len(predictions))
 	var next atomic.Int64
 	var failed atomic.Bool
@@ -216,7 +228,7 @@ func (t *TaskResult) scoreAll(ctx context.Context, predictions []prediction, cod
 					return
 				}
 				p := predictions[i]
-				score, note, err := t.Task.Score(p.text, p.answers, classes, code)
+				score, note, err := t.Task.Score(p.Pred, p.Answers, classes, code)
 				if err == nil {
 					err = ctx.Err()
 				}
@@ -224,7 +236,7 @@ func (t *TaskResult) scoreAll(ctx context.Context, predictions []prediction, cod
 					errs[i] = fmt.Errorf("%s:%d: %w", t.File, p.line, err)
 					failed.Store(true)
 				}
-				t.Samples[i] = SampleScore{Line: p.line, Length: p.length, Score: score, Note: note}
+				t.Samples[i] = SampleScore{Line: p.line, Length: p.Length, Score: score, Note: note}
 			}
 		})
 	}

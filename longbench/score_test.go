@@ -199,6 +199,31 @@ func TestScoreCatches(t *testing.T) {
 	}
 }
 
+// TestPredictionRoundTrip: what Sample.Prediction writes, Score reads: the embedded
+// samples answered with their own answers have full marks.
+func TestPredictionRoundTrip(t *testing.T) {
+	dir := t.TempDir()
+	d := Embedded()
+	for _, task := range d.Tasks(false) {
+		var file bytes.Buffer
+		for _, s := range collect(t, d, task, false) {
+			if err := json.NewEncoder(&file).Encode(s.Prediction(s.Answers[0])); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(dir, task.Name+".jsonl"), file.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := Score(t.Context(), dir, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Tasks) != 21 || r.Average(nil) != 100 {
+		t.Errorf("%d tasks, average %v", len(r.Tasks), r.Average(nil))
+	}
+}
+
 // TestWrongAnswer: one changed prediction in a folder changes that task's score,
 // that sample's score and nothing else.
 func TestWrongAnswer(t *testing.T) {

@@ -41,6 +41,11 @@ func (g *ggufFile) read() (err error) {
 	if g.row, err = lookup(g.arch); err != nil {
 		return err
 	}
+	if g.Meta.Has("split.count") {
+		if n, err := g.Meta.Int("split.count"); err != nil || n > 1 {
+			return fmt.Errorf("one of %d split files is not supported: merge them with llama.cpp's gguf-split", n)
+		}
+	}
 	c := Config{Architecture: g.arch}
 	if g.Meta.Has("general.name") {
 		c.Name, _ = g.Meta.String("general.name")

@@ -214,6 +214,22 @@ func (r *Runner) Logits(i int) ([]float32, error) {
 	return floatsOf(row), nil
 }
 
+// ArgMax is the most likely token of each of the last pass's first n logits
+// rows; of equally likely ones the first.
+func (r *Runner) ArgMax(n int) ([]int32, error) {
+	d, best := r.Model.Device, r.targets.Rows(0, n)
+	d.ArgMax(best, r.logits.Rows(0, n))
+	raw := make([]byte, 4*n)
+	if err := d.Download(raw, best); err != nil {
+		return nil, err
+	}
+	out := make([]int32, n)
+	for i := range out {
+		out[i] = int32(binary.LittleEndian.Uint32(raw[4*i:]))
+	}
+	return out, nil
+}
+
 // NegLogLikelihoods is -log p(target) of each target under the last pass's
 // logits rows, counted from its logitsFrom.
 func (r *Runner) NegLogLikelihoods(targets []int32) ([]float32, error) {

@@ -65,7 +65,7 @@ func Load(path string) (*Run, error) {
 	if len(run.Files) == 0 {
 		return nil, fmt.Errorf("%s: no results there (looked for %s.json)", path, strings.Join(result.Kinds, ".json, "))
 	}
-	curves, err := filepath.Glob(filepath.Join(path, "train", "*", "loss.jsonl"))
+	curves, err := filepath.Glob(filepath.Join(path, "train", "*", "losses.jsonl"))
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +74,10 @@ func Load(path string) (*Run, error) {
 		if err != nil {
 			return nil, err
 		}
-		run.Losses = append(run.Losses, rows...)
+		for _, row := range rows {
+			row.Preset = filepath.Base(filepath.Dir(c)) // training keeps each preset in a folder
+			run.Losses = append(run.Losses, row)
+		}
 	}
 	return run, nil
 }

@@ -74,11 +74,11 @@ func writeRun(t *testing.T, name string, change func(*result.Recall, *result.Per
 	var curve bytes.Buffer
 	for step := range 5 {
 		for layer := range 2 {
-			fmt.Fprintf(&curve, `{"preset":"shared","layer":%d,"head":0,"step":%d,"loss":%v}`+"\n", layer, step, math.Exp(-float64(step)))
+			fmt.Fprintf(&curve, `{"layer":%d,"head":0,"step":%d,"loss":%v}`+"\n", layer, step, math.Exp(-float64(step)))
 		}
 	}
-	curve.WriteString(`{"preset":"sha`) // a killed process's last line
-	if err := os.WriteFile(filepath.Join(dir, "train", "shared", "loss.jsonl"), curve.Bytes(), 0o644); err != nil {
+	curve.WriteString(`{"layer":1`) // a killed process's last line
+	if err := os.WriteFile(filepath.Join(dir, "train", "shared", "losses.jsonl"), curve.Bytes(), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	return dir

@@ -13,11 +13,11 @@ import (
 
 // Table is one table. A column's name may have several lines.
 type Table struct {
-	Name    string // of its CSV file
-	Title   string
-	Columns []string
-	Rows    [][]string
-	Note    string
+	Name    string     `json:"name"` // of its CSV file
+	Title   string     `json:"title"`
+	Columns []string   `json:"columns"`
+	Rows    [][]string `json:"rows"`
+	Note    string     `json:"note,omitempty"`
 }
 
 // pivot collects cells by row and column, both in the order of first use.
@@ -165,11 +165,12 @@ func (r *Report) recallTable() Table {
 	return t
 }
 
-// layerTable is recall by layer, at the longest context and the median budget.
+// layerTable is recall by layer, mean over heads, at the longest context and
+// the middle budget.
 func (r *Report) layerTable() Table {
 	at, budgets := 0, []string{}
 	r.recall(func(_ *Run, x result.RecallRow) {
-		if x.Layer != nil && x.Head == nil {
+		if x.Layer != nil {
 			at = max(at, x.Context)
 			if !slices.Contains(budgets, x.Budget) {
 				budgets = append(budgets, x.Budget)
@@ -182,9 +183,12 @@ func (r *Report) layerTable() Table {
 	sort.SliceStable(budgets, func(i, j int) bool { return budgetShare(budgets[i]) < budgetShare(budgets[j]) })
 	budget := budgets[len(budgets)/2]
 	var p pivot
+	heads := map[[2]string][]float64{}
 	r.recall(func(run *Run, x result.RecallRow) {
-		if x.Layer != nil && x.Head == nil && x.Context == at && x.Budget == budget {
-			p.set(strconv.Itoa(*x.Layer), r.label(run, x.Selector, x.Preset), fixed(x.Recall, 3))
+		if x.Layer != nil && x.Context == at && x.Budget == budget {
+			cell := [2]string{strconv.Itoa(*x.Layer), r.label(run, x.Selector, x.Preset)}
+			heads[cell] = append(heads[cell], x.Recall)
+			p.set(cell[0], cell[1], fixed(mean(heads[cell]), 3))
 		}
 	})
 	return p.table(Table{Name: "layers", Title: fmt.Sprintf("Recall by layer at %s, budget %s", tokens(at), budget)}, "layer")

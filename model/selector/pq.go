@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 
 	"github.com/hashattn/hashattn/kernels"
 	"github.com/hashattn/hashattn/kernels/dtype"
@@ -38,6 +39,10 @@ func newPQ(e Env, o options) (Scorer, error) {
 	}
 	d, width, entries := e.Shape.HeadDim, e.Shape.HeadDim/p.parts, 1<<p.bits
 	for l := range e.Shape.Layers {
+		if slices.Contains(e.Dense, l) {
+			p.codebooks = append(p.codebooks, kernels.Tensor{})
+			continue
+		}
 		_, k, err := e.Samples.Layer(l)
 		if err != nil {
 			return nil, fmt.Errorf("pq: layer %d: %w", l, err)
@@ -140,7 +145,7 @@ func (p *pq) Update(layer int, b *kernels.Batch) { p.device.IndexParts(p.codeboo
 func (p *pq) Score(q kernels.Tensor, layer int, b *kernels.Batch, _ kernels.Selection) kernels.Tensor {
 	tables := p.pool.get("tables", dtype.F32, b.Tokens, p.shape.QueryHeads, p.parts, 1<<p.bits)
 	p.device.PartTables(tables, q, p.codebooks[layer])
-	scores := p.pool.get("scores", dtype.F32, b.Tokens, p.shape.QueryHeads, b.Longest)
+	scores := p.pool.get("scores", dtype.F32, b.Tokens, p.shape.QueryHeads, room(b))
 	p.device.ScanTables(scores, tables, layer, b)
 	return scores
 }

@@ -48,7 +48,7 @@ func (q *quest) Update(layer int, b *kernels.Batch) { q.device.IndexPages(layer,
 
 // Score implements Scorer.
 func (q *quest) Score(query kernels.Tensor, layer int, b *kernels.Batch, _ kernels.Selection) kernels.Tensor {
-	scores := q.pool.get("scores", dtype.F32, b.Tokens, q.shape.QueryHeads, b.Longest)
+	scores := q.pool.get("scores", dtype.F32, b.Tokens, q.shape.QueryHeads, room(b))
 	q.device.ScanPages(scores, query, layer, q.pageLen, b)
 	return scores
 }

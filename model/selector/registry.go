@@ -18,6 +18,8 @@ type Env struct {
 	Shape  Shape
 	// Samples is calibration queries and keys, nil without a trace.
 	Samples Samples
+	// Dense are the layers that attend to everything: they need no samples.
+	Dense []int
 }
 
 // Samples gives queries and keys of calibration texts.

@@ -142,7 +142,7 @@ func (a *Sparse) Attend(out, q kernels.Tensor, layer int, b *kernels.Batch) {
 		return
 	}
 	a.Update(layer, b)
-	rows := max(1, scoreBytes/(4*a.shape.QueryHeads*b.Longest))
+	rows := max(1, scoreBytes/(4*a.shape.QueryHeads*room(b)))
 	if b.Tokens <= rows {
 		a.attendPart(out, q, layer, b)
 		return
@@ -174,10 +174,7 @@ func (a *Sparse) attendPart(out, q kernels.Tensor, layer int, b *kernels.Batch) 
 // [T, Heads(layer), k], for the batch's queries. They are valid until the next call.
 func (a *Sparse) Select(q kernels.Tensor, layer int, b *kernels.Batch) kernels.Tensor {
 	s := a.Selection(layer)
-	scored, chosen := 1, 1
-	b.Row(func(_ int, _ *kernels.Segment, p int) {
-		scored, chosen = max(scored, s.Scored(p+1)), max(chosen, s.Chosen(p+1))
-	})
+	scored, chosen := max(1, s.Scored(room(b))), max(1, s.Chosen(room(b)))
 	scores := a.Score(q, layer, b, s)
 	selected := a.pool.get("selected", dtype.I32, b.Tokens, s.Heads, scored)
 	a.device.TopK(selected, scores, b, s)
@@ -187,6 +184,17 @@ func (a *Sparse) Select(q kernels.Tensor, layer int, b *kernels.Batch) kernels.T
 	kept := a.pool.get("kept", dtype.I32, b.Tokens, s.Heads, chosen)
 	a.device.Rerank(kept, selected, q, layer, b, a.shape.Scale, s)
 	return kept
+}
+
+// room is the most tokens that a sequence of the batch can come to hold.
+// Scratch is shaped by it and not by the tokens held now, so that a recorded
+// step stays right as its sequences grow.
+func room(b *kernels.Batch) int {
+	n := 0
+	for _, s := range b.Segments {
+		n = max(n, s.Cache.Capacity)
+	}
+	return n
 }
 
 // pool keeps scratch tensors by name, growing them as needed.
@@ -205,8 +213,7 @@ func (p *pool) get(name string, t dtype.Type, shape ...int) kernels.Tensor {
 		if ok {
 			p.device.Free(have)
 		}
-		grown := want.Len() + want.Len()/4 // sequences grow token by token
-		fresh, err := p.device.Alloc(t, grown)
+		fresh, err := p.device.Alloc(t, want.Len())
 		if err != nil {
 			panic(fmt.Sprintf("selector: scratch %s %v: %v", name, shape, err))
 		}

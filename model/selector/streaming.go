@@ -37,5 +37,5 @@ func (s *streaming) Update(int, *kernels.Batch) {}
 // Score implements Scorer.
 func (s *streaming) Score(_ kernels.Tensor, _ int, b *kernels.Batch, _ kernels.Selection) kernels.Tensor {
 	// the pool's memory is zeroed when allocated and nothing else writes to it
-	return s.pool.get("scores", dtype.I32, b.Tokens, s.shape.KVHeads, b.Longest)
+	return s.pool.get("scores", dtype.I32, b.Tokens, s.shape.KVHeads, room(b))
 }

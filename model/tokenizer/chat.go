@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -21,7 +22,8 @@ type Message struct {
 	Role    string // "system", "user", "assistant" or "tool"
 	Content string
 	// Fields are further keys, such as tool_calls or reasoning_content; "content" here stands in place of Content (a list of parts,
-	// say). Values are what encoding/json can write; a json.RawMessage keeps the order of its keys.
+	// say). Values are what encoding/json can write; a json.RawMessage keeps the order of its keys. A template that knows only text
+	// prints a list of parts as Python would, where Jinja itself gives an error.
 	Fields map[string]any
 }
 
@@ -37,8 +39,11 @@ type ChatTemplate struct {
 	special  map[string]any
 }
 
+// ErrNoChatTemplate is what [Tokenizer.ChatTemplate] gives for a model that has none.
+var ErrNoChatTemplate = errors.New("the model has no chat template: it is not a chat model, or its tokenizer_config.json or chat_template.jinja is missing")
+
 // ChatTemplate returns the model's chat template of this name ("" for the default one; a few models have "tool_use" beside it). A
-// model without one gives an error.
+// model without one gives [ErrNoChatTemplate].
 func (t *Tokenizer) ChatTemplate(name string) (*ChatTemplate, error) {
 	if name == "" {
 		name = "default"
@@ -46,7 +51,7 @@ func (t *Tokenizer) ChatTemplate(name string) (*ChatTemplate, error) {
 	source, ok := t.chat[name]
 	if !ok {
 		if len(t.chat) == 0 {
-			return nil, fmt.Errorf("the model has no chat template: it is not a chat model, or its tokenizer_config.json or chat_template.jinja is missing")
+			return nil, ErrNoChatTemplate
 		}
 		return nil, fmt.Errorf("the model has no chat template %q, only %s", name, strings.Join(slices.Sorted(maps.Keys(t.chat)), ", "))
 	}

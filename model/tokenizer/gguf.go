@@ -233,6 +233,12 @@ func (t *Tokenizer) setGGUFSentencePiece(meta Metadata, tokens []string, types [
 			bytes++
 		}
 	}
+	// The converter of Gemma writes <unk> as a control token.
+	if id, err := ggufID(meta, "tokenizer.ggml.unknown_token_id", len(tokens)); err != nil {
+		return err
+	} else if id != None && pieces[id].kind == pieceControl {
+		pieces[id].kind = pieceUnknown
+	}
 	prefix, collapse := true, false
 	if err := optional(meta, meta.Bool, "tokenizer.ggml.add_space_prefix", &prefix); err != nil {
 		return err

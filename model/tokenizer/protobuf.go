@@ -162,7 +162,7 @@ func FromSentencePiece(model, config []byte) (*Tokenizer, error) {
 	if err := t.setSentencePiece(modelName, m.pieces, added, m.byteFallback, m.dummyPrefix, m.collapse); err != nil {
 		return nil, err
 	}
-	t.bos, t.eos, t.pad, t.unk = t.valid(m.bos), t.valid(m.eos), t.valid(m.pad), t.model.(*sentencePiece).unk
+	t.bos, t.eos, t.pad, t.unk = t.valid(m.bos), t.valid(m.eos), t.valid(m.pad), t.valid(m.unk)
 	if t.bos != None {
 		t.prefix = []int32{t.bos}
 	}

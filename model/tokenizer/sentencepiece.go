@@ -98,8 +98,8 @@ func newSentencePiece(source string, pieces []piece, byteFallback bool) (*senten
 			return nil, fmt.Errorf("%s: piece %d (%q) has the unknown type %d", source, i, p.text, p.kind)
 		}
 	}
-	if m.unk == absent {
-		return nil, fmt.Errorf("%s: there is no unknown piece", source)
+	if m.unk == absent && !m.byBytes {
+		return nil, fmt.Errorf("%s: there is neither an unknown piece nor byte fallback", source)
 	}
 	if m.byBytes {
 		for b, id := range m.byteID {

@@ -176,7 +176,7 @@ func Blocks(n int) []int32 {
 	var positions []int32
 	last := -1
 	for i := range count {
-		start := int(math.Exp(lo+(hi-lo)*float64(i)/(count-1))) / BlockLen * BlockLen
+		start := int(math.Round(math.Exp(lo+(hi-lo)*float64(i)/(count-1)))) / BlockLen * BlockLen
 		if start == last {
 			continue
 		}

@@ -225,7 +225,7 @@ func TestShardOfWrongShape(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.Document(0); err == nil || !strings.Contains(err.Error(), `tensor "layers.1.q" is BF16 [4 256 8]`) {
+	if _, err := r.Document(0); err == nil || !strings.Contains(err.Error(), `tensor "layers.1.q" is BF16 [4 128 8]`) {
 		t.Errorf("wrong headDim: %v", err)
 	}
 }

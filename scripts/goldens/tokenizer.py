@@ -367,7 +367,8 @@ def gemma_proto(path):
     for i, (t, s, k) in enumerate(zip(get("tokens"), get("scores"), get("token_type"))):
         if i == 3:
             k = 2  # the converter writes <unk> as a control token
-        m.pieces.add(piece=t.replace(" ", "▁") if k == 4 else t, score=s, type=k)
+        # ... and -1000 for the score of what SentencePiece gives 0
+        m.pieces.add(piece=t.replace(" ", "▁") if k == 4 else t, score=0 if k in (2, 3, 4) else s, type=k)
     return m
 
 

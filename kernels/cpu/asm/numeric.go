@@ -110,8 +110,6 @@ func (e exponential) reduce(x, n, y VecVirtual) {
 	VADDPS(e.one, y, y)
 }
 
-func (e exponential) coefficient0() Op { return e.coefficient(0) }
-
 func maximum(s isa) {
 	s.text("maximum", "func(n int, x *float32) float32", "is the largest of n values, a multiple of the register width.")
 	n, x := param("n"), param("x")

@@ -1,0 +1,219 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hashattn/hashattn/configs/texts"
+	"github.com/hashattn/hashattn/eval"
+	"github.com/hashattn/hashattn/eval/result"
+	"github.com/hashattn/hashattn/kernels"
+	"github.com/hashattn/hashattn/model"
+)
+
+type benchOptions struct {
+	out      string
+	mappings []string
+	skewed   bool
+}
+
+func (a *app) benchCommand() *cobra.Command {
+	c := a.benchPart("bench", "Time attention, decoding and prefill, outputs checked first", "", []string{"bench"})
+	c.Long = `bench runs all its parts: attention (one layer's decode step on random data),
+decode (a token of the model) and prefill. Every output is checked against the
+reference or the dense path before it is timed; times are medians of runs from
+cold caches, beside dense attention of the same shape.
+` + exitHelp
+	c.Example = `  hashattn bench
+  hashattn bench attention --contexts 32K,128K --sparsities 1/32 --presets grouped
+  hashattn bench decode --model smollm2-135m --decode 4K --out decode.json`
+	c.AddCommand(
+		a.benchPart("attention", "Time one layer's decode step, dense and by hash attention", "attention",
+			[]string{"bench.contexts", "bench.batch", "bench.queryHeads", "bench.kvHeads", "bench.headDim", "bench.runs", "bench.presets"}),
+		a.benchPart("decode", "Time a token of the model behind a context, dense and sparse", "decode", []string{"bench.decode", "bench.runs", "bench.presets"}),
+		a.benchPart("prefill", "Time the prefill of a context", "prefill", []string{"bench.decode", "bench.runs"}),
+	)
+	return c
+}
+
+// benchPart is the command of one part, of all where part is empty.
+func (a *app) benchPart(use, short, part string, keys []string) *cobra.Command {
+	var o benchOptions
+	c := &cobra.Command{
+		Use: use, Short: short,
+		Long:    short + ".\n" + exitHelp,
+		Example: fmt.Sprintf("  hashattn bench %s --threads 2 --runs 20 --sparsities 1/16,1/32", part),
+		Args:    args(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			e, err := a.experiment(c)
+			if err != nil {
+				return err
+			}
+			if part != "" {
+				e.Bench.Parts = []string{part}
+			}
+			s := a.session(e)
+			defer s.Close()
+			if o.out == "" {
+				o.out = s.path("bench.json")
+			}
+			f, err := s.bench(c.Context(), o)
+			if err != nil {
+				return err
+			}
+			return s.show(o.out, f)
+		},
+	}
+	a.bindKeys(c, append([]string{"name", "model", "device", "sparsities", "train.bits", "train.queryBits", "train.candidates", "train.sink", "train.local"}, keys...)...)
+	c.Flags().StringArrayVar(&o.mappings, "mapping", nil, "mapping `file` for decode, may be repeated (default: those of the run)")
+	c.Flags().StringVarP(&o.out, "out", "o", "", "`file` to write (default: bench.json in the run's folder)")
+	c.Flags().BoolVar(&o.skewed, "skewed", false, "attention: put all winners side by side instead of spread by chance")
+	return c
+}
+
+// benchConfig is what bench.json depends on beside model and mappings.
+func (s *session) benchConfig(o benchOptions) any {
+	t := s.Train
+	return map[string]any{"bench": s.Bench, "sparsities": s.Sparsities, "bits": t.Bits, "queryBits": t.QueryBits, "candidates": t.Candidates,
+		"sink": t.Sink, "local": t.Local, "cache": s.Device.Cache, "chunk": s.Device.Chunk, "skewed": o.skewed}
+}
+
+// bench times the parts and writes the file.
+func (s *session) bench(ctx context.Context, o benchOptions) (*result.Bench, error) {
+	begin := time.Now()
+	d, err := s.openDevice()
+	if err != nil {
+		return nil, err
+	}
+	f := &result.Bench{}
+	if m, ok := d.(kernels.Meter); ok {
+		if f.Bandwidth, err = m.ReadBandwidth(); err != nil {
+			return nil, fmt.Errorf("bandwidth of the memory: %w", err)
+		}
+		s.app.progress.logf("memory is read at %.1f GB/s", f.Bandwidth/1e9)
+	}
+	if slices.Contains(s.Bench.Parts, "attention") {
+		rows, err := s.benchAttention(ctx, d, f.Bandwidth, o)
+		if err != nil {
+			return nil, err
+		}
+		f.Rows = append(f.Rows, rows...)
+	}
+	var m model.Model
+	if slices.Contains(s.Bench.Parts, "decode") || slices.Contains(s.Bench.Parts, "prefill") {
+		opened, err := s.openModel(ctx)
+		if err != nil {
+			return nil, err
+		}
+		m = *opened
+		rows, err := s.benchModel(ctx, opened, f.Bandwidth, o)
+		if err != nil {
+			return nil, err
+		}
+		f.Rows = append(f.Rows, rows...)
+	}
+	f.Header, err = s.header(result.KindBench, s.benchConfig(o), s.Bench.Parts, m.Name, m.Fingerprint, d, begin)
+	if err != nil {
+		return nil, err
+	}
+	return f, s.finish(o.out, f)
+}
+
+func (s *session) benchAttention(ctx context.Context, d kernels.Device, bandwidth float64, o benchOptions) ([]result.BenchRow, error) {
+	var shapes []eval.AttentionShape
+	for _, batch := range s.Bench.Batch {
+		for _, c := range s.Bench.Contexts {
+			shapes = append(shapes, eval.AttentionShape{QueryHeads: s.Bench.QueryHeads, KVHeads: s.Bench.KVHeads, HeadDim: s.Bench.HeadDim, Batch: batch, Context: int(c)})
+		}
+	}
+	var hashes []eval.HashShape
+	for _, p := range s.Bench.Presets {
+		h := eval.HashShape{Preset: p, Bits: s.Train.Bits, QueryBits: s.Train.QueryBits, Sink: s.Train.Sink, Local: s.Train.Local}
+		switch p {
+		case "paper":
+			h.QueryBits = 1
+		case "grouped":
+			h.Candidates = s.Train.Candidates
+		}
+		hashes = append(hashes, h)
+	}
+	task := s.app.progress.task("bench attention", false)
+	defer task.end()
+	return eval.BenchAttention(ctx, eval.BenchAttentionOptions{
+		Device: d, Shapes: shapes, Hashes: hashes, Budgets: s.budgets(), Runs: s.Bench.Runs, Skewed: o.skewed, Bandwidth: bandwidth, Progress: task.update,
+	})
+}
+
+// benchModel times prefill and decode on a shipped text.
+func (s *session) benchModel(ctx context.Context, m *model.Model, bandwidth float64, o benchOptions) ([]result.BenchRow, error) {
+	contexts := s.contexts(s.Bench.Decode)
+	var tokens []int32
+	docs, err := texts.Read("heldout/prose", "heldout/memoir")
+	if err != nil {
+		return nil, err
+	}
+	need := slices.Max(contexts) + s.Bench.Runs + 1
+	for i := 0; len(tokens) < need; i = (i + 1) % len(docs) {
+		tokens = append(tokens, m.Tokenizer.Encode(docs[i].Text, len(tokens) == 0)...)
+	}
+	if need > m.Context {
+		return nil, usagef("bench.decode: %d tokens and %d runs are more than %s was trained for (%d)", slices.Max(contexts), s.Bench.Runs, m.Name, m.Context)
+	}
+	options := eval.BenchModelOptions{
+		Model: m, Tokens: tokens, Contexts: contexts, Budgets: s.budgets(), Runs: s.Bench.Runs,
+		Rows: int(s.Device.Chunk), CacheType: cacheType(s.Device), Bandwidth: bandwidth,
+	}
+	var rows []result.BenchRow
+	for _, part := range s.Bench.Parts {
+		task := s.app.progress.task("bench "+part, false)
+		options.Progress = task.update
+		var more []result.BenchRow
+		switch part {
+		case "prefill":
+			once := options
+			once.Runs = min(options.Runs, 3) // each is a whole prefill
+			more, err = eval.BenchPrefill(ctx, once)
+		case "decode":
+			if options.Settings, err = s.benchSettings(m, o); err == nil {
+				more, err = eval.BenchDecode(ctx, options)
+			}
+		}
+		task.end()
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, more...)
+	}
+	return rows, nil
+}
+
+// benchSettings are the mappings to decode with.
+func (s *session) benchSettings(m *model.Model, o benchOptions) ([]eval.Setting, error) {
+	files, err := s.mappingFiles(o.mappings)
+	if err != nil {
+		return nil, err
+	}
+	mappings, err := loadMappings(files)
+	if err != nil {
+		return nil, err
+	}
+	var out []eval.Setting
+	for _, mp := range mappings {
+		if len(o.mappings) == 0 && !slices.Contains(s.Bench.Presets, mp.Preset) {
+			continue
+		}
+		set, err := eval.NewSetting(m.Device, m.Shape(), m.QueryScale, eval.Source{Mapping: mp, Sink: -1, Local: -1, Candidates: -1, DenseLayers: mp.DenseLayers}, nil)
+		if err != nil {
+			return nil, asInput(err)
+		}
+		out = append(out, set)
+	}
+	if len(out) == 0 {
+		s.app.progress.logf("bench decode: the run has no mappings, so only dense is timed; train some or name them with --mapping")
+	}
+	return out, nil
+}

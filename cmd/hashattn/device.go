@@ -1,0 +1,87 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/hashattn/hashattn/configs"
+	"github.com/hashattn/hashattn/eval/result"
+	"github.com/hashattn/hashattn/kernels"
+	"github.com/hashattn/hashattn/kernels/cpu"
+	"github.com/hashattn/hashattn/kernels/dtype"
+)
+
+// opener starts a kind of device.
+type opener struct {
+	kind string
+	open func(configs.Device) (kernels.Device, error)
+	// probe says whether the device can be used here and what it is, or why not.
+	probe func() (string, error)
+	// auto devices may be taken where the kind is auto, first one first.
+	auto bool
+}
+
+// openers are the kinds of devices, the best first. Build tags add to them.
+var openers = []opener{
+	{
+		kind: "cpu",
+		open: func(o configs.Device) (kernels.Device, error) { return cpu.New(cpu.Options{Threads: o.Threads}) },
+		probe: func() (string, error) {
+			d, err := cpu.New(cpu.Options{})
+			if err != nil {
+				return "", err
+			}
+			return d.Info().Name, d.Close()
+		},
+		auto: true,
+	},
+	{
+		kind:  "reference",
+		open:  func(configs.Device) (kernels.Device, error) { return kernels.NewReference(), nil },
+		probe: func() (string, error) { return "plain Go, one thread: slow, the specification of the others", nil },
+	},
+}
+
+// openDevice starts the device that an experiment asks for.
+func openDevice(o configs.Device) (kernels.Device, error) {
+	var known, reasons []string
+	for _, op := range openers {
+		known = append(known, op.kind)
+		switch {
+		case o.Kind == op.kind:
+			d, err := op.open(o)
+			if err != nil {
+				return nil, fmt.Errorf("device %s: %w", op.kind, err)
+			}
+			return d, nil
+		case o.Kind == "auto" && op.auto:
+			d, err := op.open(o)
+			if err == nil {
+				return d, nil
+			}
+			reasons = append(reasons, fmt.Sprintf("%s: %v", op.kind, err))
+		}
+	}
+	switch {
+	case o.Kind == "cuda" && !slices.Contains(known, "cuda"):
+		return nil, usagef("device cuda: this program was built without it; build with -tags gpu (scripts/build-gpu.sh)")
+	case o.Kind == "auto":
+		return nil, fmt.Errorf("no device can be used: %s", strings.Join(reasons, "; "))
+	}
+	return nil, usagef("device %s is unknown; this program has %s", o.Kind, strings.Join(known, ", "))
+}
+
+// deviceOf names a device in results.
+func deviceOf(d kernels.Device) result.Device {
+	i := d.Info()
+	return result.Device{Kind: i.Kind, Name: i.Name, Threads: i.Threads, Driver: i.Driver}
+}
+
+// cacheType is the number format of cached keys and values.
+func cacheType(o configs.Device) dtype.Type {
+	if o.Cache == "f32" {
+		return dtype.F32
+	}
+	return dtype.BF16
+}

@@ -1,0 +1,153 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hashattn/hashattn/configs/texts"
+	"github.com/hashattn/hashattn/eval"
+	"github.com/hashattn/hashattn/eval/result"
+	"github.com/hashattn/hashattn/model/selector"
+	"github.com/hashattn/hashattn/model/trace"
+)
+
+type perplexityOptions struct {
+	calibration, out, log string
+	mappings              []string
+}
+
+func (a *app) evalPerplexityCommand() *cobra.Command {
+	var o perplexityOptions
+	c := &cobra.Command{
+		Use:   "perplexity",
+		Short: "Measure the change of likelihood under sparse attention",
+		Long: `eval perplexity prefills held-out texts densely and predicts the last tokens of
+each context under every selector and budget, as decoding would: the change of
+their negative log-likelihood against dense on the same tokens, with the
+standard error over documents. One prefill serves all settings. Finished
+documents are kept, so that a stopped measurement goes on.
+` + exitHelp,
+		Example: `  hashattn eval perplexity --config quickstart
+  hashattn eval perplexity --model model.gguf --mapping shared.safetensors --selectors hash --sparsities 1/32
+  hashattn eval perplexity --contexts 8K --tokens 256 --heldout novel.txt`,
+		Args: args(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			e, err := a.experiment(c)
+			if err != nil {
+				return err
+			}
+			s := a.session(e)
+			defer s.Close()
+			o.fill(s)
+			f, err := s.perplexity(c.Context(), o)
+			if err != nil {
+				return err
+			}
+			return s.show(o.out, f)
+		},
+	}
+	a.bindKeys(c, "name", "model", "eval.perplexity", "selectors", "sparsities", "device", "data.heldout")
+	c.Flags().StringVar(&o.calibration, "calibration", "", "trace that pq and doublesparsity calibrate on (default: traces/calibration in the run's `folder`)")
+	c.Flags().StringArrayVar(&o.mappings, "mapping", nil, "mapping `file`, may be repeated (default: those of the run)")
+	c.Flags().StringVarP(&o.out, "out", "o", "", "`file` to write (default: perplexity.json in the run's folder)")
+	return c
+}
+
+// fill sets what the user left out.
+func (o *perplexityOptions) fill(s *session) {
+	if o.calibration == "" {
+		o.calibration = s.path("traces", "calibration")
+	}
+	if o.out == "" {
+		o.out = s.path("perplexity.json")
+	}
+	o.log = filepath.Join(filepath.Dir(o.out), "perplexity.jsonl")
+}
+
+// perplexityConfig is what perplexity.json depends on beside model, texts and
+// mappings.
+func (s *session) perplexityConfig() any {
+	return map[string]any{"eval.perplexity": s.Eval.Perplexity, "selectors": s.Selectors, "sparsities": s.Sparsities, "sink": s.Train.Sink, "local": s.Train.Local, "denseLayers": s.Train.DenseLayers, "cache": s.Device.Cache, "context": s.Capture.Context}
+}
+
+// perplexity measures and writes the file.
+func (s *session) perplexity(ctx context.Context, o perplexityOptions) (*result.Perplexity, error) {
+	begin := time.Now()
+	files, err := s.mappingFiles(o.mappings)
+	if err != nil {
+		return nil, err
+	}
+	mappings, err := loadMappings(files)
+	if err != nil {
+		return nil, err
+	}
+	m, err := s.openModel(ctx)
+	if err != nil {
+		return nil, err
+	}
+	calibration, err := trace.Open(o.calibration)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return nil, asInput(err)
+	default:
+		defer calibration.Close()
+		if err := calibration.CheckModel(m.Shape()); err != nil {
+			return nil, asInput(err)
+		}
+	}
+	settings, err := s.settings(m.Device, selector.Shape{Model: m.Shape(), Scale: m.QueryScale}, mappings, calibration)
+	if err != nil {
+		return nil, err
+	}
+	contexts := s.contexts(s.Eval.Perplexity.Contexts)
+	docs, tokens, err := s.documents(m, s.Data.Heldout, s.Eval.Perplexity.Documents, slices.Max(contexts))
+	if err != nil {
+		return nil, err
+	}
+	samples := documentHashes(docs)
+	key := result.Hash(fmt.Append(nil, m.Fingerprint, s.perplexityConfig(), samples, fileHashes(files)))
+	if err := os.MkdirAll(filepath.Dir(o.out), 0o755); err != nil {
+		return nil, err
+	}
+	log, err := openNLLLog(o.log, key)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	task := s.app.progress.task("eval perplexity", false)
+	defer task.end()
+	rows, err := eval.Perplexity(ctx, eval.PerplexityOptions{
+		Model: m, Documents: tokens, Settings: settings, Budgets: s.budgets(), Contexts: contexts,
+		Tokens: s.Eval.Perplexity.Tokens, CacheType: cacheType(s.Device), Done: log, Progress: task.update,
+	})
+	if err != nil {
+		return nil, err
+	}
+	task.end()
+	f := &result.Perplexity{Rows: rows}
+	f.Header, err = s.header(result.KindPerplexity, s.perplexityConfig(), []any{samples, contexts, s.Eval.Perplexity.Tokens}, m.Name, m.Fingerprint, m.Device, begin)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.finish(o.out, f); err != nil {
+		return nil, err
+	}
+	return f, log.Remove() // the result holds all of it now
+}
+
+func documentHashes(docs []texts.Document) []string {
+	out := make([]string, len(docs))
+	for i, d := range docs {
+		out[i] = d.Hash()
+	}
+	return out
+}

@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hashattn/hashattn/eval"
+	"github.com/hashattn/hashattn/eval/result"
+	"github.com/hashattn/hashattn/model/selector"
+	"github.com/hashattn/hashattn/model/trace"
+)
+
+type recallOptions struct {
+	trace, calibration, out string
+	mappings                []string
+}
+
+func (a *app) evalRecallCommand() *cobra.Command {
+	var o recallOptions
+	c := &cobra.Command{
+		Use:   "recall",
+		Short: "Measure how much of exact attention the chosen tokens keep",
+		Long: `eval recall takes queries and keys of a held-out trace and measures, for each
+selector, context and budget: recall of the exact top 32 tokens outside sink and
+local, the attention mass on the tokens read, and the relative error of
+attention's output. It needs no model, only the trace and the mappings.
+` + exitHelp,
+		Example: `  hashattn eval recall --config quickstart
+  hashattn eval recall --trace traces/heldout --mapping shared.safetensors --selectors hash,quest --sparsities 1/32
+  hashattn eval recall --per-head --out recall.json`,
+		Args: args(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			e, err := a.experiment(c)
+			if err != nil {
+				return err
+			}
+			s := a.session(e)
+			defer s.Close()
+			o.fill(s)
+			f, err := s.recall(c.Context(), o)
+			if err != nil {
+				return err
+			}
+			return s.show(o.out, f)
+		},
+	}
+	a.bindKeys(c, "name", "eval.recall", "selectors", "sparsities", "device")
+	c.Flags().StringVar(&o.trace, "trace", "", "held-out trace (default: traces/heldout in the run's `folder`)")
+	c.Flags().StringVar(&o.calibration, "calibration", "", "trace that pq and doublesparsity calibrate on (default: traces/calibration in the run's `folder`)")
+	c.Flags().StringArrayVar(&o.mappings, "mapping", nil, "mapping `file`, may be repeated (default: those of the run)")
+	c.Flags().StringVarP(&o.out, "out", "o", "", "`file` to write (default: recall.json in the run's folder)")
+	return c
+}
+
+// fill sets what the user left out.
+func (o *recallOptions) fill(s *session) {
+	if o.trace == "" {
+		o.trace = s.path("traces", "heldout")
+	}
+	if o.calibration == "" {
+		o.calibration = s.path("traces", "calibration")
+	}
+	if o.out == "" {
+		o.out = s.path("recall.json")
+	}
+}
+
+// recallConfig is what recall.json depends on beside traces and mappings.
+func (s *session) recallConfig() any {
+	return map[string]any{"eval.recall": s.Eval.Recall, "selectors": s.Selectors, "sparsities": s.Sparsities, "sink": s.Train.Sink, "local": s.Train.Local, "denseLayers": s.Train.DenseLayers}
+}
+
+// recall measures recall and writes the file.
+func (s *session) recall(ctx context.Context, o recallOptions) (*result.Recall, error) {
+	begin := time.Now()
+	files, err := s.mappingFiles(o.mappings)
+	if err != nil {
+		return nil, err
+	}
+	mappings, err := loadMappings(files)
+	if err != nil {
+		return nil, err
+	}
+	held, err := trace.Open(o.trace)
+	if err != nil {
+		return nil, asInput(fmt.Errorf("%w (hashattn capture makes one)", err))
+	}
+	defer held.Close()
+	calibration, err := trace.Open(o.calibration)
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // those that need one say so
+	case err != nil:
+		return nil, asInput(err)
+	default:
+		defer calibration.Close()
+		if err := calibration.CheckModel(held.Model); err != nil {
+			return nil, asInput(err)
+		}
+	}
+	d, err := s.openDevice()
+	if err != nil {
+		return nil, err
+	}
+	scale := s.queryScale(held.Model.HeadDim)
+	settings, err := s.settings(d, selector.Shape{Model: held.Model, Scale: scale}, mappings, calibration)
+	if err != nil {
+		return nil, err
+	}
+	contexts := s.contexts(s.Eval.Recall.Contexts)
+	if len(s.Eval.Recall.Contexts) == 0 {
+		contexts = []int{held.Context}
+	}
+	task := s.app.progress.task("eval recall", false)
+	defer task.end()
+	rows, err := eval.Recall(ctx, eval.RecallOptions{
+		Device: d, Trace: held, Scale: scale, Settings: settings, Budgets: s.budgets(), Contexts: contexts,
+		Window: s.recallWindow(), Queries: s.Eval.Recall.Queries, PerHead: s.Eval.Recall.PerHead, Progress: task.update,
+	})
+	if err != nil {
+		return nil, err
+	}
+	task.end()
+	samples := make([]string, 0, len(held.Shards))
+	for _, shard := range held.Shards {
+		samples = append(samples, shard.Hash)
+	}
+	f := &result.Recall{Rows: rows}
+	f.Header, err = s.header(result.KindRecall, s.recallConfig(), []any{samples, contexts, s.Eval.Recall.Queries}, held.Model.Name, held.Model.Fingerprint, d, begin)
+	if err != nil {
+		return nil, err
+	}
+	return f, s.finish(o.out, f)
+}

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hashattn/hashattn/eval/report"
+)
+
+type reportOptions struct {
+	out    string
+	format string
+}
+
+func (a *app) reportCommand() *cobra.Command {
+	var o reportOptions
+	c := &cobra.Command{
+		Use:   "report RUN...",
+		Short: "Turn the results of one run or several into tables and plots",
+		Long: `report reads recall.json, perplexity.json, scores.json and bench.json of each run
+(a folder, or one such file), prints tables, and with --out writes report.md,
+report.html (self-contained), plots/*.svg and csv/*.csv. Runs whose samples or
+contexts differ are refused: their numbers do not compare.
+` + exitHelp,
+		Example: `  hashattn report runs/quickstart
+  hashattn report runs/a runs/b --out compared
+  hashattn report runs/quickstart --format csv`,
+		Args: args(cobra.MinimumNArgs(1)),
+		RunE: func(_ *cobra.Command, paths []string) error { return a.runReport(o, paths) },
+	}
+	c.Flags().StringVarP(&o.out, "out", "o", "", "write report.md, report.html, plots and CSV files into this `folder`")
+	c.Flags().StringVar(&o.format, "format", "text", "of standard output: text, markdown, csv, html")
+	return c
+}
+
+func (a *app) runReport(o reportOptions, paths []string) error {
+	var runs []*report.Run
+	for _, p := range paths {
+		run, err := report.Load(p)
+		if err != nil {
+			return asInput(err)
+		}
+		runs = append(runs, run)
+	}
+	r, err := report.New(runs...)
+	if err != nil {
+		return asInput(err)
+	}
+	if o.out != "" {
+		if err := r.Write(o.out); err != nil {
+			return err
+		}
+		a.progress.logf("wrote %s and %s", filepath.Join(o.out, "report.md"), filepath.Join(o.out, "report.html"))
+	}
+	if a.json {
+		return a.printJSON(r.Tables())
+	}
+	switch o.format {
+	case "text":
+		return r.Terminal(a.stdout)
+	case "markdown":
+		return r.Markdown(a.stdout)
+	case "html":
+		return r.HTML(a.stdout)
+	case "csv":
+		for _, t := range r.Tables() {
+			a.printf("# %s\n%s\n", t.Title, t.CSV())
+		}
+		return nil
+	}
+	return usagef("--format %q is not one of text, markdown, csv, html", o.format)
+}

@@ -1,0 +1,244 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/hashattn/hashattn/configs"
+	"github.com/hashattn/hashattn/configs/texts"
+	"github.com/hashattn/hashattn/eval"
+	"github.com/hashattn/hashattn/eval/result"
+	"github.com/hashattn/hashattn/kernels"
+	"github.com/hashattn/hashattn/model"
+	"github.com/hashattn/hashattn/model/mapping"
+	"github.com/hashattn/hashattn/model/selector"
+	"github.com/hashattn/hashattn/model/trace"
+)
+
+// session is one experiment in work: what several of its stages need is opened
+// when first asked for, and closed once.
+type session struct {
+	app *app
+	*configs.Experiment
+	dir string // of the run
+
+	device kernels.Device
+	model  *model.Model
+}
+
+func (a *app) session(e *configs.Experiment) *session {
+	return &session{app: a, Experiment: e, dir: runDir(e)}
+}
+
+// Close closes what was opened.
+func (s *session) Close() {
+	// Nothing was written through either, so nothing is lost if one fails.
+	if s.model != nil {
+		_ = s.model.Close()
+		s.model = nil
+	}
+	if s.device != nil {
+		_ = s.device.Close()
+		s.device = nil
+	}
+}
+
+// path is a file of the run.
+func (s *session) path(parts ...string) string {
+	return filepath.Join(append([]string{s.dir}, parts...)...)
+}
+
+// openDevice gives the experiment's device.
+func (s *session) openDevice() (kernels.Device, error) {
+	if s.device != nil {
+		return s.device, nil
+	}
+	d, err := openDevice(s.Device)
+	if err != nil {
+		return nil, err
+	}
+	s.device = d
+	return d, nil
+}
+
+// openModel gives the experiment's model on its device.
+func (s *session) openModel(ctx context.Context) (*model.Model, error) {
+	if s.model != nil {
+		return s.model, nil
+	}
+	path, err := s.modelPath(ctx)
+	if err != nil {
+		return nil, err
+	}
+	d, err := s.openDevice()
+	if err != nil {
+		return nil, err
+	}
+	t := s.app.progress.task("load "+filepath.Base(path), false)
+	defer t.end()
+	m, err := model.Load(ctx, path, d, model.LoadOptions{Progress: t.update})
+	if err != nil {
+		return nil, asInput(err)
+	}
+	s.model = m
+	return m, nil
+}
+
+// documents gives n texts of the sources as the model's tokens, the first
+// context of each. Shorter documents are an error: they would be measured at
+// another context than the one reported.
+func (s *session) documents(m *model.Model, sources []string, n int, context int) ([]texts.Document, []eval.Document, error) {
+	docs, err := texts.Read(sources...)
+	if err != nil {
+		return nil, nil, asInput(err)
+	}
+	docs = texts.Spread(docs, n)
+	if context > m.Context {
+		return nil, nil, usagef("a context of %d tokens is more than %s was trained for (%d); lower capture.context", context, m.Name, m.Context)
+	}
+	out := make([]eval.Document, len(docs))
+	for i, d := range docs {
+		ids := m.Tokenizer.Encode(d.Text, true)
+		if len(ids) < context {
+			return nil, nil, asInput(fmt.Errorf("text %s has %d tokens, the context asks for %d; give longer texts or lower capture.context", d.Name, len(ids), context))
+		}
+		out[i] = eval.Document{ID: d.Name, Tokens: ids[:context]}
+	}
+	return docs, out, nil
+}
+
+// distinct reports a text that is both calibration and held-out.
+func (s *session) distinct() error {
+	train, err := texts.Read(s.Data.Calibration...)
+	if err != nil {
+		return asInput(err)
+	}
+	held, err := texts.Read(s.Data.Heldout...)
+	if err != nil {
+		return asInput(err)
+	}
+	for _, t := range train {
+		for _, h := range held {
+			if t.Hash() == h.Hash() {
+				return &configs.KeyError{Key: "data.heldout", Problem: fmt.Sprintf("%s is the same text as %s of data.calibration; results on it would flatter", h.Name, t.Name)}
+			}
+		}
+	}
+	return nil
+}
+
+// settings makes the experiment's selectors on a device: hash stands for each
+// of the mappings. calibration may be nil.
+func (s *session) settings(d kernels.Device, at selector.Shape, mappings []*mapping.Mapping, calibration *trace.Reader) ([]eval.Setting, error) {
+	var samples selector.Samples
+	dense := slices.Clone(s.Train.DenseLayers)
+	if calibration != nil {
+		samples = eval.TraceSamples{Reader: calibration}
+		// Mappings are trained for the captured layers; the rivals, too, leave
+		// the others dense, so that all read alike.
+		for l := range at.Layers {
+			if !slices.Contains(calibration.Captured, l) && !slices.Contains(dense, l) {
+				dense = append(dense, l)
+			}
+		}
+	}
+	var out []eval.Setting
+	add := func(src eval.Source) error {
+		set, err := eval.NewSetting(d, at.Model, at.Scale, src, samples)
+		if err != nil {
+			return asInput(err)
+		}
+		out = append(out, set)
+		return nil
+	}
+	for _, sel := range s.Selectors {
+		if sel.Name != "hash" {
+			src := eval.Source{Method: sel.Description(), Sink: s.Train.Sink, Local: s.Train.Local, Candidates: sel.Rerank, DenseLayers: dense}
+			if err := add(src); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		used := 0
+		for _, m := range mappings {
+			if sel.Preset != "" && sel.Preset != m.Preset {
+				continue
+			}
+			used++
+			src := eval.Source{Mapping: m, Sink: -1, Local: -1, Candidates: -1, DenseLayers: m.DenseLayers}
+			if sel.Rerank > 0 {
+				src.Candidates = sel.Rerank
+			}
+			if err := add(src); err != nil {
+				return nil, err
+			}
+		}
+		if used == 0 {
+			return nil, usagef("selector %s needs a mapping; train one, or name its file with --mapping", sel)
+		}
+	}
+	return out, nil
+}
+
+// budgets are the experiment's sparsities.
+func (s *session) budgets() []kernels.Budget {
+	out := make([]kernels.Budget, len(s.Sparsities))
+	for i, b := range s.Sparsities {
+		out[i] = b.Budget
+	}
+	return out
+}
+
+// loadMappings reads mapping files.
+func loadMappings(paths []string) ([]*mapping.Mapping, error) {
+	var out []*mapping.Mapping
+	for _, p := range paths {
+		m, err := mapping.Load(p)
+		if err != nil {
+			return nil, asInput(err)
+		}
+		out = append(out, m)
+	}
+	return out, nil
+}
+
+// contexts are ints, the captured context where none is given.
+func (s *session) contexts(list []configs.Tokens) []int {
+	if len(list) == 0 {
+		return []int{int(s.Capture.Context)}
+	}
+	out := make([]int, len(list))
+	for i, c := range list {
+		out[i] = int(c)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// header starts a result file. samples identifies what is measured on.
+func (s *session) header(kind string, config any, samples any, name, fingerprint string, d kernels.Device, begin time.Time) (result.Header, error) {
+	h, err := result.NewHeader(kind, config)
+	if err != nil {
+		return h, err
+	}
+	raw, err := json.Marshal(samples)
+	if err != nil {
+		return h, err
+	}
+	h.Samples = result.Hash(raw)
+	h.Model = result.Model{Name: name, Fingerprint: fingerprint}
+	h.Device = deviceOf(d)
+	h.Seconds = time.Since(begin).Seconds()
+	return h, nil
+}
+
+// queryScale is what attention multiplies q.k by where only a trace is at
+// hand: 1/sqrt(headDim), as all models of the known architectures do.
+func (s *session) queryScale(headDim int) float32 {
+	return float32(1 / math.Sqrt(float64(headDim)))
+}

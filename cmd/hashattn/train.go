@@ -1,0 +1,156 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/hashattn/hashattn/model/mapping"
+	"github.com/hashattn/hashattn/model/trace"
+	"github.com/hashattn/hashattn/train"
+)
+
+type trainOptions struct{ trace, out, checkpoints string }
+
+func (a *app) trainCommand() *cobra.Command {
+	var o trainOptions
+	c := &cobra.Command{
+		Use:   "train",
+		Short: "Train hash mappings from a trace",
+		Long: `train learns one mapping of each preset from a calibration trace and writes it as
+PRESET.safetensors. Layers and heads train side by side on all cores; the result
+does not depend on how many. A training that was stopped goes on from the last
+finished layer and head, whose maps and loss curves are kept as they come.
+` + exitHelp,
+		Example: `  hashattn train --config quickstart
+  hashattn train --trace traces/calibration --presets grouped --steps 400 --out mappings
+  hashattn train --presets paper --paper-steps 6400 --workers 8`,
+		Args: args(cobra.NoArgs),
+		RunE: func(c *cobra.Command, _ []string) error {
+			e, err := a.experiment(c)
+			if err != nil {
+				return err
+			}
+			s := a.session(e)
+			defer s.Close()
+			if o.trace == "" {
+				o.trace = s.path("traces", "calibration")
+			}
+			if o.out == "" {
+				o.out = s.path("mappings")
+			}
+			if o.checkpoints == "" {
+				o.checkpoints = s.path("train")
+			}
+			return s.runTrain(c.Context(), o)
+		},
+	}
+	a.bindKeys(c, "name", "train")
+	c.Flags().StringVar(&o.trace, "trace", "", "calibration trace (default: traces/calibration in the run's `folder`)")
+	c.Flags().StringVarP(&o.out, "out", "o", "", "`folder` of the mappings (default: mappings in the run's folder)")
+	c.Flags().StringVar(&o.checkpoints, "checkpoints", "", "`folder` of finished parts and loss curves (default: train in the run's folder)")
+	return c
+}
+
+// trained is what train prints of one mapping.
+type trained struct {
+	Mapping      string  `json:"mapping"`
+	Preset       string  `json:"preset"`
+	BitsPerToken int     `json:"bitsPerToken"`
+	Steps        int     `json:"steps"`
+	Layers       int     `json:"layers"`
+	Hash         string  `json:"trainingHash"`
+	Seconds      float64 `json:"seconds"`
+}
+
+func (s *session) runTrain(ctx context.Context, o trainOptions) error {
+	var all []trained
+	for _, preset := range s.Train.Presets {
+		begin := time.Now()
+		path := filepath.Join(o.out, preset+".safetensors")
+		m, err := s.train(ctx, preset, o.trace, filepath.Join(o.checkpoints, preset), path)
+		if err != nil {
+			return err
+		}
+		layers := 0
+		for _, l := range m.Layers {
+			if l != nil {
+				layers++
+			}
+		}
+		all = append(all, trained{path, preset, m.BitsPerToken(), s.steps(preset), layers, m.TrainingHash, time.Since(begin).Seconds()})
+	}
+	if s.app.json {
+		return s.app.printJSON(all)
+	}
+	for _, t := range all {
+		s.app.printf("%s: %s, %d bits per KV-head token, %d layers, %d steps, %s\n", t.Mapping, t.Preset, t.BitsPerToken, t.Layers, t.Steps, elapsed(time.Duration(t.Seconds*float64(time.Second))))
+	}
+	return nil
+}
+
+// steps are a preset's training steps.
+func (s *session) steps(preset string) int {
+	if preset == "paper" {
+		return s.Train.PaperSteps
+	}
+	return s.Train.Steps
+}
+
+// trainConfig is the recipe of a preset with the experiment's numbers.
+func (s *session) trainConfig(preset string) (train.Config, error) {
+	c, err := train.Preset(preset)
+	if err != nil {
+		return c, usageError{err}
+	}
+	t := s.Train
+	c.Bits, c.Steps, c.Seed = t.Bits, s.steps(preset), t.Seed
+	c.Sink, c.Local = t.Sink, t.Local
+	c.Documents, c.Queries, c.Keys = t.Documents, t.Queries, t.Keys
+	c.DenseLayers = t.DenseLayers
+	if t.LearningRate > 0 {
+		c.LearningRate = t.LearningRate
+	}
+	if preset != "paper" {
+		c.QueryBits = t.QueryBits
+	}
+	if preset == "grouped" {
+		c.Candidates, c.PerHeadLayers = t.Candidates, t.PerHeadLayers
+	}
+	if err := c.Check(); err != nil {
+		return c, usageError{fmt.Errorf("train of %s: %w", preset, err)}
+	}
+	return c, nil
+}
+
+// train trains one preset and writes its mapping.
+func (s *session) train(ctx context.Context, preset, traceDir, checkpoints, path string) (*mapping.Mapping, error) {
+	c, err := s.trainConfig(preset)
+	if err != nil {
+		return nil, err
+	}
+	r, err := trace.Open(traceDir)
+	if err != nil {
+		return nil, asInput(fmt.Errorf("%w (hashattn capture makes one)", err))
+	}
+	defer r.Close()
+	for _, dir := range []string{checkpoints, filepath.Dir(path)} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	task := s.app.progress.task("train "+preset, false)
+	defer task.end()
+	m, err := train.Run(ctx, train.Options{
+		Trace: r, Config: c, Workers: s.Train.Workers, CheckpointDir: checkpoints,
+		OnProgress: func(p train.Progress) { task.update64(p.StepsDone, p.TotalSteps) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	return m, m.Save(path)
+}

@@ -1,0 +1,137 @@
+//go:build gpu
+
+package cuda
+
+import (
+	"fmt"
+
+	"github.com/hashattn/hashattn/kernels"
+	"github.com/hashattn/hashattn/kernels/dtype"
+)
+
+// AttendHash implements kernels.Device: one cluster launch behind the query
+// encoding where fusable says so, the single operations elsewhere.
+func (d *Device) AttendHash(out, q kernels.Tensor, layer int, b *kernels.Batch, scale float32, h kernels.HashQuery, sel kernels.Selection) {
+	want("q", q, dtype.F32)
+	s := d.use(b)
+	e := h.Encoder.(*encoder)
+	tokens, maps, bits := s.shape.tokens, e.p.Heads, e.p.Out()
+	weights := kernels.Tensor{Type: dtype.I8, Shape: []int{tokens, maps, bits}, Memory: memory{d.borrow("query weights", tokens*maps*bits), tokens * maps * bits}}
+	scales := kernels.Tensor{Type: dtype.F32, Shape: []int{tokens, maps}, Memory: memory{d.borrow("query scales", tokens*maps*4), tokens * maps * 4}}
+	d.EncodeQueries(weights, scales, h.Encoder, q, h.Bits)
+	if plan, ok := d.fusable(q, layer, s, e, h, sel); ok {
+		d.count(func() (int64, int64) { return selectedReads(b, sel) })
+		d.attendFused(plan, out, q, address(weights), 0, 0, layer, s, scale, e, sel)
+		return
+	}
+	limit := s.shape.limit
+	scored, chosen := max(1, sel.Scored(limit)), max(1, sel.Chosen(limit))
+	scores := d.borrow("hash scores", tokens*sel.Heads*limit*4)
+	if h.Mass {
+		perHead := d.borrow("hash scores per head", tokens*maps*limit*4)
+		d.scanHash(perHead, address(weights), maps, bits, maps, limit, layer, s)
+		d.groupMass(scores, limit, perHead, true, maps, limit, address(scales), sel.Heads, s, sel)
+	} else {
+		d.scanHash(scores, address(weights), maps, bits, sel.Heads, limit, layer, s)
+	}
+	selected := d.borrow("hash selected", tokens*sel.Heads*scored*4)
+	d.topK(topKArgs{out: selected, scores: scores, rows: s.rows, sets: int32(sel.Heads), stride: int32(limit), k: int32(scored), s: selectionOf(sel)}, !h.Mass, tokens, limit)
+	k := scored
+	if sel.Reranks() {
+		kept := d.borrow("hash kept", tokens*sel.Heads*chosen*4)
+		d.rerank(kept, chosen, selected, scored, q, layer, s, scale, sel)
+		selected, k = kept, chosen
+	}
+	list := kernels.Tensor{Type: dtype.I32, Shape: []int{tokens, sel.Heads, k}, Memory: memory{selected, tokens * sel.Heads * k * 4}}
+	d.count(func() (int64, int64) { return selectedReads(b, sel) })
+	d.attend(out, q, layer, s, scale, 0, list, sel)
+}
+
+// fusedPlan is a launch of the fused kernel.
+type fusedPlan struct {
+	blocks, warps  int // of a cluster, of a block
+	bins           int // of levels
+	levels, listed int // room of a block
+	shared         int // bytes
+}
+
+// The fused kernel's statically declared shared memory, and what a block can
+// have.
+const (
+	fusedStatic  = 14 << 10
+	sharedMemory = 227 << 10
+)
+
+// fusedShape is what the plan depends on: sets reads tokens of limit cached
+// ones; codes of words words, levels up to most; heads query heads of dim.
+type fusedShape struct{ limit, reads, words, most, heads, dim int }
+
+// plan sizes the fused kernel for a cluster of blocks blocks of warps warps.
+func (s fusedShape) plan(blocks, warps int) fusedPlan {
+	chunk := 128 / s.words
+	chunks := (s.limit + chunk - 1) / chunk
+	perWarp := (chunks + blocks*warps - 1) / (blocks * warps)
+	if s.words == 4 {
+		perWarp += perWarp & 1
+	}
+	p := fusedPlan{
+		blocks: blocks, warps: warps, bins: min(1024, s.most/8*8+8),
+		levels: warps * 32 * (perWarp*chunk/32 + 4), listed: (s.reads+blocks-1)/blocks + 4,
+	}
+	front := max((p.bins+blocks*p.bins/2)*4+2*p.levels, warps*s.heads*s.dim*4)
+	p.shared = front + s.heads*s.dim*4 + p.listed*4
+	return p
+}
+
+// fits says whether a block can hold the plan's data; levels are counted in 16
+// bits.
+func (p fusedPlan) fits() bool { return p.levels < 1<<16 && p.shared+fusedStatic <= sharedMemory }
+
+// fusable decides whether the fused kernel computes a step exactly: the query
+// maps of a set share a code, a score fits 15 bits, no reranking, no mass.
+func (d *Device) fusable(q kernels.Tensor, layer int, s *batch, e *encoder, h kernels.HashQuery, sel kernels.Selection) (fusedPlan, bool) {
+	bits, index := e.p.Out(), s.indexed(layer, 0)
+	most := 1
+	if h.Bits > 1 {
+		most = 1<<(h.Bits-1) - 1
+	}
+	if d.options.NoClusters || h.Mass || sel.Reranks() || !s.tensorCores() ||
+		sel.Heads%s.shape.kvHeads != 0 || q.Dim(1)%sel.Heads != 0 || q.Dim(1)/sel.Heads > 8 ||
+		sel.Heads%index.heads != 0 || e.p.Heads%sel.Heads != 0 ||
+		(index.width != 1 && index.width != 2 && index.width != 4) || bits*most*(e.p.Heads/sel.Heads) > 32766 {
+		return fusedPlan{}, false
+	}
+	shape := fusedShape{s.shape.limit, sel.Read(s.shape.limit), index.width, bits * most * (e.p.Heads / sel.Heads), q.Dim(1) / sel.Heads, s.shape.dim}
+	blocks, warps := fusedBlocks(shape, s.shape.tokens*sel.Heads, d.info.Multiprocessors)
+	for ; blocks <= 16; blocks *= 2 {
+		if p := shape.plan(blocks, warps); p.fits() {
+			return p, true
+		}
+	}
+	return fusedPlan{}, false
+}
+
+// fusedBlocks chooses the cluster: about 1024 tokens a block for a lone
+// sequence, fewer and larger blocks when the batch fills the GPU by itself.
+func fusedBlocks(s fusedShape, sets, multiprocessors int) (blocks, warps int) {
+	blocks = 2
+	for blocks < 16 && s.limit > 1024*blocks && (sets*blocks < 2*multiprocessors || s.limit > 16384*blocks) {
+		blocks *= 2
+	}
+	return blocks, 8
+}
+
+// attendFused launches the fused kernel. selected, if not 0, gets the chosen
+// positions, rows of k.
+func (d *Device) attendFused(p fusedPlan, out, q kernels.Tensor, weights, selected uint64, k, layer int, s *batch, scale float32, e *encoder, sel kernels.Selection) {
+	heads, dim := q.Dim(1), q.Dim(2)
+	d.wrote(out)
+	a := fusedArgs{
+		out: address(out), shadow: d.shadowFor(shadowAttention, out, s.shape.tokens, heads*dim), q: address(q), weights: weights,
+		rows: s.rows, layers: s.layers, selected: selected,
+		layerCount: int32(s.shape.layers), layer: int32(layer), queryHeads: int32(heads), kvHeads: int32(s.shape.kvHeads), keyHeads: int32(s.indexed(layer, 0).heads),
+		sets: int32(sel.Heads), single: s.single(), maps: int32(e.p.Heads), bits: int32(e.p.Out()),
+		k: int32(k), bins: int32(p.bins), levels: int32(p.levels), listed: int32(p.listed), scale: scale, s: selectionOf(sel),
+	}
+	d.launch(fmt.Sprintf("fused_%d_%d_%d", dim, s.indexed(layer, 0).width, p.warps), size{x: p.blocks * sel.Heads * s.shape.tokens, y: 1, z: 1, block: 32 * p.warps, shared: p.shared, cluster: p.blocks}, a)
+}
