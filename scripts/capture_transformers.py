@@ -162,6 +162,8 @@ def main():
         "context": args.context, "captured": wanted, "shards": []}
     out = pathlib.Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
+    umask = os.umask(0)
+    os.umask(umask)
     index = out / "index.json"
     if index.exists():
         old = json.loads(index.read_text())
@@ -198,6 +200,7 @@ def main():
         file = out / f"{hashlib.sha256(doc.encode()).hexdigest()[:8]}-{digest[:16]}.safetensors"
         tmp = file.with_name(f".{file.name}.{os.getpid()}.tmp")
         save_file(tensors, tmp, metadata={"format": FORMAT, "version": str(VERSION), "document": doc, "hash": digest, "model": header["model"]["fingerprint"]})
+        os.chmod(tmp, 0o666 & ~umask)  # safetensors makes it private
         with open(tmp, "rb") as f:
             os.fsync(f.fileno())
         shard = {"file": file.name, "id": doc, "hash": digest, "kind": kind, "tokens": n, "queries": len(positions), "bytes": tmp.stat().st_size, "sha256": sha256_file(tmp)}
