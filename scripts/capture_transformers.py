@@ -131,7 +131,7 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--model", required=True, help="hub name or folder")
     ap.add_argument("--gguf", help="GGUF file inside the model's folder")
-    ap.add_argument("--fingerprint", help="the model's fingerprint; default: SHA-256 of its files")
+    ap.add_argument("--fingerprint", help="the model's fingerprint; default: SHA-256 of its files. A mapping for hashattn needs the one that `hashattn inspect` prints")
     ap.add_argument("--out", required=True, help="trace folder")
     ap.add_argument("--context", type=int, default=4096, help="tokens taken of each document")
     ap.add_argument("--documents", type=int, help="stop after that many documents")
