@@ -207,21 +207,25 @@ type cacheRows struct {
 	k, v     []byte // the head's rows
 	rowBytes int
 	bytes    int
+	copyRows func(n int, positions *int32, rowBytes int, from, to *byte)
 	gathered []byte // room for a block of keys and one of values
 }
 
 func (j *decodeJob) cacheRows(p *part, s *scratch) cacheRows {
 	c := p.seg.Cache
-	return newCacheRows(c, j.layer, p.head/(j.heads/c.KVHeads), s)
+	return newCacheRows(j.d.set, c, j.layer, p.head/(j.heads/c.KVHeads), s)
 }
 
-func newCacheRows(c *kernels.Cache, layer, kv int, s *scratch) cacheRows {
+func newCacheRows(set *kernelSet, c *kernels.Cache, layer, kv int, s *scratch) cacheRows {
 	bytes := c.Type.BlockBytes()
 	row := c.HeadDim * bytes
 	head := kv * c.Capacity * row
 	r := cacheRows{
 		k: c.K[layer].Bytes()[head : head+c.Capacity*row], v: c.V[layer].Bytes()[head : head+c.Capacity*row],
-		rowBytes: row, bytes: bytes,
+		rowBytes: row, bytes: bytes, copyRows: set.gather,
+	}
+	if row%32 != 0 {
+		r.copyRows = gatherPortable
 	}
 	buf := grow(&s.b, 2*attendBlock*c.HeadDim)
 	r.gathered = unsafe.Slice((*byte)(unsafe.Pointer(&buf[0])), 4*2*attendBlock*c.HeadDim)
@@ -247,15 +251,23 @@ func (r *cacheRows) block(p *positions, lo, hi int) (keys, values *byte, n int) 
 	return &r.k[from*r.rowBytes], &r.v[from*r.rowBytes], n
 }
 
+// keyBlock is block without the values.
+func (r *cacheRows) keyBlock(p *positions, lo, hi int) (keys *byte, n int) {
+	if in := lo - p.sink; in >= 0 && in < len(p.selected) {
+		list := p.selected[in:]
+		n = min(attendBlock, hi-lo, len(list))
+		r.copyRows(n, &list[0], r.rowBytes, &r.k[0], &r.gathered[0])
+		return &r.gathered[0], n
+	}
+	keys, _, n = r.block(p, lo, hi)
+	return keys, n
+}
+
 func (r *cacheRows) gather(list []int32) (keys *byte) {
-	k, v := r.gathered, r.gathered[attendBlock*r.rowBytes:]
-	for i, p := range list {
-		copy(k[i*r.rowBytes:(i+1)*r.rowBytes], r.k[int(p)*r.rowBytes:])
-	}
-	for i, p := range list {
-		copy(v[i*r.rowBytes:(i+1)*r.rowBytes], r.v[int(p)*r.rowBytes:])
-	}
-	return &k[0]
+	k, v := &r.gathered[0], &r.gathered[attendBlock*r.rowBytes]
+	r.copyRows(len(list), &list[0], r.rowBytes, &r.k[0], k)
+	r.copyRows(len(list), &list[0], r.rowBytes, &r.v[0], v)
+	return k
 }
 
 // mergeJob adds up the parts of a row's partial softmax.

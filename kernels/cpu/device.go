@@ -32,6 +32,12 @@ type Device struct {
 	decode  decodeJob
 	merge   mergeJob
 	prefill prefillJob
+	scan    scanJob
+	top     topJob
+	hash    hashState
+	rerank  rerankJob
+	keys    keysJob
+	queries queriesJob
 	padded  []float32 // activations with rows padded to whole registers
 	packed  []float32 // activations packed for the matrix multiplication
 }
@@ -41,6 +47,9 @@ var _ kernels.Device = (*Device)(nil)
 // scratch is a thread's own memory.
 type scratch struct {
 	a, b, c []float32
+	words   []uint32
+	cut     cutScratch
+	encode  encodeScratch
 	sums    [16]float32
 	_       [64]byte // keeps threads' scratch on different cache lines
 }

@@ -34,6 +34,13 @@ type kernelSet struct {
 	widen          func(n int, dst *float32, src *uint16)
 	readAll        func(n int, p *byte) uint64
 
+	toFloat func(n int, dst *float32, src *int32)
+	// any n; of scan nil where the processor lacks byte permutations
+	scanNarrow, scanWide func(n int, codes *uint32, tables *byte, bias int32, scores *int32, add int)
+	cutI32               func(n int, scores *int32, threshold int32, first int, positions, kept *int32) int
+	cutF32               func(n int, scores *float32, threshold float32, first int, positions *int32, kept *float32) int
+	gather               func(n int, positions *int32, rowBytes int, from, to *byte)
+
 	formats map[dtype.Type]formatKernels
 }
 

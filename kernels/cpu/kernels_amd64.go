@@ -10,7 +10,7 @@ import (
 func machineSets() []*kernelSet {
 	var sets []*kernelSet
 	x := cpu.X86
-	if x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL && x.HasAVX512VPOPCNTDQ && x.HasAVX512VBMI && x.HasAVX512VNNI {
+	if x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL && x.HasAVX512VBMI {
 		sets = append(sets, &avx512)
 	}
 	// processors with AVX2 and FMA have F16C
@@ -29,6 +29,8 @@ var avx512 = kernelSet{
 	mixBF16: [4]func(width, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int){mixBF161AVX512, mixBF162AVX512, mixBF163AVX512, mixBF164AVX512},
 	maximum: maximumAVX512, expSum: expSumAVX512, softmaxColumns: softmaxColumnsAVX512, scaleColumns: scaleColumnsAVX512,
 	gate: gateAVX512, scaleBy: scaleByAVX512, addTo: addToAVX512, widen: widenAVX512, readAll: readAllAVX512,
+	toFloat: toFloatAVX512, gather: gatherAVX2,
+	scanNarrow: scanNarrowAVX512, scanWide: scanWideAVX512, cutI32: cutI32AVX512, cutF32: cutF32AVX512,
 	formats: map[dtype.Type]formatKernels{
 		dtype.F32:  {32, dequantF32AVX512, productF32AVX512},
 		dtype.BF16: {32, dequantBF16AVX512, productBF16AVX512},
@@ -55,6 +57,8 @@ var avx2 = kernelSet{
 	mixBF16: [4]func(width, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int){mixBF161AVX2, mixBF162AVX2, mixBF163AVX2, mixBF164AVX2},
 	maximum: maximumAVX2, expSum: expSumAVX2, softmaxColumns: softmaxColumnsAVX2, scaleColumns: scaleColumnsAVX2,
 	gate: gateAVX2, scaleBy: scaleByAVX2, addTo: addToAVX2, widen: widenAVX2, readAll: readAllAVX2,
+	toFloat: toFloatAVX2, gather: gatherAVX2,
+	cutI32: cutPortable[int32], cutF32: cutPortable[float32],
 	formats: map[dtype.Type]formatKernels{
 		dtype.F32:  {32, dequantF32AVX2, productF32AVX2},
 		dtype.BF16: {32, dequantBF16AVX2, productBF16AVX2},

@@ -17,6 +17,7 @@ func portable() *kernelSet {
 		maximum: maximumPortable, expSum: expSumPortable, softmaxColumns: softmaxColumnsPortable,
 		scaleColumns: scaleColumnsPortable, gate: gatePortable, scaleBy: scaleByPortable,
 		addTo: addToPortable, widen: widenPortable, readAll: readAllPortable,
+		toFloat: toFloatPortable, cutI32: cutPortable[int32], cutF32: cutPortable[float32], gather: gatherPortable,
 		formats: map[dtype.Type]formatKernels{},
 	}
 	for i := range 4 {
@@ -224,5 +225,31 @@ func formatPortable(t dtype.Type) formatKernels {
 				ys[i] = sum
 			}
 		},
+	}
+}
+
+func toFloatPortable(n int, dst *float32, src *int32) {
+	d := floats(dst, n)
+	for i, v := range unsafe.Slice(src, n) {
+		d[i] = float32(v)
+	}
+}
+
+func cutPortable[T int32 | float32](n int, scores *T, threshold T, first int, positions *int32, kept *T) int {
+	ps, ks := unsafe.Slice(positions, n), unsafe.Slice(kept, n)
+	count := 0
+	for i, v := range unsafe.Slice(scores, n) {
+		if v >= threshold {
+			ps[count], ks[count] = int32(first+i), v
+			count++
+		}
+	}
+	return count
+}
+
+func gatherPortable(n int, positions *int32, rowBytes int, from, to *byte) {
+	dst := unsafe.Slice(to, n*rowBytes)
+	for i, p := range unsafe.Slice(positions, n) {
+		copy(dst[i*rowBytes:(i+1)*rowBytes], unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(from), int(p)*rowBytes)), rowBytes))
 	}
 }
