@@ -2,14 +2,14 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
+	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
 
 	"github.com/hashattn/hashattn/eval/benchmark"
+	"github.com/hashattn/hashattn/eval/pipeline"
 	"github.com/hashattn/hashattn/eval/result"
 	"github.com/hashattn/hashattn/longbench"
 	"github.com/hashattn/hashattn/model"
@@ -65,25 +65,58 @@ compare with no published score.
 	return c
 }
 
-// longBenchData opens the samples that the experiment names.
-func (s *session) longBenchData() (*longbench.Dataset, error) {
+// longBenchPath is where the samples lie, "" for those of the program.
+func (s *session) longBenchPath() (string, error) {
 	switch s.LongBench.Data {
 	case "sample":
-		return longbench.Embedded(), nil
+		return "", nil
 	case "longbench":
 		cache, err := hub.CacheDir()
 		if err != nil {
-			return nil, err
+			return "", err
 		}
 		path := filepath.Join(cache, "longbench", "data.zip")
-		data, err := longbench.Open(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, asInput(fmt.Errorf("%s is not there; download %s to it, or name a folder by --data", path, longbench.DataURL))
+		if _, err := os.Stat(path); err != nil {
+			return "", asInput(fmt.Errorf("%s is not there; download %s to it, or name a folder by --data", path, longbench.DataURL))
 		}
-		return data, asInput(err)
+		return path, nil
 	}
-	data, err := longbench.Open(s.LongBench.Data)
+	return filepath.Abs(s.LongBench.Data)
+}
+
+// longBenchData opens the samples that the experiment names.
+func (s *session) longBenchData() (*longbench.Dataset, error) {
+	path, err := s.longBenchPath()
+	switch {
+	case err != nil:
+		return nil, err
+	case path == "":
+		return longbench.Embedded(), nil
+	}
+	data, err := longbench.Open(path)
 	return data, asInput(err)
+}
+
+// longBenchStage is the stage of hashattn run. Its predictions are no work to
+// be removed: each knows the configuration that it was made under.
+func (s *session) longBenchStage(kind string, mappings []string, inputs func() ([]string, error)) (pipeline.Stage, error) {
+	path, err := s.longBenchPath()
+	if err != nil {
+		return pipeline.Stage{}, err
+	}
+	o := longBenchOptions{benchmarkOptions: benchmarkOptions{mappings: mappings, calibration: s.path("traces", "calibration"), out: s.path("scores.json")}}
+	return pipeline.Stage{
+		Name: "eval-longbench", Version: 1, Outputs: []string{"scores.json"},
+		Config: []any{kind, s.LongBench, s.Selectors, s.Sparsities, s.Train.Sink, s.Train.Local, s.Train.DenseLayers, s.Device.Cache},
+		Inputs: func() ([]string, error) {
+			files, err := inputs()
+			if path != "" {
+				files = append(files, path)
+			}
+			return files, err
+		},
+		Run: func(ctx context.Context) error { _, err := s.longBench(ctx, o); return err },
+	}, nil
 }
 
 // similarity is how code is compared.
