@@ -72,7 +72,7 @@ def main():
     a = parser.parse_args()
 
     compiler = Compiler(find_nvrtc(a.root))
-    options = ["--std=c++17", f"-I{a.source}"] + (["--ptxas-options=-v"] if a.report else [])
+    options = ["--std=c++17", "--device-as-default-execution-space", f"-I{a.source}"] + (["--ptxas-options=-v"] if a.report else [])
     headers = b"".join(open(h, "rb").read() for h in sorted(glob.glob(os.path.join(a.source, "*.cuh"))))
     os.makedirs(a.out, exist_ok=True)
     stamp_path = os.path.join(a.out, "stamp.json")
@@ -84,7 +84,7 @@ def main():
         for arch in a.arch:
             virtual = arch.startswith("compute")
             path = os.path.join(a.out, f"{name}.{arch}.{'ptx' if virtual else 'cubin'}")
-            key = hashlib.sha256(headers + open(source, "rb").read() + "|".join([compiler.version, arch, "--std=c++17"]).encode()).hexdigest()
+            key = hashlib.sha256(headers + open(source, "rb").read() + "|".join([compiler.version, arch] + options[:2]).encode()).hexdigest()
             if stamp.get(os.path.basename(path)) == key and os.path.exists(path) and not a.report:
                 continue
             image, log = compiler.compile(source, arch, options)

@@ -87,6 +87,38 @@ func (t *task) update64(done, total int64) {
 	fmt.Fprintf(t.p.w, "%s: %s of %s (%d%%)%s\n", t.label, t.amount(done), t.amount(total), 100*done/total, left)
 }
 
+// left is update for work that estimates its own end.
+func (t *task) left(done, total int, what string, remaining time.Duration) {
+	if t == nil || t.p.quiet || total <= 0 {
+		return
+	}
+	if t.p.terminal {
+		t.update(done, total)
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if t.bar != nil {
+			label := t.label + " " + what
+			if remaining > 0 {
+				label += ", about " + elapsed(remaining) + " left"
+			}
+			t.bar.Describe(label)
+		}
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	if now.Sub(t.last) < logEvery {
+		return
+	}
+	t.last = now
+	line := fmt.Sprintf("%s: %d of %d, %s", t.label, done, total, what)
+	if remaining > 0 {
+		line += ", about " + elapsed(remaining) + " left"
+	}
+	fmt.Fprintln(t.p.w, line)
+}
+
 func (t *task) amount(n int64) string {
 	if t.bytes {
 		return fmt.Sprintf("%.1f MB", float64(n)/1e6)

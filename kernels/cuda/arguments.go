@@ -78,7 +78,7 @@ type attendArgs struct {
 	layerCount, layer, queryHeads, kvHeads, sets, window, k, dim int32
 
 	scale  float32
-	unused int32
+	single int32
 	s      selection
 }
 
@@ -142,9 +142,10 @@ func (a rerankArgs) words() []uint64 { return wordsOf(&a) }
 type fusedArgs struct {
 	out, shadow, q, weights, rows, layers, selected uint64
 
-	layerCount, layer, queryHeads, sets, maps, bits, k, levels, listed int32
+	layerCount, layer, queryHeads, kvHeads, keyHeads, sets, maps, bits, k, single, levels, listed int32
 
 	scale float32
+	bins  int32
 	s     selection
 }
 

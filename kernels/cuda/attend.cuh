@@ -14,12 +14,13 @@ template <int D> struct Queries {
     bf16 hi[8][D + 32], lo[8][D + 32];
     // fill loads heads rows of q, f32, by all threads of the block.
     DEV void fill(const float *q, int heads) {
-        for (int i = threadIdx.x; i < 8 * D; i += blockDim.x) {
-            const int h = i / D, e = i % D;
-            const float v = h < heads ? q[h * D + e] : 0.f;
-            hi[h][e] = tobf16(v);
-            lo[h][e] = tobf16(v - f32(hi[h][e]));
-        }
+        for (int i = threadIdx.x; i < 8 * D; i += blockDim.x) put(i, i < heads * D ? q[i] : 0.f);
+    }
+    // put sets value i of [8][D].
+    DEV void put(int i, float v) {
+        const bf16 h = tobf16(v);
+        hi[i / D][i % D] = h;
+        lo[i / D][i % D] = tobf16(v - f32(h));
     }
 };
 

@@ -14,9 +14,11 @@ template <class C> DEV void append(const float *k, const float *v, const Row *ro
     }
 }
 KERNEL append_bf16(const float *k, const float *v, const Row *rows, const Layer *layers, int layerCount, int layer, int heads, int dim) {
+    begin();
     append<bf16>(k, v, rows, layers, layerCount, layer, heads, dim);
 }
 KERNEL append_f32(const float *k, const float *v, const Row *rows, const Layer *layers, int layerCount, int layer, int heads, int dim) {
+    begin();
     append<float>(k, v, rows, layers, layerCount, layer, heads, dim);
 }
 
@@ -54,7 +56,7 @@ struct AttendArgs {
     u32 *arrived;        // [T * chunks], zero between launches
     int layerCount, layer, queryHeads, kvHeads, sets, window, k, dim;
     float scale;
-    int unused;
+    int single; // row i is segment i
     Selection s;
 };
 
@@ -72,7 +74,7 @@ template <int D> DEV void attendRows(const AttendArgs &a) {
     const int set = blockIdx.y / chunksPerSet, chunk = blockIdx.y % chunksPerSet;
     const int head = set * perSet + chunk * 8, heads = imin(8, perSet - chunk * 8);
     const Row r = a.rows[row];
-    const Layer L = a.layers[r.segment * a.layerCount + a.layer];
+    const Layer L = a.layers[(a.single ? row : r.segment) * a.layerCount + a.layer];
     const Read read(r.position + 1, a.window, a.selected ? a.selected + ((long long)row * a.sets + set) * a.k : nullptr, a.s);
 
     const int tiles = (read.count + 15) / 16, per = imax(W, (tiles + gridDim.x - 1) / gridDim.x), active = (tiles + per - 1) / per;
@@ -152,9 +154,9 @@ template <int D> DEV void attendRows(const AttendArgs &a) {
         if (a.shadow) *(u32 *)(a.shadow + to) = pack(x / l, y / l);
     }
 }
-KERNEL __launch_bounds__(256, 2) attend_rows_64(const AttendArgs a) { attendRows<64>(a); }
-KERNEL __launch_bounds__(256, 2) attend_rows_128(const AttendArgs a) { attendRows<128>(a); }
-KERNEL __launch_bounds__(256, 1) attend_rows_256(const AttendArgs a) { attendRows<256>(a); }
+KERNEL __launch_bounds__(256, 2) attend_rows_64(const AttendArgs a) { begin(); attendRows<64>(a); }
+KERNEL __launch_bounds__(256, 2) attend_rows_128(const AttendArgs a) { begin(); attendRows<128>(a); }
+KERNEL __launch_bounds__(256, 1) attend_rows_256(const AttendArgs a) { begin(); attendRows<256>(a); }
 
 // attendPlain serves head dimensions and cache types without a fast kernel:
 // block (head, row), lanes over the values, warps over the tokens.
@@ -201,5 +203,5 @@ template <class C> DEV void attendPlain(const AttendArgs &a) {
         a.out[((long long)row * a.queryHeads + head) * D + i] = v / sum;
     }
 }
-KERNEL __launch_bounds__(256) attend_plain_bf16(const AttendArgs a) { attendPlain<bf16>(a); }
-KERNEL __launch_bounds__(256) attend_plain_f32(const AttendArgs a) { attendPlain<float>(a); }
+KERNEL __launch_bounds__(256) attend_plain_bf16(const AttendArgs a) { begin(); attendPlain<bf16>(a); }
+KERNEL __launch_bounds__(256) attend_plain_f32(const AttendArgs a) { begin(); attendPlain<float>(a); }

@@ -92,7 +92,7 @@ func (d *Device) attend(out, q kernels.Tensor, layer int, s *batch, scale float3
 	a := attendArgs{
 		out: address(out), q: address(q), rows: s.rows, layers: s.layers, selected: address(selected),
 		layerCount: int32(s.shape.layers), layer: int32(layer), queryHeads: int32(heads), kvHeads: int32(s.shape.kvHeads), sets: int32(sel.Heads),
-		window: int32(window), dim: int32(dim), scale: scale, s: selectionOf(sel),
+		window: int32(window), dim: int32(dim), scale: scale, single: s.single(), s: selectionOf(sel),
 	}
 	read := s.shape.limit
 	if !selected.None() {

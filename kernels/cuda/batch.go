@@ -240,6 +240,14 @@ func (s *batch) indexed(layer, slot int) indexShape {
 	return s.index[layer][slot]
 }
 
+// single is 1 where every segment is one row, so that row i is segment i.
+func (s *batch) single() int32 {
+	if s.shape.tokens == s.shape.segments {
+		return 1
+	}
+	return 0
+}
+
 // batchPool is the memory of batches that are no longer used. A batch's
 // cleanup runs on its own goroutine.
 type batchPool struct {

@@ -27,20 +27,8 @@ const benchHeads, benchKV, benchDim, benchBits = 32, 8, 128, 32
 func newLayerBench(b *testing.B, d *Device, batch, context int) *layerBench {
 	b.Helper()
 	r := rand.New(rand.NewPCG(3, 4))
-	block := make([]byte, 8<<20)
-	for i := 0; i < len(block); i += 2 {
-		v := dtype.BF16FromF32(float32(r.NormFloat64()))
-		block[i], block[i+1] = byte(v), byte(v>>8)
-	}
-	fill := func(t kernels.Tensor) {
-		m := t.Memory.(memory)
-		for at := 0; at < m.size; at += len(block) {
-			n := min(len(block), m.size-at)
-			if err := d.copyIn(m.ptr+uint64(at), block[:n]); err != nil {
-				b.Fatal(err)
-			}
-		}
-	}
+	block := normalBlock(r, 8<<20)
+	fill := func(t kernels.Tensor) { fatal(b, d.tile(t, block)) }
 	l := &layerBench{d: d, batch: &kernels.Batch{}}
 	var segments []kernels.Segment
 	for range batch {
@@ -67,6 +55,27 @@ func newLayerBench(b *testing.B, d *Device, batch, context int) *layerBench {
 	l.enc, err = d.LoadProjection(kernels.Projection{Name: "query", Heads: benchKV, Skip: &kernels.Affine{In: benchHeads / benchKV * benchDim, Out: benchBits, Weight: weight, Bias: make([]float32, benchKV*benchBits)}})
 	fatal(b, err)
 	return l
+}
+
+// normalBlock is bytes of normal bf16 numbers.
+func normalBlock(r *rand.Rand, bytes int) []byte {
+	block := make([]byte, bytes)
+	for i := 0; i < len(block); i += 2 {
+		v := dtype.BF16FromF32(float32(r.NormFloat64()))
+		block[i], block[i+1] = byte(v), byte(v>>8)
+	}
+	return block
+}
+
+// tile fills a tensor with copies of a block.
+func (d *Device) tile(t kernels.Tensor, block []byte) error {
+	m := t.Memory.(memory)
+	for at := 0; at < m.size; at += len(block) {
+		if err := d.copyIn(m.ptr+uint64(at), block[:min(len(block), m.size-at)]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // median times operations and gives the median in microseconds.
@@ -125,17 +134,20 @@ func (l *layerBench) fused(b *testing.B, sel kernels.Selection) {
 		if !ok {
 			continue
 		}
-		for blocks := 2; blocks <= 16; blocks *= 2 {
-			p := planFused(blocks, s.shape.limit, sel.Read(s.shape.limit), 1, benchHeads/benchKV, benchDim)
-			if !p.fits() {
-				continue
+		shape := fusedShape{s.shape.limit, sel.Read(s.shape.limit), 1, benchBits * most(bits), benchHeads / benchKV, benchDim}
+		for _, warps := range []int{8, 4} {
+			for blocks := 2; blocks <= 16; blocks *= 2 {
+				p := shape.plan(blocks, warps)
+				if !p.fits() {
+					continue
+				}
+				chosen := ""
+				if blocks == plan.blocks && warps == plan.warps {
+					chosen = "*"
+				}
+				l.report(b, fmt.Sprintf("fused-%dbit-sink%d-%dx%d%s", bits, sel.Sink, blocks, warps, chosen),
+					l.median(b, func() { d.attendFused(p, l.out, l.q, weights, 0, 0, 0, s, 0.0884, e, sel) }))
 			}
-			chosen := ""
-			if blocks == plan.blocks {
-				chosen = " *"
-			}
-			l.report(b, fmt.Sprintf("fused-%dbit-sink%d-cluster%d%s", bits, sel.Sink, blocks, chosen),
-				l.median(b, func() { d.attendFused(p, l.out, l.q, weights, 0, 0, 0, s, 0.0884, e, sel) }))
 		}
 		l.report(b, fmt.Sprintf("whole-%dbit-sink%d", bits, sel.Sink), l.median(b, func() {
 			d.AttendHash(l.out, l.q, 0, l.batch, 0.0884, kernels.HashQuery{Encoder: l.enc, Bits: bits}, sel)

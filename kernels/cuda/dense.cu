@@ -5,6 +5,7 @@
 // convert writes the bf16 copy of x [rows, cols] that matrix products read,
 // rows padded with zeros to stride.
 KERNEL convert(bf16 *out, const float *x, int cols, int stride) {
+    begin();
     const long long row = blockIdx.y;
     for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < stride; i += gridDim.x * blockDim.x)
         out[row * stride + i] = i < cols ? tobf16(x[row * cols + i]) : 0;
@@ -12,6 +13,7 @@ KERNEL convert(bf16 *out, const float *x, int cols, int stride) {
 
 // embed sets out[t] to row tokens[t] of table times scale.
 KERNEL embed(float *out, const bf16 *table, const int *tokens, int cols, int stride, float scale) {
+    begin();
     const long long t = blockIdx.y, id = tokens[t];
     for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < cols; i += gridDim.x * blockDim.x)
         out[t * cols + i] = f32(table[id * stride + i]) * scale;
@@ -19,6 +21,7 @@ KERNEL embed(float *out, const bf16 *table, const int *tokens, int cols, int str
 
 // rms_norm normalises one row a block; shadow, if set, gets the bf16 copy.
 KERNEL rms_norm(float *out, const float *x, const float *gain, bf16 *shadow, int width, int stride, float eps) {
+    begin();
     __shared__ float scratch[33];
     const long long row = blockIdx.x;
     x += row * width;
@@ -37,41 +40,42 @@ KERNEL rms_norm(float *out, const float *x, const float *gain, bf16 *shadow, int
 
 // linear_small is a linear layer of up to 16 tokens: weights stream once
 // through the tensor cores as the [k x 8 rows] operand. split warps of a block
-// share 8 rows, each a part of k; the parts are added in order.
+// share 8 rows, each a part of k; the parts are added in order. Weights do not
+// change, so that the first loads need not wait for the kernel ahead.
 template <bool WIDE>
 DEV void linearSmall(float *out, const bf16 *x, const bf16 *w, const float *bias, int tokens, int rows, int stride, int split, int add) {
     __shared__ float part[8][16][8];
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, c = lane & 3;
     const int perBlock = 8 / split, tile = blockIdx.x * perBlock + warp / split, slice = warp % split;
     const int chunks = stride / 32, per = (chunks + split - 1) / split;
-    const int first = slice * per, last = imin(chunks, first + per);
+    const int first = slice * per, last = tile * 8 < rows ? imin(chunks, first + per) : 0;
     const int row = imin(tile * 8 + g, rows - 1);
+    // Lanes without a token repeat the last one: their products are not stored.
     const bf16 *wr = w + (long long)row * stride + c * 8;
     const bf16 *x0 = x + (long long)imin(g, tokens - 1) * stride + c * 8;
     const bf16 *x1 = x + (long long)imin(g + 8, tokens - 1) * stride + c * 8;
-    // Lanes without a token repeat the last one: their products are not stored.
     float acc[4] = {0, 0, 0, 0};
     constexpr int U = WIDE ? 4 : 6;
-    int at = tile * 8 < rows ? first : last;
-    for (; at + U <= last; at += U) {
-        uint4 ws[U], a[U], b[U];
+    uint4 ws[U];
 #pragma unroll
-        for (int u = 0; u < U; u++) ws[u] = stream4(wr + (at + u) * 32);
+    for (int u = 0; u < U; u++) ws[u] = first + u < last ? stream4(wr + (first + u) * 32) : make_uint4(0, 0, 0, 0);
+    begin();
+    for (int at = first; at < last; at += U) {
+        uint4 a[U], b[U], next[U];
 #pragma unroll
         for (int u = 0; u < U; u++) {
-            a[u] = load4(x0 + (at + u) * 32);
-            b[u] = WIDE ? load4(x1 + (at + u) * 32) : make_uint4(0, 0, 0, 0);
+            const int i = imin(at + u, chunks - 1) * 32; // behind the end the weights are zero
+            a[u] = load4(x0 + i);
+            b[u] = WIDE ? load4(x1 + i) : make_uint4(0, 0, 0, 0);
         }
+#pragma unroll
+        for (int u = 0; u < U; u++) next[u] = at + U + u < last ? stream4(wr + (at + U + u) * 32) : make_uint4(0, 0, 0, 0);
 #pragma unroll
         for (int u = 0; u < U; u++) {
             mma(acc, a[u].x, b[u].x, a[u].y, b[u].y, ws[u].x, ws[u].y);
             mma(acc, a[u].z, b[u].z, a[u].w, b[u].w, ws[u].z, ws[u].w);
+            ws[u] = next[u];
         }
-    }
-    for (; at < last; at++) {
-        const uint4 v = stream4(wr + at * 32), a = load4(x0 + at * 32), b = WIDE ? load4(x1 + at * 32) : make_uint4(0, 0, 0, 0);
-        mma(acc, a.x, b.x, a.y, b.y, v.x, v.y);
-        mma(acc, a.z, b.z, a.w, b.w, v.z, v.w);
     }
     part[warp][g][2 * c] = acc[0];
     part[warp][g][2 * c + 1] = acc[1];
@@ -100,6 +104,7 @@ KERNEL __launch_bounds__(256) linear_16(float *out, const bf16 *x, const bf16 *w
 
 // bias_rows sets every row of out to bias, or adds it.
 KERNEL bias_rows(float *out, const float *bias, int cols, int add) {
+    begin();
     const long long row = blockIdx.y;
     for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < cols; i += gridDim.x * blockDim.x)
         out[row * cols + i] = add ? out[row * cols + i] + bias[i] : bias[i];
@@ -107,6 +112,7 @@ KERNEL bias_rows(float *out, const float *bias, int cols, int add) {
 
 // gate sets out = act(gate) * up on rows of cols; act 0 is SiLU, 1 GELU (tanh).
 KERNEL gate(float *out, const float *gate, const float *up, bf16 *shadow, int cols, int stride, int act) {
+    begin();
     const long long row = blockIdx.y;
     for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < stride; i += gridDim.x * blockDim.x) {
         float v = 0;
@@ -121,11 +127,13 @@ KERNEL gate(float *out, const float *gate, const float *up, bf16 *shadow, int co
 }
 
 KERNEL add(float *x, const float *y, long long n) {
+    begin();
     for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (long long)gridDim.x * blockDim.x) x[i] += y[i];
 }
 
 // rope_table fills cos and sin [T, half] for the rows' positions.
 KERNEL rope_table(float *cs, float *sn, const float *freq, const Row *rows, int half, int tokens) {
+    begin();
     for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < (long long)tokens * half; i += (long long)gridDim.x * blockDim.x) {
         // position and frequency are multiplied in float32, as transformers does
         const float angle = __fmul_rn((float)rows[i / half].position, freq[i % half]);
@@ -138,6 +146,7 @@ KERNEL rope_table(float *cs, float *sn, const float *freq, const Row *rows, int 
 
 // rope rotates x [T, heads, dim] in place, pair i being elements i, i + half.
 KERNEL rope(float *x, const float *cs, const float *sn, int heads, int dim, int half, long long pairs) {
+    begin();
     for (long long p = (long long)blockIdx.x * blockDim.x + threadIdx.x; p < pairs; p += (long long)gridDim.x * blockDim.x) {
         const int i = p % half;
         const long long th = p / half, t = th / heads;
@@ -150,6 +159,7 @@ KERNEL rope(float *x, const float *cs, const float *sn, int heads, int dim, int 
 
 // argmax finds the first of the largest of each row.
 KERNEL __launch_bounds__(1024) argmax(int *out, const float *x, int width) {
+    begin();
     __shared__ float best[32];
     __shared__ int at[32];
     const float *row = x + (long long)blockIdx.x * width;
@@ -188,6 +198,7 @@ KERNEL __launch_bounds__(1024) argmax(int *out, const float *x, int width) {
 
 // neg_log_likelihood sets out[t] = logsumexp(row) - row[target].
 KERNEL __launch_bounds__(1024) neg_log_likelihood(float *out, const float *logits, const int *targets, int width) {
+    begin();
     __shared__ float scratch[33];
     const float *row = logits + (long long)blockIdx.x * width;
     float top = -3.4e38f;
@@ -201,6 +212,7 @@ KERNEL __launch_bounds__(1024) neg_log_likelihood(float *out, const float *logit
 
 // read_all reads n times 16 bytes, for measuring the bandwidth.
 KERNEL __launch_bounds__(512) read_all(u32 *out, const uint4 *data, long long n) {
+    begin();
     u32 x = 0;
     const long long step = (long long)gridDim.x * blockDim.x;
     for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += 4 * step) {

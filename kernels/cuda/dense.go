@@ -121,7 +121,7 @@ func (d *Device) Linear(out, x kernels.Tensor, w_ kernels.Weight, bias kernels.T
 		if rows > 8 {
 			name = "linear_16"
 		}
-		split := linearSplit(w.rows, w.stride, d.info.Multiprocessors)
+		split := linearSplit(w.stride)
 		tiles, perBlock := (w.rows+7)/8, 8/split
 		d.launch(name, size{x: (tiles + perBlock - 1) / perBlock, y: 1, z: 1, block: 256}, out, in, w.ptr, bias, rows, w.rows, w.stride, split, add)
 		return
@@ -138,12 +138,11 @@ func (d *Device) Linear(out, x kernels.Tensor, w_ kernels.Weight, bias kernels.T
 	}
 }
 
-// linearSplit is over how many warps a row of weights is divided: enough that
-// every multiprocessor has two blocks, while a warp keeps 6 loads.
-func linearSplit(rows, stride, multiprocessors int) int {
-	tiles, chunks := (rows+7)/8, stride/32
+// linearSplit is over how many warps a row of weights is divided: as many as
+// leave each warp one batch of loads.
+func linearSplit(stride int) int {
 	split := 1
-	for split < 8 && tiles*split < 16*multiprocessors && chunks/(2*split) >= 3 {
+	for split < 8 && stride/32 >= 12*split {
 		split *= 2
 	}
 	return split

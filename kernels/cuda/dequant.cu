@@ -127,7 +127,7 @@ template <class T> DEV void dequant(bf16 *out, const u8 *data, int cols, int str
     }
 }
 #define DEQUANT(T) \
-    KERNEL dequant_##T(bf16 *out, const u8 *data, int cols, int stride, long long rows) { dequant<T>(out, data, cols, stride, rows); }
+    KERNEL dequant_##T(bf16 *out, const u8 *data, int cols, int stride, long long rows) { begin(); dequant<T>(out, data, cols, stride, rows); }
 DEQUANT(F32)
 DEQUANT(F16)
 DEQUANT(BF16)

@@ -13,6 +13,15 @@ typedef u16 bf16; // bit pattern
 #define DEV __device__ __forceinline__
 #define KERNEL extern "C" __global__ void
 
+// begin stands first in every kernel: launches are programmatic dependent ones,
+// which may start before the kernel ahead has ended. The next may start now;
+// this one waits until all memory written ahead can be seen.
+DEV void begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;\ngriddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 constexpr float LOG2E = 1.4426950408889634f;
 constexpr float MASKED = -1e30f;
 constexpr u32 ALL = 0xffffffffu;

@@ -34,7 +34,7 @@ type Device struct {
 	context   cu.CUContext
 	stream    cu.Stream
 	queue     queue
-	modules   []cu.Module
+	modules   []module
 	functions map[string]*function
 	blas      *blas
 
@@ -52,6 +52,18 @@ type Device struct {
 }
 
 var _ kernels.Device = (*Device)(nil)
+
+// module is loaded kernels.
+type module struct {
+	cu.Module
+	image string
+}
+
+// has says whether the module defines a kernel: as a symbol of machine code or
+// an entry of PTX.
+func (m module) has(kernel string) bool {
+	return strings.Contains(m.image, "\x00"+kernel+"\x00") || strings.Contains(m.image, ".entry "+kernel+"(")
+}
 
 // blasWorkspace is what cuBLAS gets for split products on Hopper.
 const blasWorkspace = 32 << 20
@@ -225,7 +237,7 @@ func (d *Device) start() (err error) {
 	if d.stream, err = cu.MakeStream(cu.NonBlocking); err != nil {
 		return err
 	}
-	d.queue = queue{handle(d.context), handle(d.stream)}
+	d.queue = queue{handle(d.context), handle(d.stream), d.options.Overlap && major >= 9}
 	modules, err := images(d.code)
 	if err != nil {
 		return err
@@ -235,7 +247,7 @@ func (d *Device) start() (err error) {
 		if err != nil {
 			return fmt.Errorf("kernels %s for %s: %w", name, d.code, err)
 		}
-		d.modules = append(d.modules, m)
+		d.modules = append(d.modules, module{m, image})
 	}
 	workspace, err := d.alloc(blasWorkspace)
 	if err != nil {
@@ -354,9 +366,10 @@ func (d *Device) function(name string) (*function, error) {
 	f := &function{name: name}
 	err := d.do(func() error {
 		for _, m := range d.modules {
-			if fn, err := m.Function(name); err == nil {
-				f.fn = fn
-				return nil
+			if m.has(name) {
+				var err error
+				f.fn, err = m.Function(name)
+				return err
 			}
 		}
 		return fmt.Errorf("no kernel %s for %s", name, d.code)

@@ -29,31 +29,29 @@ int cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, 
 typedef struct { int id; char pad[4]; union { char c[64]; struct { unsigned x, y, z; } dim; int i; } v; } attribute;
 typedef struct { unsigned gx, gy, gz, bx, by, bz, smem; void *stream; attribute *attrs; unsigned n; } config;
 int cuLaunchKernelEx(const config *cfg, void *f, void **params, void **extra);
-int cuOccupancyMaxActiveClusters(int *n, void *f, const config *cfg);
 
-static int hashattn_launch(void *ctx, void *f, unsigned gx, unsigned gy, unsigned gz, unsigned block, unsigned smem, unsigned cluster, void *stream, uint64_t *words, int *at, int n) {
+static int hashattn_launch(void *ctx, void *f, unsigned gx, unsigned gy, unsigned gz, unsigned block, unsigned smem, unsigned cluster, int dependent, void *stream, uint64_t *words, int *at, int n) {
 	void *params[32];
 	for (int i = 0; i < n; i++) params[i] = words + at[i];
 	int r = cuCtxSetCurrent(ctx);
 	if (r) return r;
-	if (!cluster) return cuLaunchKernel(f, gx, gy, gz, block, 1, 1, smem, stream, params, 0);
-	attribute a;
-	memset(&a, 0, sizeof a);
-	a.id = 4;
-	a.v.dim.x = cluster;
-	a.v.dim.y = a.v.dim.z = 1;
-	config c = {gx, gy, gz, block, 1, 1, smem, stream, &a, 1};
+	attribute a[2];
+	memset(a, 0, sizeof a);
+	unsigned k = 0;
+	if (cluster) {
+		a[k].id = 4;
+		a[k].v.dim.x = cluster;
+		a[k].v.dim.y = a[k].v.dim.z = 1;
+		k++;
+	}
+	if (dependent) {
+		a[k].id = 6; // programmatic stream serialisation
+		a[k].v.i = 1;
+		k++;
+	}
+	if (!k) return cuLaunchKernel(f, gx, gy, gz, block, 1, 1, smem, stream, params, 0);
+	config c = {gx, gy, gz, block, 1, 1, smem, stream, a, k};
 	return cuLaunchKernelEx(&c, f, params, 0);
-}
-static int hashattn_clusters(void *ctx, void *f, unsigned gx, unsigned block, unsigned smem, unsigned cluster, int *n) {
-	attribute a;
-	memset(&a, 0, sizeof a);
-	a.id = 4;
-	a.v.dim.x = cluster;
-	a.v.dim.y = a.v.dim.z = 1;
-	config c = {gx, 1, 1, block, 1, 1, smem, 0, &a, 1};
-	int r = cuCtxSetCurrent(ctx);
-	return r ? r : cuOccupancyMaxActiveClusters(n, f, &c);
 }
 static int hashattn_attribute(void *ctx, void *f, int attr, int v) {
 	int r = cuCtxSetCurrent(ctx);
@@ -134,8 +132,12 @@ type function struct {
 	clusters bool // of more than 8 blocks
 }
 
-// queue is a context and its stream, as C sees them.
-type queue struct{ context, stream unsafe.Pointer }
+// queue is a context and its stream, as C sees them. With overlap a kernel may
+// start before the one ahead has ended (see begin in device.cuh).
+type queue struct {
+	context, stream unsafe.Pointer
+	overlap         bool
+}
 
 // allow raises f's limit of dynamic shared memory to bytes.
 func (q queue) allow(f *function, bytes int) error {
@@ -162,15 +164,8 @@ func (q queue) allowClusters(f *function) error {
 // launch queues a kernel. at gives the word of words where each parameter
 // starts; cluster is the blocks of a cluster, 0 for a plain launch.
 func (q queue) launch(f *function, grid [3]int, block, shared, cluster int, words []uint64, at []C.int) error {
-	return check(C.hashattn_launch(q.context, handle(f.fn), C.uint(grid[0]), C.uint(grid[1]), C.uint(grid[2]), C.uint(block), C.uint(shared), C.uint(cluster),
+	return check(C.hashattn_launch(q.context, handle(f.fn), C.uint(grid[0]), C.uint(grid[1]), C.uint(grid[2]), C.uint(block), C.uint(shared), C.uint(cluster), C.int(flag(q.overlap)),
 		q.stream, (*C.uint64_t)(unsafe.Pointer(unsafe.SliceData(words))), unsafe.SliceData(at), C.int(len(at))))
-}
-
-// clusters is how many clusters of f fit on the GPU at once.
-func (q queue) clusters(f *function, block, shared, cluster int) (int, error) {
-	var n C.int
-	err := check(C.hashattn_clusters(q.context, handle(f.fn), C.uint(cluster), C.uint(block), C.uint(shared), C.uint(cluster), &n))
-	return int(n), err
 }
 
 // graph is a recorded step.

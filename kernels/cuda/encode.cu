@@ -61,6 +61,7 @@ DEV void write(const EncodeArgs &a, const Row &r, int row, int head, const float
 // encode_few: block (slice, head, row); the blocks of a cluster share a row's
 // head, each computing a slice of every layer's outputs.
 KERNEL __launch_bounds__(256) encode_few(const EncodeArgs a) {
+    begin();
     extern __shared__ float sm[]; // x [in], y [layers][width], z [bits], feedback [bits, bits]
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, W = blockDim.x / 32;
     const int head = blockIdx.y, row = blockIdx.z, rank = clusterRank(), C = clusterSize();
@@ -70,16 +71,36 @@ KERNEL __launch_bounds__(256) encode_few(const EncodeArgs a) {
     if (a.feedback && rank == 0)
         for (int i = threadIdx.x; i < a.bits * a.bits; i += blockDim.x) f[i] = a.feedback[(long long)head * a.bits * a.bits + i];
     __syncthreads();
-    auto dot = [&](const float *w, const float *v, int n) {
-        float s = 0;
-        if (n % 4 == 0)
-            for (int i = lane * 4; i < n; i += 128) {
-                const float4 p = *(const float4 *)(w + i), q = *(const float4 *)(v + i);
-                s += p.x * q.x + p.y * q.y + p.z * q.z + p.w * q.w;
+    // outputs calls put with the outputs lo to hi of a layer; a warp has the
+    // loads of four on their way.
+    auto outputs = [&](int l, const float *v, int n, int out, int lo, int hi, auto put) {
+        for (int o = lo + warp; o < hi; o += 4 * W) {
+            float s[4] = {0, 0, 0, 0};
+            const float *w[4];
+#pragma unroll
+            for (int k = 0; k < 4; k++) w[k] = a.w[l] + ((long long)head * out + imin(o + k * W, hi - 1)) * n;
+            if (n % 4 == 0) {
+#pragma unroll 4
+                for (int i = lane * 4; i < n; i += 128) {
+                    const float4 q = *(const float4 *)(v + i);
+#pragma unroll
+                    for (int k = 0; k < 4; k++) {
+                        if (k && o + k * W >= hi) break;
+                        const float4 p = *(const float4 *)(w[k] + i);
+                        s[k] += p.x * q.x + p.y * q.y + p.z * q.z + p.w * q.w;
+                    }
+                }
+            } else
+                for (int i = lane; i < n; i += 32)
+#pragma unroll
+                    for (int k = 0; k < 4; k++) s[k] += w[k][i] * v[i];
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                s[k] = warpSum(s[k]);
+                const int at = o + k * W;
+                if (lane == 0 && at < hi) put(at, s[k] + a.b[l][(long long)head * out + at]);
             }
-        else
-            for (int i = lane; i < n; i += 32) s += w[i] * v[i];
-        return warpSum(s);
+        }
     };
     const float *v = x;
     int n = a.in;
@@ -87,10 +108,7 @@ KERNEL __launch_bounds__(256) encode_few(const EncodeArgs a) {
         const bool end = l == a.layers - 1;
         const int out = a.out[l], per = (out + C - 1) / C, hi = imin(out, (rank + 1) * per);
         float *to = y + l * a.width;
-        for (int o = rank * per + warp; o < hi; o += W) {
-            const float s = dot(a.w[l] + ((long long)head * out + o) * n, v, n) + a.b[l][(long long)head * out + o];
-            if (lane == 0) to[o] = end ? s : silu(s);
-        }
+        outputs(l, v, n, out, rank * per, hi, [&](int o, float z) { to[o] = end ? z : silu(z); });
         clusterSync();
         if (!end || rank == 0)
             for (int o = threadIdx.x; o < out; o += blockDim.x)
@@ -101,10 +119,7 @@ KERNEL __launch_bounds__(256) encode_few(const EncodeArgs a) {
     }
     if (a.skip) {
         const int per = (a.bits + C - 1) / C, hi = imin(a.bits, (rank + 1) * per);
-        for (int o = rank * per + warp; o < hi; o += W) {
-            const float s = dot(a.w[5] + ((long long)head * a.bits + o) * a.in, x, a.in) + a.b[5][(long long)head * a.bits + o];
-            if (lane == 0) z[o] = s;
-        }
+        outputs(5, x, a.in, a.bits, rank * per, hi, [&](int o, float s) { z[o] = s; });
         clusterSync();
         if (rank == 0)
             for (int o = threadIdx.x; o < a.bits; o += blockDim.x)
@@ -130,6 +145,7 @@ KERNEL __launch_bounds__(256) encode_few(const EncodeArgs a) {
 // encode_many: block (16 tokens, head); a thread computes one output of all
 // 16, weights in column form.
 KERNEL __launch_bounds__(128) encode_many(const EncodeArgs a) {
+    begin();
     constexpr int N = 16;
     extern __shared__ float sm[]; // x [N][in], y [2][N][width], z [N][bits]
     const int head = blockIdx.y, first = blockIdx.x * N, count = imin(N, a.tokens - first);

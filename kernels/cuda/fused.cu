@@ -1,12 +1,14 @@
 // Hash attention of one decode step in one launch: score, exact cut, gather
-// and attention by a thread-block cluster per row and KV head (sm_90).
+// and attention by a thread-block cluster per row and set of tokens (sm_90).
 //
 // 1. Each warp scores consecutive tokens. A score counts down from the largest
-//    possible one, so that it is a level >= 0; levels stay in shared memory and
-//    are counted in 256 coarse bins.
+//    possible one: the level is the weight of the bits that differ from the
+//    query's. Levels stay in shared memory; those low enough to be chosen are
+//    counted. Weights of few bits (Hamming distance, int4) are summed by
+//    popcounts of their binary digits, others by dp4a on the code's bit planes.
 // 2. The blocks send each other their counts (st.async on an mbarrier) and find
-//    the bin of the cut; where a bin holds several levels, a second count of
-//    that bin's levels finds the level.
+//    the level of the cut. Where too few tokens were counted, or a bin holds
+//    several levels, they count again.
 // 3. Winners have a rank in position order; of the levels equal to the cut the
 //    oldest lose. Rank r goes to block r / per, which attends to it.
 // 4. Parts of the output are exchanged the same way and merged in order.
@@ -20,13 +22,16 @@ struct FusedArgs {
     const Row *rows;
     const Layer *layers;
     int *selected;        // [T, sets, k] or null: what was chosen, ascending
-    int layerCount, layer, queryHeads, sets, maps, bits, k;
+    int layerCount, layer, queryHeads, kvHeads, keyHeads, sets, maps, bits, k;
+    int single;           // row i is segment i
     int levels, listed;   // room for levels and listed tokens of a block
     float scale;
+    int bins;             // that scores can need, whole 8, at most BINS
     Selection s;
 };
 
-constexpr int W = 8, BINS = 256, FINE = 512, BLOCKS = 16;
+constexpr int BINS = 1024, FINE = 32, BLOCKS = 16; // at most
+constexpr u32 NONE = 0x7fff; // level of tokens that are no candidates
 
 #if __CUDA_ARCH__ >= 900
 DEV void send4(u32 to, uint4 v, u32 bar) {
@@ -43,102 +48,201 @@ DEV void await(u32 bar) {
     asm volatile("{\n.reg .pred p;\nL%=:\nmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p,[%0],0;\n@!p bra L%=;\n}" ::"r"(bar) : "memory");
 }
 
-// counts adds the blocks' packed 16-bit counts: total over all, before over
-// the lower ranks, for bins 2*i and 2*i+1.
-DEV void counts(u32 *total, u32 *before, const u32 *from, int words, int stride, int P, int rank) {
-    for (int i = threadIdx.x; i < words; i += W * 32) {
-        u32 t0 = 0, t1 = 0, b0 = 0, b1 = 0;
-        for (int r = 0; r < P; r++) {
-            const u32 x = from[r * stride + i], lo = x & 0xffff, hi = x >> 16;
-            t0 += lo;
-            t1 += hi;
-            if (r < rank) {
-                b0 += lo;
-                b1 += hi;
-            }
-        }
-        total[2 * i] = t0;
-        total[2 * i + 1] = t1;
-        before[2 * i] = b0;
-        before[2 * i + 1] = b1;
-    }
-}
-
-// Cut is where a count reaches a number: the bin, how many lie in lower bins
-// and in it, over all blocks and over the lower ranks.
+// Cut is where a count from below reaches a number: the bin, how many lie in
+// lower bins and in it, over all blocks and over the lower ranks.
 struct Cut {
-    u32 bin, less, equal, lessBefore, equalBefore;
+    u32 bin, less, equal, lessBefore, equalBefore, counted;
 };
 
-// cut scans 32*N bins in one warp; every warp gets the same result.
-template <int N> DEV Cut cut(const u32 *total, const u32 *before, u32 need) {
-    const int lane = threadIdx.x & 31;
-    u32 v[N], b[N], sum = 0;
+// findCut adds the blocks' packed 16-bit counts of up to 1024 bins and finds
+// the bin where need is reached; bin is meaningless if counted < need.
+template <int W> DEV Cut findCut(Cut *result, uint2 *warpSums, const u32 *from, int words, int stride, int P, int rank, u32 need) {
+    constexpr int N = BINS / (32 * W); // bins of a thread
+    const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5;
+    u32 v[N], b[N], sum = 0, lower = 0;
 #pragma unroll
-    for (int i = 0; i < N; i++) {
-        v[i] = total[lane * N + i];
-        b[i] = before[lane * N + i];
-        sum += v[i];
+    for (int i = 0; i < N; i += 4) {
+        v[i] = v[i + 1] = v[i + 2] = v[i + 3] = b[i] = b[i + 1] = b[i + 2] = b[i + 3] = 0;
+        if ((N * tid + i) / 2 < words)
+#pragma unroll 4
+            for (int r = 0; r < P; r++) {
+                const uint2 x = *(const uint2 *)(from + r * stride + (N * tid + i) / 2);
+                const u32 c[4] = {x.x & 0xffff, x.x >> 16, x.y & 0xffff, x.y >> 16};
+#pragma unroll
+                for (int j = 0; j < 4; j++) {
+                    v[i + j] += c[j];
+                    if (r < rank) b[i + j] += c[j];
+                }
+            }
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            sum += v[i + j];
+            lower += b[i + j];
+        }
     }
-    u32 upto = sum;
+    u32 upto = sum, lowerUpto = lower;
 #pragma unroll
     for (int o = 1; o < 32; o <<= 1) {
-        const u32 y = __shfl_up_sync(ALL, upto, o);
-        if (lane >= o) upto += y;
-    }
-    const int at = __ffs(__ballot_sync(ALL, upto >= need)) - 1;
-    u32 cum = upto - sum, bin = 0, equal = 0, lower = 0, equalBefore = 0;
-    bool found = false;
-#pragma unroll
-    for (int i = 0; i < N; i++)
-        if (!found) {
-            if (cum + v[i] >= need) {
-                bin = lane * N + i;
-                equal = v[i];
-                equalBefore = b[i];
-                found = true;
-            } else {
-                cum += v[i];
-                lower += b[i];
-            }
+        const u32 y = __shfl_up_sync(ALL, upto, o), z = __shfl_up_sync(ALL, lowerUpto, o);
+        if (lane >= o) {
+            upto += y;
+            lowerUpto += z;
         }
-    if (lane > at) lower = 0;
-    Cut c;
-    c.bin = __shfl_sync(ALL, bin, at);
-    c.less = __shfl_sync(ALL, cum, at);
-    c.equal = __shfl_sync(ALL, equal, at);
-    c.equalBefore = __shfl_sync(ALL, equalBefore, at);
-    c.lessBefore = __reduce_add_sync(ALL, lower);
+    }
+    if (lane == 31) warpSums[warp] = make_uint2(upto, lowerUpto);
+    __syncthreads();
+    u32 cum = upto - sum, cumLower = lowerUpto - lower, counted = 0;
+#pragma unroll
+    for (int w = 0; w < W; w++) {
+        const uint2 x = warpSums[w];
+        counted += x.x;
+        if (w < warp) {
+            cum += x.x;
+            cumLower += x.y;
+        }
+    }
+    if (cum < need && need <= cum + sum) {
+        bool found = false;
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            if (!found && cum + v[i] >= need) {
+                *result = {(u32)(N * tid + i), cum, v[i], cumLower, b[i], 0};
+                found = true;
+            } else if (!found) {
+                cum += v[i];
+                cumLower += b[i];
+            }
+    }
+    __syncthreads();
+    Cut c = *result;
+    c.counted = counted;
     return c;
 }
 
-template <int D, int WORDS> DEV void fused(const FusedArgs &a) {
+// Query is what scoring needs of the weights.
+template <int WORDS> struct Query {
+    u32 sign[WORDS];        // bits of positive weights
+    u32 digit[8][WORDS];    // bits of the weights whose magnitude has digit 2^b
+    u32 lo[8 * WORDS], hi[8 * WORDS]; // [word][8 planes]: 4 bytes, of bits i, i+8, i+16, i+24
+    int positive, magnitude, square, wide, digits;
+};
+
+// prepare fills a zeroed Query: thread i brings the weight of bit i.
+template <int WORDS> DEV void prepare(Query<WORDS> &q, int w) {
+    const int i = threadIdx.x, lane = i & 31, word = i >> 5;
+    if (i >= 32 * WORDS) return;
+    const int up = (w + 64) >> 7, at = (word * 8 + (i & 7)) * 4 + (lane >> 3), size = w < 0 ? -w : w;
+    const bool wide = w > 127 || w < -128;
+    ((i8 *)q.lo)[at] = (i8)(w - up * 128);
+    ((i8 *)q.hi)[at] = (i8)up;
+    const u32 sign = __ballot_sync(ALL, w > 0);
+    u32 used = 0;
+#pragma unroll
+    for (int b = 0; b < 8; b++) {
+        const u32 m = __ballot_sync(ALL, size >> b & 1);
+        if (lane == 0) q.digit[b][word] = m;
+        if (m) used |= 1u << b;
+    }
+    const int positive = __reduce_add_sync(ALL, imax(w, 0)), magnitude = __reduce_add_sync(ALL, size), square = __reduce_add_sync(ALL, w * w);
+    const int any = __any_sync(ALL, wide);
+    if (lane == 0) {
+        q.sign[word] = sign;
+        atomicAdd(&q.positive, positive);
+        atomicAdd(&q.magnitude, magnitude);
+        atomicAdd(&q.square, square);
+        atomicOr(&q.digits, (int)used);
+        if (any) q.wide = 1;
+    }
+}
+
+// Scorer gives the level of a code. MODE 1 to 3: as many binary digits, by
+// popcount; 0: dp4a; 4: dp4a on two bytes a weight.
+template <int WORDS, int MODE> struct Scorer {
+    u32 sign[WORDS], digit[3][WORDS], lo[8 * WORDS], hi[8 * WORDS];
+    int times[3], positive;
+    DEV Scorer(const Query<WORDS> &q) {
+        if (MODE >= 1 && MODE <= 3) {
+            int used = q.digits;
+#pragma unroll
+            for (int k = 0; k < 3; k++)
+                if (k < MODE) {
+                    const int b = __ffs(used) - 1;
+                    used &= used - 1;
+                    times[k] = 1 << b;
+#pragma unroll
+                    for (int w = 0; w < WORDS; w++) digit[k][w] = q.digit[b][w];
+                }
+#pragma unroll
+            for (int w = 0; w < WORDS; w++) sign[w] = q.sign[w];
+        } else {
+            positive = q.positive;
+#pragma unroll
+            for (int i = 0; i < 8 * WORDS; i++) {
+                lo[i] = MODE == 0 ? q.lo[i] ^ (q.hi[i] & 0x01010101u) << 7 : q.lo[i]; // one byte can hold the weight itself
+                hi[i] = q.hi[i];
+            }
+        }
+    }
+    DEV u32 level(const u32 *x) const {
+        if (MODE >= 1 && MODE <= 3) {
+            int l = 0;
+#pragma unroll
+            for (int w = 0; w < WORDS; w++)
+#pragma unroll
+                for (int k = 0; k < 3; k++)
+                    if (k < MODE) l += times[k] * __popc((x[w] ^ sign[w]) & digit[k][w]);
+            return l;
+        }
+        int s = 0, h = 0;
+#pragma unroll
+        for (int w = 0; w < WORDS; w++)
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                const int plane = (int)(x[w] >> i & 0x01010101u);
+                s = __dp4a(plane, (int)lo[w * 8 + i], s);
+                if (MODE == 4) h = __dp4a(plane, (int)hi[w * 8 + i], h);
+            }
+        return (u32)(positive - s - 128 * h);
+    }
+};
+
+template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
     constexpr int TPL = 4 / WORDS, CHUNK = 32 * TPL, U = 8; // tokens a lane, a warp's step; steps in flight
     __shared__ __align__(16) Queries<D> q;
-    __shared__ __align__(16) u32 total[FINE], before[FINE], packed[FINE / 2];
-    __shared__ __align__(16) u32 lo[8 * WORDS], hi[8 * WORDS];
+    __shared__ Query<WORDS> query;
+    __shared__ __align__(16) u32 fine[BLOCKS][FINE / 2], ownFine[FINE];
+    __shared__ Cut cutResult;
+    __shared__ __align__(8) uint2 warpSums[W];
     __shared__ u32 warpCount[W];
     __shared__ float wm[W][8], wl[W][8];
     __shared__ __align__(16) float2 ml[BLOCKS][8];
-    __shared__ __align__(8) u64 bars[4];
-    __shared__ int sums[3]; // of the weights, of the positive ones, whether any exceeds int8
+    __shared__ __align__(8) u64 bars[5];
     extern __shared__ __align__(16) char dynamic[];
-    // First histograms and levels, later the warps' parts of the output.
-    u32 *hist = (u32 *)dynamic;                             // [W][BINS]
-    u32 *coarse = hist + W * BINS;                          // [P][BINS/2]
-    u32 *fine = coarse + BLOCKS * BINS / 2;                 // [P][FINE/2], then own [FINE]
-    u32 *ownFine = fine + BLOCKS * FINE / 2;
-    u16 *level = (u16 *)(ownFine + FINE);                   // [levels]
-    float *part = (float *)dynamic;                         // [W][heads][D]
-    const int heads = a.queryHeads / a.sets;
-    const int front = imax((W * BINS + BLOCKS * BINS / 2 + BLOCKS * FINE / 2 + FINE) * 4 + a.levels * 2, W * heads * D * 4);
-    float *gathered = (float *)(dynamic + front);           // [P][heads*D/P]
-    int *list = (int *)(gathered + heads * D);              // [listed]
-
+    // First counts and levels, later the warps' parts of the output.
     const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, P = clusterSize(), rank = clusterRank();
+    u32 *hist = (u32 *)dynamic;                  // [bins]
+    u32 *counts = hist + a.bins;                 // [P][bins/2]
+    u16 *level = (u16 *)(counts + P * a.bins / 2); // [levels]
+    float *part = (float *)dynamic;              // [W][heads][D]
+    const int heads = a.queryHeads / a.sets;
+    const int front = imax((a.bins + P * a.bins / 2) * 4 + a.levels * 2, W * heads * D * 4);
+    float *gathered = (float *)(dynamic + front); // [P][heads*D/P]
+    int *list = (int *)(gathered + heads * D);    // [listed]
+
     const int which = blockIdx.x / P, row = which / a.sets, set = which % a.sets;
+    // All that can be loaded at once: where the cache is, weights, queries.
     const Row r = a.rows[row];
-    const Layer L = a.layers[r.segment * a.layerCount + a.layer];
+    const Layer L = a.layers[(a.single ? row : r.segment) * a.layerCount + a.layer];
+    const int perSet = a.maps / a.sets;
+    const i8 *weights = a.weights + ((long long)row * a.maps + set * perSet) * a.bits;
+    const float *queries = a.q + ((long long)row * a.queryHeads + set * heads) * D;
+    int weight = 0;
+    if (tid < a.bits)
+        for (int j = 0; j < perSet; j++) weight += weights[j * a.bits + tid];
+    constexpr int QV = 8 * D / (32 * W);
+    float queryValues[QV];
+#pragma unroll
+    for (int i = 0; i < QV; i++) queryValues[i] = i * 32 * W + tid < heads * D ? queries[i * 32 * W + tid] : 0.f;
     const int n = r.position + 1;
     int from, to;
     range(a.s, n, from, to);
@@ -148,9 +252,12 @@ template <int D, int WORDS> DEV void fused(const FusedArgs &a) {
     const int own = imin(imax(reads - rank * per, 0), per);
 
     // Codes on their way first.
-    const int chunks = (n + CHUNK - 1) / CHUNK, perWarp = (chunks + P * W - 1) / (P * W);
+    const int chunks = (n + CHUNK - 1) / CHUNK;
+    int perWarp = (chunks + P * W - 1) / (P * W);
+    if (TPL == 1) perWarp += perWarp & 1; // lanes take whole pairs of levels
     const int first = (rank * W + warp) * perWarp;
-    const u32 *codes = (const u32 *)L.slot[0] + (long long)set * L.slotCapacity[0] * WORDS;
+    const int key = set * a.keyHeads / a.sets, kv = set * a.kvHeads / a.sets;
+    const u32 *codes = (const u32 *)L.slot[0] + (long long)key * L.slotCapacity[0] * WORDS;
     const bool vector = (L.slotCapacity[0] * WORDS) % 4 == 0;
     auto fetch = [&](int chunk) {
         const int t = chunk * CHUNK + lane * TPL;
@@ -165,134 +272,161 @@ template <int D, int WORDS> DEV void fused(const FusedArgs &a) {
 #pragma unroll
     for (int u = 0; u < U; u++) code[u] = u < perWarp ? fetch(first + u) : make_uint4(0, 0, 0, 0);
 
-    u32 bar[4];
+    u32 bar[5];
 #pragma unroll
-    for (int i = 0; i < 4; i++) bar[i] = shared32(&bars[i]);
+    for (int i = 0; i < 5; i++) bar[i] = shared32(&bars[i]);
     const int slice = heads * D / P; // outputs a block merges
     if (tid == 0) {
 #pragma unroll
-        for (int i = 0; i < 4; i++) asm volatile("mbarrier.init.shared::cta.b64 [%0],1;" ::"r"(bar[i]) : "memory");
+        for (int i = 0; i < 5; i++) asm volatile("mbarrier.init.shared::cta.b64 [%0],1;" ::"r"(bar[i]) : "memory");
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-        expect(bar[0], P * BINS * 2);
         expect(bar[2], mine * 4);
         expect(bar[3], P * (slice * 4 + heads * 8));
-        sums[0] = sums[1] = sums[2] = 0;
+        query.positive = query.magnitude = query.square = query.wide = query.digits = 0;
     }
+    for (int i = tid; i < a.bins; i += W * 32) hist[i] = 0;
+    if (tid < FINE) ownFine[tid] = 0;
     __syncthreads();
     asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-    for (int i = tid; i < 32 * WORDS; i += W * 32) {
-        int w = 0;
-        const int perSet = a.maps / a.sets;
-        if (i < a.bits)
-            for (int j = 0; j < perSet; j++) w += a.weights[((long long)row * a.maps + set * perSet + j) * a.bits + i];
-        const int up = (w + 64) >> 7, at = ((i >> 5) * 8 + (i & 7)) * 4 + ((i & 31) >> 3);
-        ((i8 *)lo)[at] = (i8)(w - up * 128);
-        ((i8 *)hi)[at] = (i8)up;
-        const int s = __reduce_add_sync(ALL, w), p = __reduce_add_sync(ALL, imax(w, 0));
-        if (lane == 0) {
-            atomicAdd(&sums[0], s);
-            atomicAdd(&sums[1], p);
-        }
-        if (w > 127 || w < -128) sums[2] = 1;
-    }
-    q.fill(a.q + ((long long)row * a.queryHeads + set * heads) * D, heads);
-    for (int i = lane; i < BINS; i += 32) hist[warp * BINS + i] = 0;
-    for (int i = tid; i < FINE; i += W * 32) ownFine[i] = 0;
-    __syncthreads();
-    const int positive = sums[1], magnitude = 2 * sums[1] - sums[0], wide = sums[2]; // magnitude: sum of |w|
-    const int shift = imax(0, 24 - __clz(magnitude)); // magnitude >> shift < 256
-    if (!wide) { // the low bytes can hold the weights themselves
-        if (tid < 8 * WORDS) lo[tid] ^= (hi[tid] & 0x01010101u) << 7;
-        __syncthreads();
-    }
-    u32 wl_[8], wh_[8];
-    if (WORDS == 1) {
+    prepare<WORDS>(query, weight);
 #pragma unroll
-        for (int i = 0; i < 8; i++) {
-            wl_[i] = lo[i];
-            wh_[i] = hi[i];
-        }
-    }
+    for (int i = 0; i < QV; i++) q.put(i * 32 * W + tid, queryValues[i]);
+    __syncthreads();
 
-    // 1. Scores.
-    for (int base = 0; base < perWarp; base += U) {
+    // Levels up to bound are counted: by the spread of random codes a few times
+    // as many as are chosen.
+    const int magnitude = query.magnitude, candidates = to - from;
+    int bound = magnitude;
+    if ((long long)count * 16 <= candidates)
+        bound = imax(0, (int)(0.5f * (magnitude - sqrtf((float)query.square))));
+    else if ((long long)count * 4 <= candidates)
+        bound = magnitude / 2;
+
+    // 1. Levels. A lane's later share is a run of tl consecutive tokens; runs
+    // are padded by 4 levels against bank conflicts.
+    const int tl = perWarp * TPL;
+    u16 *levels = level + warp * 32 * (tl + 4);
+    int shift = imax(0, 22 - __clz(bound)); // bound >> shift < BINS
+    const u32 magic = 0xffffffffu / perWarp + 1;
+    auto place = [&](int step) { // of the lane's tokens in a chunk
+        const u32 v = step * 32 + lane, run = perWarp == 1 ? v : __umulhi(v, magic);
+        return levels + v * TPL + run * 4;
+    };
+    auto scoreAll = [&](auto scorer) {
+        for (int base = 0; base < perWarp; base += U) {
 #pragma unroll
-        for (int u = 0; u < U; u++) {
-            if (base + u >= perWarp) break;
-            const u32 x[4] = {code[u].x, code[u].y, code[u].z, code[u].w};
-            const int chunk = first + base + u;
-            u32 lv[TPL];
+            for (int u = 0; u < U; u++) {
+                if (base + u >= perWarp) break;
+                const u32 x[4] = {code[u].x, code[u].y, code[u].z, code[u].w};
+                const int t = (first + base + u) * CHUNK;
+                const bool inside = t >= from && t + CHUNK <= to;
+                u32 lv[4];
 #pragma unroll
-            for (int j = 0; j < TPL; j++) {
-                int s = 0, h = 0;
-#pragma unroll
-                for (int word = 0; word < WORDS; word++) {
-#pragma unroll
-                    for (int i = 0; i < 8; i++) s = __dp4a((int)(x[j * WORDS + word] >> i & 0x01010101u), (int)(WORDS == 1 ? wl_[i] : lo[word * 8 + i]), s);
-                    if (wide) {
-#pragma unroll
-                        for (int i = 0; i < 8; i++) h = __dp4a((int)(x[j * WORDS + word] >> i & 0x01010101u), (int)(WORDS == 1 ? wh_[i] : hi[word * 8 + i]), h);
-                    }
+                for (int j = 0; j < TPL; j++) {
+                    lv[j] = scorer.level(x + j * WORDS);
+                    if (!inside && (t + lane * TPL + j < from || t + lane * TPL + j >= to)) lv[j] = NONE;
+                    if ((int)lv[j] <= bound) atomicAdd(&hist[lv[j] >> shift], 1u);
                 }
-                const int t = chunk * CHUNK + lane * TPL + j;
-                lv[j] = t >= from && t < to ? (u32)(positive - s - 128 * h) : 0xffffu;
-                if (lv[j] != 0xffffu) atomicAdd(&hist[warp * BINS + (lv[j] >> shift)], 1u);
+                u16 *put = place(base + u);
+                if (TPL == 4) *(uint2 *)put = make_uint2(lv[0] | lv[1 % TPL] << 16, lv[2 % TPL] | lv[3 % TPL] << 16);
+                if (TPL == 2) *(u32 *)put = lv[0] | lv[1 % TPL] << 16;
+                if (TPL == 1) *put = (u16)lv[0];
             }
-            u16 *put = level + (warp * perWarp + base + u) * CHUNK + lane * TPL;
-            if (TPL == 4) *(uint2 *)put = make_uint2(lv[0] | lv[1 % TPL] << 16, lv[2 % TPL] | lv[3 % TPL] << 16);
-            if (TPL == 2) *(u32 *)put = lv[0] | lv[1 % TPL] << 16;
-            if (TPL == 1) *put = (u16)lv[0];
-        }
-        if (base + U < perWarp) {
+            if (base + U < perWarp) {
 #pragma unroll
-            for (int u = 0; u < U; u++) code[u] = base + U + u < perWarp ? fetch(first + base + U + u) : make_uint4(0, 0, 0, 0);
+                for (int u = 0; u < U; u++) code[u] = base + U + u < perWarp ? fetch(first + base + U + u) : make_uint4(0, 0, 0, 0);
+            }
         }
-    }
-    __syncthreads();
+    };
+    const int digits = __popc(query.digits);
+    if (query.wide)
+        scoreAll(Scorer<WORDS, 4>(query));
+    else if (digits == 1)
+        scoreAll(Scorer<WORDS, 1>(query));
+    else if (digits == 2)
+        scoreAll(Scorer<WORDS, 2>(query));
+    else if (digits == 3)
+        scoreAll(Scorer<WORDS, 3>(query));
+    else
+        scoreAll(Scorer<WORDS, 0>(query));
+
+    // masks marks of the lane's group g of 32 tokens those of a level <= high
+    // and <= low: token 2k + h is bit 15 - k + 16h.
+    const u32 *mineLevels = (const u32 *)(levels + lane * (tl + 4));
+    const int groups = (tl + 31) / 32;
+    auto masks = [&](int g, int low, int high, u32 &le, u32 &lt) {
+        const u32 h = (0x8000u + high) * 0x10001u, l = (0x8000u + low) * 0x10001u;
+        le = lt = 0;
+        if (TPL == 4) {
+#pragma unroll
+            for (int k = 0; k < 16; k += 2) {
+                if (g * 16 + k >= tl / 2) break;
+                const uint2 w = *(const uint2 *)(mineLevels + g * 16 + k);
+                le |= ((h - w.x) & 0x80008000u) >> k | ((h - w.y) & 0x80008000u) >> (k + 1);
+                lt |= ((l - w.x) & 0x80008000u) >> k | ((l - w.y) & 0x80008000u) >> (k + 1);
+            }
+        } else {
+#pragma unroll
+            for (int k = 0; k < 16; k++) {
+                if (g * 16 + k >= tl / 2) break;
+                const u32 w = mineLevels[g * 16 + k];
+                le |= ((h - w) & 0x80008000u) >> k;
+                lt |= ((l - w) & 0x80008000u) >> k;
+            }
+        }
+    };
+    auto tokenOf = [](int bit) { return 2 * (15 - (bit & 15)) + (bit >> 4); };
 
     // 2. The cut.
-    for (int i = tid; i < BINS / 2; i += W * 32) {
-        u32 x = 0, y = 0;
-#pragma unroll
-        for (int w = 0; w < W; w++) {
-            const uint2 v = *(const uint2 *)&hist[w * BINS + 2 * i];
-            x += v.x;
-            y += v.y;
-        }
-        packed[i] = x | y << 16;
-    }
+    Cut c = {0, 0, 0, 0, 0, 0};
+    u32 cutLevel = 0, skip = 0;
+    auto exchange = [&](int b) {
+        const int words = ((bound >> shift) + 8) / 8 * 4; // whole 16 bytes
+        if (tid == 0) expect(bar[b], P * words * 4);
+        for (int d = warp; d < P; d += W)
+            for (int at = lane; at < words / 4; at += 32) {
+                const uint4 x = *(const uint4 *)&hist[at * 8], y = *(const uint4 *)&hist[at * 8 + 4];
+                send4(peer(shared32(counts + rank * (a.bins / 2) + at * 4), d), make_uint4(x.x | x.y << 16, x.z | x.w << 16, y.x | y.y << 16, y.z | y.w << 16), peer(bar[b], d));
+            }
+        await(bar[b]);
+        c = findCut<W>(&cutResult, warpSums, counts, words, a.bins / 2, P, rank, count);
+    };
     __syncthreads();
     asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); // every block's barriers are ready
-    for (int i = tid; i < P * (BINS / 8); i += W * 32) {
-        const int to_ = i / (BINS / 8), at = i % (BINS / 8);
-        send4(peer(shared32(coarse + rank * (BINS / 2) + at * 4), to_), ((const uint4 *)packed)[at], peer(bar[0], to_));
-    }
-    await(bar[0]);
-    counts(total, before, coarse, BINS / 2, BINS / 2, P, rank);
-    __syncthreads();
-    Cut c = {0, 0, 0, 0, 0};
-    u32 cutLevel = 0, skip = 0;
     if (count > 0) {
-        c = cut<BINS / 32>(total, before, count);
+        exchange(0);
+        if (c.counted < count) { // the same in all blocks: count every level
+            bound = magnitude;
+            shift = imax(0, 22 - __clz(bound));
+            for (int i = tid; i < a.bins; i += W * 32) hist[i] = 0;
+            clusterSync(); // every block has read the first counts
+            for (int i = 0; i < tl; i++) {
+                const u32 v = ((const u16 *)mineLevels)[i];
+                if (v != NONE) atomicAdd(&hist[v >> shift], 1u);
+            }
+            __syncthreads();
+            exchange(4);
+        }
         cutLevel = c.bin;
         if (shift > 0) {
-            const int bins = 1 << shift, words = imax(4, bins / 2); // counts sent, 16 bytes at least
-            for (int i = lane; i < perWarp * CHUNK; i += 32) {
-                const u32 v = level[warp * perWarp * CHUNK + i];
-                if (v != 0xffffu && v >> shift == c.bin) atomicAdd(&ownFine[v & (bins - 1)], 1u);
+            const int bins = 1 << shift, words = imax(4, bins / 2);
+            for (int g = 0; g < groups; g++) {
+                u32 le, lt;
+                masks(g, ((int)c.bin << shift) - 1, (((int)c.bin + 1) << shift) - 1, le, lt);
+                for (u32 m = le & ~lt; m; m &= m - 1) {
+                    const u32 v = ((const u16 *)mineLevels)[g * 32 + tokenOf(__ffs(m) - 1)];
+                    atomicAdd(&ownFine[v & (bins - 1)], 1u);
+                }
             }
             if (tid == 0) expect(bar[1], P * words * 4);
             __syncthreads();
             for (int i = tid; i < P * (words / 4); i += W * 32) {
-                const int to_ = i / (words / 4), at = i % (words / 4);
+                const int d = i / (words / 4), at = i % (words / 4);
                 const u32 *f = ownFine + at * 8;
-                send4(peer(shared32(fine + rank * (FINE / 2) + at * 4), to_), make_uint4(f[0] | f[1] << 16, f[2] | f[3] << 16, f[4] | f[5] << 16, f[6] | f[7] << 16), peer(bar[1], to_));
+                send4(peer(shared32(&fine[rank][at * 4]), d), make_uint4(f[0] | f[1] << 16, f[2] | f[3] << 16, f[4] | f[5] << 16, f[6] | f[7] << 16), peer(bar[1], d));
             }
             await(bar[1]);
-            for (int i = words * 2 + tid; i < FINE; i += W * 32) total[i] = before[i] = 0;
-            counts(total, before, fine, words, FINE / 2, P, rank);
-            __syncthreads();
-            const Cut f = cut<FINE / 32>(total, before, count - c.less);
+            const Cut f = findCut<W>(&cutResult, warpSums, &fine[0][0], words, FINE / 2, P, rank, count - c.less);
             cutLevel = c.bin << shift | f.bin;
             c.less += f.less;
             c.lessBefore += f.lessBefore;
@@ -302,30 +436,38 @@ template <int D, int WORDS> DEV void fused(const FusedArgs &a) {
         skip = c.equal - (count - c.less);
 
         // 3. Ranks of the winners.
-        u32 less = 0, equal = 0;
-        for (int i = lane; i < perWarp * CHUNK; i += 32) {
-            const u32 v = level[warp * perWarp * CHUNK + i];
-            less += v < cutLevel;
-            equal += v == cutLevel;
+        u32 le = 0, lt = 0, mineCount = 0; // less than the cut | equal << 16
+        for (int g = 0; g < groups; g++) {
+            masks(g, (int)cutLevel - 1, (int)cutLevel, le, lt);
+            mineCount += __popc(lt) | __popc(le & ~lt) << 16;
         }
-        less = __reduce_add_sync(ALL, less);
-        equal = __reduce_add_sync(ALL, equal);
-        if (lane == 0) warpCount[warp] = less | equal << 16;
+        u32 upto = mineCount;
+#pragma unroll
+        for (int o = 1; o < 32; o <<= 1) {
+            const u32 y = __shfl_up_sync(ALL, upto, o);
+            if (lane >= o) upto += y;
+        }
+        if (lane == 31) warpCount[warp] = upto;
         __syncthreads();
-        u32 x = lane < warp ? warpCount[lane] : 0;
-        u32 lessAt = c.lessBefore + __reduce_add_sync(ALL, x & 0xffff), equalAt = c.equalBefore + __reduce_add_sync(ALL, x >> 16);
-        for (int i = 0; i < perWarp * CHUNK; i += 32) {
-            const u32 v = level[warp * perWarp * CHUNK + i + lane];
-            const u32 l = __ballot_sync(ALL, v < cutLevel), e = __ballot_sync(ALL, v == cutLevel), below = (1u << lane) - 1;
-            const u32 myEqual = equalAt + __popc(e & below);
-            if (v < cutLevel || (v == cutLevel && myEqual >= skip)) {
-                const u32 at = lessAt + __popc(l & below) + (myEqual > skip ? myEqual - skip : 0), d = at / per;
-                const int t = first * CHUNK + i + lane;
-                send1(peer(shared32(list + (at - d * per)), d), t, peer(bar[2], d));
-                if (a.selected) a.selected[((long long)row * a.sets + set) * a.k + at] = t;
+        const u32 x = __reduce_add_sync(ALL, lane < warp ? warpCount[lane] : 0) + upto - mineCount;
+        u32 lessAt = c.lessBefore + (x & 0xffff), equalAt = c.equalBefore + (x >> 16);
+        const u32 perMagic = per > 1 ? 0xffffffffu / per + 1 : 0;
+        for (int g = 0; g < groups; g++) {
+            if (groups > 1) masks(g, (int)cutLevel - 1, (int)cutLevel, le, lt);
+            const u32 eq = le & ~lt;
+            for (u32 m = equalAt + __popc(eq) <= skip ? lt : le; m; m &= m - 1) {
+                const int b = __ffs(m) - 1, low = b & 15;
+                const u32 before = (0xfffeu << low & 0xffffu) * 0x10001u | (b >> 4) << low;
+                const u32 myEqual = equalAt + __popc(eq & before);
+                if ((lt >> b & 1) || myEqual >= skip) {
+                    const u32 at = lessAt + __popc(lt & before) + (myEqual > skip ? myEqual - skip : 0), d = per > 1 ? __umulhi(at, perMagic) : at;
+                    const int t = first * CHUNK + lane * tl + g * 32 + tokenOf(b);
+                    send1(peer(shared32(list + (at - d * per)), d), t, peer(bar[2], d));
+                    if (a.selected) a.selected[((long long)row * a.sets + set) * a.k + at] = t;
+                }
             }
-            lessAt += __popc(l);
-            equalAt += __popc(e);
+            lessAt += __popc(lt);
+            equalAt += __popc(eq);
         }
     }
     if (a.selected)
@@ -334,7 +476,7 @@ template <int D, int WORDS> DEV void fused(const FusedArgs &a) {
     __syncthreads(); // levels are done with: part takes their place
 
     // 4. Attention to this block's share: winners, then sink, then local.
-    const bf16 *K = (const bf16 *)L.k + (long long)set * L.capacity * D, *V = (const bf16 *)L.v + (long long)set * L.capacity * D;
+    const bf16 *K = (const bf16 *)L.k + (long long)kv * L.capacity * D, *V = (const bf16 *)L.v + (long long)kv * L.capacity * D;
     Accumulator<D> acc;
     acc.clear();
     const float scale = a.scale * LOG2E;
@@ -382,15 +524,18 @@ template <int D, int WORDS> DEV void fused(const FusedArgs &a) {
         if (a.shadow) a.shadow[at] = tobf16(v / l);
     }
 }
-#define FUSED(D, WORDS, MIN) \
-    KERNEL __launch_bounds__(256, MIN) fused_##D##_##WORDS(const FusedArgs a) { fused<D, WORDS>(a); }
-FUSED(64, 1, 2)
-FUSED(64, 2, 2)
-FUSED(64, 4, 2)
-FUSED(128, 1, 2)
-FUSED(128, 2, 2)
-FUSED(128, 4, 2)
-FUSED(256, 1, 1)
-FUSED(256, 2, 1)
-FUSED(256, 4, 1)
+// A block of 8 warps, or of 4 where many sequences fill the GPU.
+#define FUSED(D, WORDS, W, MIN) \
+    KERNEL __launch_bounds__(32 * W, MIN) fused_##D##_##WORDS##_##W(const FusedArgs a) { begin(); fused<D, WORDS, W>(a); }
+FUSED(64, 1, 8, 2)
+FUSED(64, 2, 8, 2)
+FUSED(64, 4, 8, 2)
+FUSED(128, 1, 8, 2)
+FUSED(128, 2, 8, 2)
+FUSED(128, 4, 8, 2)
+FUSED(256, 1, 8, 1)
+FUSED(256, 2, 8, 1)
+FUSED(256, 4, 8, 1)
+FUSED(64, 1, 4, 4)
+FUSED(128, 1, 4, 4)
 #endif

@@ -49,67 +49,76 @@ func (d *Device) AttendHash(out, q kernels.Tensor, layer int, b *kernels.Batch, 
 
 // fusedPlan is a launch of the fused kernel.
 type fusedPlan struct {
-	blocks         int // of a cluster
+	blocks, warps  int // of a cluster, of a block
+	bins           int // of levels
 	levels, listed int // room of a block
 	shared         int // bytes
 }
 
-// The fused kernel's fixed shared memory before the levels (fused.cu): its
-// warps' histograms, the cluster's counts, its own fine counts.
+// The fused kernel's statically declared shared memory, and what a block can
+// have.
 const (
-	fusedWarps   = 8
-	fusedFixed   = (fusedWarps*256 + 16*128 + 16*256 + 512) * 4
-	fusedStatic  = 18 << 10
+	fusedStatic  = 14 << 10
 	sharedMemory = 227 << 10
 )
 
-// planFused sizes the fused kernel for blocks blocks of a cluster, contexts of
-// limit tokens, reads tokens attended to.
-func planFused(blocks, limit, reads, words, heads, dim int) fusedPlan {
-	chunk := 128 / words
-	chunks := (limit + chunk - 1) / chunk
-	perWarp := (chunks + blocks*fusedWarps - 1) / (blocks * fusedWarps)
-	p := fusedPlan{blocks: blocks, levels: fusedWarps * perWarp * chunk, listed: (reads+blocks-1)/blocks + 4}
-	front := max(fusedFixed+2*p.levels, fusedWarps*heads*dim*4)
-	p.shared = front + heads*dim*4 + p.listed*4
+// fusedShape is what the plan depends on: sets reads tokens of limit cached
+// ones; codes of words words, levels up to most; heads query heads of dim.
+type fusedShape struct{ limit, reads, words, most, heads, dim int }
+
+// plan sizes the fused kernel for a cluster of blocks blocks of warps warps.
+func (s fusedShape) plan(blocks, warps int) fusedPlan {
+	chunk := 128 / s.words
+	chunks := (s.limit + chunk - 1) / chunk
+	perWarp := (chunks + blocks*warps - 1) / (blocks * warps)
+	if s.words == 4 {
+		perWarp += perWarp & 1
+	}
+	p := fusedPlan{
+		blocks: blocks, warps: warps, bins: min(1024, s.most/8*8+8),
+		levels: warps * 32 * (perWarp*chunk/32 + 4), listed: (s.reads+blocks-1)/blocks + 4,
+	}
+	front := max((p.bins+blocks*p.bins/2)*4+2*p.levels, warps*s.heads*s.dim*4)
+	p.shared = front + s.heads*s.dim*4 + p.listed*4
 	return p
 }
 
-// fits says whether a block can hold the plan's data; positions of levels are
-// counted in 16 bits.
+// fits says whether a block can hold the plan's data; levels are counted in 16
+// bits.
 func (p fusedPlan) fits() bool { return p.levels < 1<<16 && p.shared+fusedStatic <= sharedMemory }
 
-// fusable decides whether the fused kernel computes a step exactly: one code
-// and one set per KV head, a score within 16 bits, no reranking, no mass.
+// fusable decides whether the fused kernel computes a step exactly: the query
+// maps of a set share a code, a score fits 15 bits, no reranking, no mass.
 func (d *Device) fusable(q kernels.Tensor, layer int, s *batch, e *encoder, h kernels.HashQuery, sel kernels.Selection) (fusedPlan, bool) {
-	kv, bits := s.shape.kvHeads, e.p.Out()
-	index := s.indexed(layer, 0)
-	group := q.Dim(1) / kv
+	bits, index := e.p.Out(), s.indexed(layer, 0)
 	most := 1
 	if h.Bits > 1 {
 		most = 1<<(h.Bits-1) - 1
 	}
-	if d.options.NoClusters || h.Mass || sel.Reranks() || !s.tensorCores() || group > 8 ||
-		sel.Heads != kv || index.heads != kv || e.p.Heads%kv != 0 ||
-		(index.width != 1 && index.width != 2 && index.width != 4) || bits*most*(e.p.Heads/kv) > 65534 {
+	if d.options.NoClusters || h.Mass || sel.Reranks() || !s.tensorCores() ||
+		sel.Heads%s.shape.kvHeads != 0 || q.Dim(1)%sel.Heads != 0 || q.Dim(1)/sel.Heads > 8 ||
+		sel.Heads%index.heads != 0 || e.p.Heads%sel.Heads != 0 ||
+		(index.width != 1 && index.width != 2 && index.width != 4) || bits*most*(e.p.Heads/sel.Heads) > 32766 {
 		return fusedPlan{}, false
 	}
-	for blocks := fusedBlocks(s.shape.limit, s.shape.tokens*kv, d.info.Multiprocessors); blocks <= 16; blocks *= 2 {
-		if p := planFused(blocks, s.shape.limit, sel.Read(s.shape.limit), index.width, group, s.shape.dim); p.fits() {
+	shape := fusedShape{s.shape.limit, sel.Read(s.shape.limit), index.width, bits * most * (e.p.Heads / sel.Heads), q.Dim(1) / sel.Heads, s.shape.dim}
+	blocks, warps := fusedBlocks(shape, s.shape.tokens*sel.Heads, d.info.Multiprocessors)
+	for ; blocks <= 16; blocks *= 2 {
+		if p := shape.plan(blocks, warps); p.fits() {
 			return p, true
 		}
 	}
 	return fusedPlan{}, false
 }
 
-// fusedBlocks chooses the cluster: about 2048 tokens a block for a lone
+// fusedBlocks chooses the cluster: about 1024 tokens a block for a lone
 // sequence, fewer and larger blocks when the batch fills the GPU by itself.
-func fusedBlocks(limit, sets, multiprocessors int) int {
-	blocks := 1
-	for blocks < 16 && limit > 1024*blocks && (blocks < 4 || sets*blocks < 2*multiprocessors) {
+func fusedBlocks(s fusedShape, sets, multiprocessors int) (blocks, warps int) {
+	blocks = 2
+	for blocks < 16 && s.limit > 1024*blocks && (sets*blocks < 2*multiprocessors || s.limit > 16384*blocks) {
 		blocks *= 2
 	}
-	return blocks
+	return blocks, 8
 }
 
 // attendFused launches the fused kernel. selected, if not 0, gets the chosen
@@ -120,8 +129,9 @@ func (d *Device) attendFused(p fusedPlan, out, q kernels.Tensor, weights, select
 	a := fusedArgs{
 		out: address(out), shadow: d.shadowFor(shadowAttention, out, s.shape.tokens, heads*dim), q: address(q), weights: weights,
 		rows: s.rows, layers: s.layers, selected: selected,
-		layerCount: int32(s.shape.layers), layer: int32(layer), queryHeads: int32(heads), sets: int32(sel.Heads), maps: int32(e.p.Heads), bits: int32(e.p.Out()),
-		k: int32(k), levels: int32(p.levels), listed: int32(p.listed), scale: scale, s: selectionOf(sel),
+		layerCount: int32(s.shape.layers), layer: int32(layer), queryHeads: int32(heads), kvHeads: int32(s.shape.kvHeads), keyHeads: int32(s.indexed(layer, 0).heads),
+		sets: int32(sel.Heads), single: s.single(), maps: int32(e.p.Heads), bits: int32(e.p.Out()),
+		k: int32(k), bins: int32(p.bins), levels: int32(p.levels), listed: int32(p.listed), scale: scale, s: selectionOf(sel),
 	}
-	d.launch(fmt.Sprintf("fused_%d_%d", dim, s.indexed(layer, 0).width), size{x: p.blocks * sel.Heads * s.shape.tokens, y: 1, z: 1, block: 256, shared: p.shared, cluster: p.blocks}, a)
+	d.launch(fmt.Sprintf("fused_%d_%d_%d", dim, s.indexed(layer, 0).width, p.warps), size{x: p.blocks * sel.Heads * s.shape.tokens, y: 1, z: 1, block: 32 * p.warps, shared: p.shared, cluster: p.blocks}, a)
 }

@@ -60,7 +60,7 @@ func kernelNames(t *testing.T, source string) []string {
 		for _, m := range regexp.MustCompile(`(?m)^`+macro+`\(([^)]*)\)`).FindAllStringSubmatch(string(text), -1) {
 			args := strings.Split(m[1], ", ")
 			if macro == "FUSED" {
-				args = args[:2]
+				args = args[:3]
 			}
 			names = append(names, prefix+strings.Join(args, "_"))
 		}
@@ -190,7 +190,7 @@ func TestStructSizes(t *testing.T) {
 		"EncodeArgs":  {unsafe.Sizeof(encodeArgs{}), 18*8 + 24 + 8 + 6*4 + 3*8 + 6*4 + 2*8 + 8},
 		"TopKArgs":    {unsafe.Sizeof(topKArgs{}), 4*8 + 4*4 + 32},
 		"RerankArgs":  {unsafe.Sizeof(rerankArgs{}), 6*8 + 10*4 + 32},
-		"FusedArgs":   {unsafe.Sizeof(fusedArgs{}), 7*8 + 10*4 + 32},
+		"FusedArgs":   {unsafe.Sizeof(fusedArgs{}), 7*8 + 14*4 + 32},
 	} {
 		if c[0] != c[1] || c[0]%8 != 0 {
 			t.Errorf("%s has %d bytes, want %d", name, c[0], c[1])
@@ -225,38 +225,38 @@ func TestLaunchSizes(t *testing.T) {
 			t.Errorf("%+v: %d splits", c, got)
 		}
 	}
-	for _, rows := range []int{1, 8, 64, 1536, 8960, 151936} {
-		for _, stride := range []int{32, 96, 1536, 8960} {
-			s := linearSplit(rows, stride, 132)
-			if s != 1 && s != 2 && s != 4 && s != 8 || s > 1 && stride/32/s < 3 {
-				t.Errorf("[%d %d]: split %d", rows, stride, s)
-			}
+	for stride, want := range map[int]int{32: 1, 352: 1, 384: 2, 1536: 8, 8960: 8} {
+		if got := linearSplit(stride); got != want {
+			t.Errorf("rows of %d: split %d, want %d", stride, got, want)
 		}
 	}
 }
 
 func TestPlanFused(t *testing.T) {
 	for _, limit := range []int{1024, 8192, 32768, 131072, 262144} {
-		for _, sets := range []int{1, 8, 64, 512} {
-			for _, words := range []int{1, 2, 4} {
-				for _, dim := range []int{64, 128, 256} {
-					blocks := fusedBlocks(limit, sets, 132)
-					if blocks < 1 || blocks > 16 || blocks&(blocks-1) != 0 {
-						t.Fatalf("%d blocks", blocks)
+		for _, words := range []int{1, 2, 4} {
+			for _, dim := range []int{64, 128, 256} {
+				shape := fusedShape{limit, limit/8 + 256, words, 32 * words * 127, 8, dim}
+				for _, sets := range []int{1, 8, 64, 512} {
+					blocks, warps := fusedBlocks(shape, sets, 132)
+					if blocks < 2 || blocks > 16 || blocks&(blocks-1) != 0 || warps != 4 && warps != 8 {
+						t.Fatalf("%d blocks of %d warps", blocks, warps)
 					}
 					for ; blocks <= 16; blocks *= 2 {
-						reads := limit/8 + 256
-						p := planFused(blocks, limit, reads, words, 8, dim)
-						if p.levels*blocks < limit || p.listed*blocks < reads {
-							t.Fatalf("limit %d, %d blocks: %+v leaves tokens out", limit, blocks, p)
+						p := shape.plan(blocks, warps)
+						if p.levels*blocks < limit || p.listed*blocks < shape.reads {
+							t.Fatalf("%+v, %d blocks: %+v leaves tokens out", shape, blocks, p)
+						}
+						if p.bins%8 != 0 || p.bins > 1024 || p.bins <= min(shape.most, 1023) {
+							t.Fatalf("%+v: %d bins", shape, p.bins)
 						}
 						if p.fits() && p.shared+fusedStatic > sharedMemory {
 							t.Fatalf("%+v does not fit", p)
 						}
 					}
-					if p := planFused(16, 131072, 131072/8+256, words, 8, dim); !p.fits() {
-						t.Errorf("128K tokens, %d words, d %d: %+v does not fit 16 blocks", words, dim, p)
-					}
+				}
+				if p := shape.plan(16, 8); limit <= 131072 && !p.fits() {
+					t.Errorf("%+v: %+v does not fit 16 blocks", shape, p)
 				}
 			}
 		}

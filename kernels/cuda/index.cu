@@ -32,8 +32,8 @@ template <class C> DEV void indexPages(const int4 *segments, const Layer *layers
         *hi = b;
     }
 }
-KERNEL index_pages_bf16(const int4 *segments, const Layer *layers, int layerCount, int layer, int dim, int pageLen) { indexPages<bf16>(segments, layers, layerCount, layer, dim, pageLen); }
-KERNEL index_pages_f32(const int4 *segments, const Layer *layers, int layerCount, int layer, int dim, int pageLen) { indexPages<float>(segments, layers, layerCount, layer, dim, pageLen); }
+KERNEL index_pages_bf16(const int4 *segments, const Layer *layers, int layerCount, int layer, int dim, int pageLen) { begin(); indexPages<bf16>(segments, layers, layerCount, layer, dim, pageLen); }
+KERNEL index_pages_f32(const int4 *segments, const Layer *layers, int layerCount, int layer, int dim, int pageLen) { begin(); indexPages<float>(segments, layers, layerCount, layer, dim, pageLen); }
 
 // index_channels: block (key head, row), one warp.
 template <class C> DEV void indexChannels(const int *channels, const Row *rows, const Layer *layers, int layerCount, int layer, int dim, int c, int bits) {
@@ -57,10 +57,11 @@ template <class C> DEV void indexChannels(const int *channels, const Row *rows, 
         out[i] = step > 0 ? (float)((double)lo + rint(((double)v - (double)lo) / step) * step) : v;
     }
 }
-KERNEL index_channels_bf16(const int *channels, const Row *rows, const Layer *layers, int layerCount, int layer, int dim, int c, int bits) { indexChannels<bf16>(channels, rows, layers, layerCount, layer, dim, c, bits); }
-KERNEL index_channels_f32(const int *channels, const Row *rows, const Layer *layers, int layerCount, int layer, int dim, int c, int bits) { indexChannels<float>(channels, rows, layers, layerCount, layer, dim, c, bits); }
+KERNEL index_channels_bf16(const int *channels, const Row *rows, const Layer *layers, int layerCount, int layer, int dim, int c, int bits) { begin(); indexChannels<bf16>(channels, rows, layers, layerCount, layer, dim, c, bits); }
+KERNEL index_channels_f32(const int *channels, const Row *rows, const Layer *layers, int layerCount, int layer, int dim, int c, int bits) { begin(); indexChannels<float>(channels, rows, layers, layerCount, layer, dim, c, bits); }
 
 KERNEL gather_channels(float *out, const float *q, const int *channels, int heads, int keyHeads, int dim, int c, long long n) {
+    begin();
     for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (long long)gridDim.x * blockDim.x) {
         const long long th = i / c;
         const int head = th % heads;
@@ -102,11 +103,12 @@ template <class C> DEV void indexParts(const float *codebooks, const Row *rows, 
         if (lane == 0) out[part] = best < entries ? (u8)best : 0;
     }
 }
-KERNEL index_parts_bf16(const float *codebooks, const Row *rows, const Layer *layers, int layerCount, int layer, int dim, int parts, int entries) { indexParts<bf16>(codebooks, rows, layers, layerCount, layer, dim, parts, entries); }
-KERNEL index_parts_f32(const float *codebooks, const Row *rows, const Layer *layers, int layerCount, int layer, int dim, int parts, int entries) { indexParts<float>(codebooks, rows, layers, layerCount, layer, dim, parts, entries); }
+KERNEL index_parts_bf16(const float *codebooks, const Row *rows, const Layer *layers, int layerCount, int layer, int dim, int parts, int entries) { begin(); indexParts<bf16>(codebooks, rows, layers, layerCount, layer, dim, parts, entries); }
+KERNEL index_parts_f32(const float *codebooks, const Row *rows, const Layer *layers, int layerCount, int layer, int dim, int parts, int entries) { begin(); indexParts<float>(codebooks, rows, layers, layerCount, layer, dim, parts, entries); }
 
 // part_tables sets tables [T, heads, parts, entries] to dot products.
 KERNEL part_tables(float *tables, const float *q, const float *codebooks, int heads, int keyHeads, int dim, int parts, int entries, long long n) {
+    begin();
     const int width = dim / parts;
     for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (long long)gridDim.x * blockDim.x) {
         const int e = i % entries, part = i / entries % parts;

@@ -198,6 +198,10 @@ func (d *Device) LoadMatrix(m kernels.Matrix) (kernels.Weight, error) {
 	}
 	n := w.rows * w.stride
 	d.launch("dequant_"+m.Type.String(), size{x: min((n+255)/256, 64*d.info.Multiprocessors), y: 1, z: 1, block: 256}, w.ptr, raw, w.cols, w.stride, w.rows)
+	// products load weights before they wait for the kernel ahead
+	if err := d.Synchronize(); err != nil {
+		return nil, fmt.Errorf("weight %s: %w", m.Name, err)
+	}
 	return w, nil
 }
 

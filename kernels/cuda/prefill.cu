@@ -180,6 +180,6 @@ template <int D, int M> DEV void prefill(const PrefillArgs &a) {
             }
         }
 }
-KERNEL __launch_bounds__(128, 2) prefill_64(const PrefillArgs a) { prefill<64, 2>(a); }
-KERNEL __launch_bounds__(128, 2) prefill_128(const PrefillArgs a) { prefill<128, 2>(a); }
-KERNEL __launch_bounds__(128, 1) prefill_256(const PrefillArgs a) { prefill<256, 1>(a); }
+KERNEL __launch_bounds__(128, 2) prefill_64(const PrefillArgs a) { begin(); prefill<64, 2>(a); }
+KERNEL __launch_bounds__(128, 2) prefill_128(const PrefillArgs a) { begin(); prefill<128, 2>(a); }
+KERNEL __launch_bounds__(128, 1) prefill_256(const PrefillArgs a) { begin(); prefill<256, 1>(a); }

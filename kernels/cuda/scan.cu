@@ -75,7 +75,7 @@ template <int WORDS> DEV void scanHash(int *scores, const i8 *weights, const Row
         }
 }
 #define SCAN_HASH(W)                                                                                                                                                      \
-    KERNEL __launch_bounds__(256) scan_hash_##W(int *scores, const i8 *weights, const Row *rows, const Layer *layers, int layerCount, int layer, int maps, int bits, int sets, int stride, int keyHeads) { \
+    KERNEL __launch_bounds__(256) scan_hash_##W(int *scores, const i8 *weights, const Row *rows, const Layer *layers, int layerCount, int layer, int maps, int bits, int sets, int stride, int keyHeads) { begin(); \
         scanHash<W>(scores, weights, rows, layers, layerCount, layer, maps, bits, sets, stride, keyHeads);                                                                \
     }
 SCAN_HASH(1)
@@ -105,14 +105,17 @@ template <class K> DEV void scanDot(float *scores, const float *q, const Row *ro
         }
 }
 KERNEL __launch_bounds__(256) scan_dot_bf16(float *scores, const float *q, const Row *rows, const Layer *layers, int layerCount, int layer, int slot, int heads, int keyHeads, int width, int stride, float scale) {
+    begin();
     scanDot<bf16>(scores, q, rows, layers, layerCount, layer, slot, heads, keyHeads, width, stride, scale);
 }
 KERNEL __launch_bounds__(256) scan_dot_f32(float *scores, const float *q, const Row *rows, const Layer *layers, int layerCount, int layer, int slot, int heads, int keyHeads, int width, int stride, float scale) {
+    begin();
     scanDot<float>(scores, q, rows, layers, layerCount, layer, slot, heads, keyHeads, width, stride, scale);
 }
 
 // scan_pages: block (8 pages, query head, row), a warp a page.
 KERNEL __launch_bounds__(256) scan_pages(float *scores, const float *q, const Row *rows, const Layer *layers, int layerCount, int layer, int heads, int keyHeads, int dim, int stride, int pageLen) {
+    begin();
     const int row = blockIdx.z, head = blockIdx.y, lane = threadIdx.x & 31, page = blockIdx.x * 8 + (threadIdx.x >> 5);
     const Row r = rows[row];
     const Layer L = layers[r.segment * layerCount + layer];
@@ -130,6 +133,7 @@ KERNEL __launch_bounds__(256) scan_pages(float *scores, const float *q, const Ro
 
 // scan_tables: block (chunk of 1024 tokens, query head, row), a thread a token.
 KERNEL __launch_bounds__(256) scan_tables(float *scores, const float *tables, const Row *rows, const Layer *layers, int layerCount, int layer, int heads, int keyHeads, int parts, int entries, int stride) {
+    begin();
     extern __shared__ float table[];
     const int row = blockIdx.z, head = blockIdx.y;
     const Row r = rows[row];
@@ -151,6 +155,7 @@ DEV float value(const void *scores, int integer, long long i) { return integer ?
 // mass_parts: block (chunk, query head, row): the chunk's largest score and
 // sum of exponentials.
 KERNEL __launch_bounds__(256) mass_parts(float2 *parts, const void *scores, int integer, const float *scales, const Row *rows, int heads, int stride, int chunk, const Selection s) {
+    begin();
     __shared__ float scratch[33];
     const int row = blockIdx.z, head = blockIdx.y;
     int lo, hi;
@@ -169,6 +174,7 @@ KERNEL __launch_bounds__(256) mass_parts(float2 *parts, const void *scores, int 
 
 // mass_sum: block (chunk, group, row): the sum over the heads of the softmax.
 KERNEL __launch_bounds__(256) mass_sum(float *out, const float2 *parts, const void *scores, int integer, const float *scales, const Row *rows, int heads, int groups, int stride, int outStride, int chunk, const Selection s) {
+    begin();
     __shared__ float top[64], sum[64];
     const int row = blockIdx.z, group = blockIdx.y, warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     int lo, hi;

@@ -41,7 +41,7 @@ func (d *Device) encode(e *encoder, a encodeArgs, rows int) {
 		return
 	}
 	blocks := 1
-	if !d.options.NoClusters && len(e.p.Layers) > 0 && rows*e.p.Heads <= d.info.Multiprocessors {
+	if !d.options.NoClusters && rows*e.p.Heads <= d.info.Multiprocessors {
 		blocks = 8
 	}
 	cluster := 0

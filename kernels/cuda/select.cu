@@ -161,8 +161,8 @@ template <class S> DEV void topK(const TopKArgs &a) {
     }
     clusterSync(); // peers may still read this block's totals
 }
-KERNEL __launch_bounds__(1024) topk_i32(const TopKArgs a) { topK<int>(a); }
-KERNEL __launch_bounds__(1024) topk_f32(const TopKArgs a) { topK<float>(a); }
+KERNEL __launch_bounds__(1024) topk_i32(const TopKArgs a) { begin(); topK<int>(a); }
+KERNEL __launch_bounds__(1024) topk_f32(const TopKArgs a) { begin(); topK<float>(a); }
 
 struct RerankArgs {
     float *logits;        // [T, queryHeads, length]
@@ -202,11 +202,12 @@ template <class C> DEV void rerankLogits(const RerankArgs &a) {
         }
     }
 }
-KERNEL __launch_bounds__(512) rerank_logits_bf16(const RerankArgs a) { rerankLogits<bf16>(a); }
-KERNEL __launch_bounds__(512) rerank_logits_f32(const RerankArgs a) { rerankLogits<float>(a); }
+KERNEL __launch_bounds__(512) rerank_logits_bf16(const RerankArgs a) { begin(); rerankLogits<bf16>(a); }
+KERNEL __launch_bounds__(512) rerank_logits_f32(const RerankArgs a) { begin(); rerankLogits<float>(a); }
 
 // rerank_mass: block (set, row): the candidates' softmax summed over the heads.
 KERNEL __launch_bounds__(1024) rerank_mass(const RerankArgs a) {
+    begin();
     __shared__ float scratch[33];
     const int set = blockIdx.x, row = blockIdx.y, n = a.rows[row].position + 1, count = scored(a.s, n), heads = a.queryHeads / a.sets;
     int lo, hi;

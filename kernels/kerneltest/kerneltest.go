@@ -20,6 +20,8 @@ type Tolerance struct {
 	Dense     float64 // token-wise operations
 	Attention float64
 	Scores    float64 // float scores of tokens
+	// Weights is the rounding of matrices on the device, e.g. to bf16.
+	Weights float64
 	// Bits is the share of code bits, and of query weights, that may be off by
 	// one because a value lay at the threshold.
 	Bits float64
