@@ -31,8 +31,3 @@ func toFloatAVX512(n int, dst *float32, src *int32)
 //
 //go:noescape
 func toFloatAVX2(n int, dst *float32, src *int32)
-
-// gatherAVX2 copies the n rows at positions to one behind the other; rowBytes is a multiple of 32.
-//
-//go:noescape
-func gatherAVX2(n int, positions *int32, rowBytes int, from *byte, to *byte)

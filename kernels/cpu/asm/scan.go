@@ -14,7 +14,6 @@ func scan() {
 	cut("cutI32", false)
 	cut("cutF32", true)
 	toFloat()
-	gather()
 }
 
 // iota is 0, 1, 2, ... in the lanes.
@@ -184,46 +183,4 @@ func toFloat() {
 		VZEROUPPER()
 		RET()
 	}
-}
-
-// gather copies rows of a cache. It asks for the rows some steps ahead, since
-// they lie anywhere in memory.
-func gather() {
-	const ahead = 8
-	avx2.text("gather", "func(n int, positions *int32, rowBytes int, from, to *byte)",
-		"copies the n rows at positions to one behind the other; rowBytes is a multiple of 32.")
-	n, positions, rowBytes, from, to := param("n"), param("positions"), param("rowBytes"), param("from"), param("to")
-	Label("row")
-	// prefetch a later row
-	next, left := GP64(), GP64()
-	CMPQ(n, Imm(ahead))
-	JLE(LabelRef("copy"))
-	MOVLQSX(at(positions, 4*ahead), next)
-	IMULQ(rowBytes, next)
-	ADDQ(from, next)
-	MOVQ(rowBytes, left)
-	Label("prefetch")
-	PREFETCHT0(at(next, 0))
-	ADDQ(Imm(64), next)
-	SUBQ(Imm(64), left)
-	JG(LabelRef("prefetch"))
-	Label("copy")
-	row := GP64()
-	MOVLQSX(at(positions, 0), row)
-	IMULQ(rowBytes, row)
-	ADDQ(from, row)
-	MOVQ(rowBytes, left)
-	Label("part")
-	v := YMM()
-	VMOVUPS(at(row, 0), v)
-	VMOVUPS(v, at(to, 0))
-	ADDQ(Imm(32), row)
-	ADDQ(Imm(32), to)
-	SUBQ(Imm(32), left)
-	JG(LabelRef("part"))
-	ADDQ(Imm(4), positions)
-	DECQ(n)
-	JNZ(LabelRef("row"))
-	VZEROUPPER()
-	RET()
 }
