@@ -38,7 +38,9 @@ type kernelSet struct {
 	readAll        func(n int, p *byte) uint64
 
 	toFloat func(n int, dst *float32, src *int32)
-	// any n; of scan nil where the processor lacks byte permutations
+	// counts of scan are multiples of scanUnit, of cut of cutUnit; scan is nil
+	// where Go looks the codes up
+	scanUnit, cutUnit    int
 	scanNarrow, scanWide func(n int, codes *uint32, tables *byte, bias int32, scores *int32, add int)
 	cutI32               func(n int, scores *int32, threshold int32, first int, positions, kept *int32) int
 	cutF32               func(n int, scores *float32, threshold float32, first int, positions *int32, kept *float32) int

@@ -17,7 +17,7 @@ func portable() *kernelSet {
 		maximum: maximumPortable, expSum: expSumPortable, softmaxColumns: softmaxColumnsPortable,
 		scaleColumns: scaleColumnsPortable, gate: gatePortable, scaleBy: scaleByPortable,
 		addTo: addToPortable, widen: widenPortable, readAll: readAllPortable,
-		toFloat: toFloatPortable, cutI32: cutPortable[int32], cutF32: cutPortable[float32],
+		toFloat: toFloatPortable, cutUnit: 1, cutI32: cutPortable[int32], cutF32: cutPortable[float32],
 		formats: map[dtype.Type]formatKernels{},
 	}
 	for i := range 4 {
