@@ -289,6 +289,12 @@ func TestResume(t *testing.T) {
 	if !reflect.DeepEqual(whole, again) || calls != 0 {
 		t.Errorf("a finished run trained again (%d calls)", calls)
 	}
+	// what only matters in use changes no weight and trains nothing
+	c.QueryBits, c.Candidates = 4, 3
+	used := run(t, Options{Trace: r, Config: c, CheckpointDir: dir, OnProgress: func(Progress) { calls++ }})
+	if !reflect.DeepEqual(whole.Layers, used.Layers) || calls != 0 || used.QueryBits != 4 || used.Candidates != 3 {
+		t.Errorf("other query bits trained again (%d calls)", calls)
+	}
 	// a damaged checkpoint is named
 	found, _ := filepath.Glob(filepath.Join(dir, "*.safetensors"))
 	if err := os.Truncate(found[0], 40); err != nil {
