@@ -209,14 +209,14 @@ func (r *Report) perplexityTable() Table {
 
 // scoreTables are, for each benchmark, tasks against settings.
 func (r *Report) scoreTables() []Table {
-	var names []string
+	var benchmarks []string
 	r.scores(func(_ *Run, x result.ScoreRow) {
-		if !slices.Contains(names, x.Benchmark) {
-			names = append(names, x.Benchmark)
+		if !slices.Contains(benchmarks, x.Benchmark) {
+			benchmarks = append(benchmarks, x.Benchmark)
 		}
 	})
 	var out []Table
-	for _, name := range names {
+	for _, name := range benchmarks {
 		var p pivot
 		detail := Table{
 			Name: name + "-differences", Title: name + ": difference from dense on the same samples",
@@ -231,7 +231,7 @@ func (r *Report) scoreTables() []Table {
 			if x.Context > 0 {
 				task += " " + tokens(x.Context)
 			}
-			if x.Depth > 0 {
+			if x.Task == "niah" {
 				task += fmt.Sprintf(" at %.0f%%", 100*x.Depth)
 			}
 			setting := r.label(run, x.Selector, x.Preset)
@@ -286,7 +286,7 @@ func (r *Report) provenanceTable() Table {
 		Columns: []string{"run", "results", "model", "device", "created", "seconds", "config", "samples", "hashattn", "Go"},
 	}
 	for _, run := range r.Runs {
-		for _, kind := range result.Kinds {
+		for _, kind := range names {
 			f, ok := run.Files[kind]
 			if !ok {
 				continue

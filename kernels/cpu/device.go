@@ -81,6 +81,20 @@ func (d *Device) Close() error {
 	return nil
 }
 
+// Alloc implements kernels.Device.
+func (d *Device) Alloc(t dtype.Type, shape ...int) (kernels.Tensor, error) {
+	x, err := d.Reference.Alloc(t, shape...)
+	if err == nil {
+		useHugePages(x.Bytes())
+	}
+	return x, err
+}
+
+// NewCache implements kernels.Device.
+func (d *Device) NewCache(s kernels.CacheSpec) (*kernels.Cache, error) {
+	return kernels.AllocCache(d, s)
+}
+
 // weight is a matrix in its checkpoint's format, not copied.
 type weight struct {
 	kernels.Matrix

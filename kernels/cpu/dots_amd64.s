@@ -3,7 +3,7 @@
 #include "textflag.h"
 
 // func dotF321AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
-// Requires: AVX, AVX512F, AVX512VL, CMOV
+// Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotF321AVX512(SB), NOSPLIT, $0-64
 	MOVQ rows+8(FP), AX
 	MOVQ k+16(FP), CX
@@ -36,12 +36,16 @@ rows:
 
 width:
 	VMOVUPS       (SI), Z4
+	PREFETCHT0    4096(SI)
 	ADDQ          $0x00000040, SI
 	VMOVUPS       (DI), Z5
+	PREFETCHT0    4096(DI)
 	ADDQ          $0x00000040, DI
 	VMOVUPS       (R8), Z6
+	PREFETCHT0    4096(R8)
 	ADDQ          $0x00000040, R8
 	VMOVUPS       (R9), Z7
+	PREFETCHT0    4096(R9)
 	ADDQ          $0x00000040, R9
 	VMOVUPS       (R11), Z8
 	VFMADD231PS   Z8, Z4, Z0
@@ -76,7 +80,7 @@ width:
 	RET
 
 // func mixF321AVX512(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mixF321AVX512(SB), NOSPLIT, $0-64
 	MOVQ width+0(FP), AX
 	MOVQ rows+8(FP), CX
@@ -107,6 +111,10 @@ chunk4rows:
 	VMOVUPS      64(R9), Z5
 	VMOVUPS      128(R9), Z6
 	VMOVUPS      192(R9), Z7
+	PREFETCHT0   4096(R9)
+	PREFETCHT0   4160(R9)
+	PREFETCHT0   4224(R9)
+	PREFETCHT0   4288(R9)
 	VBROADCASTSS (R10), Z8
 	VFMADD231PS  Z8, Z4, Z0
 	VFMADD231PS  Z8, Z5, Z1
@@ -138,6 +146,7 @@ chunk1:
 
 chunk1rows:
 	VMOVUPS      (R9), Z1
+	PREFETCHT0   4096(R9)
 	VBROADCASTSS (R10), Z2
 	VFMADD231PS  Z2, Z1, Z0
 	ADDQ         BX, R9
@@ -156,7 +165,7 @@ chunk1done:
 	RET
 
 // func dotF322AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
-// Requires: AVX, AVX512F, AVX512VL, CMOV
+// Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotF322AVX512(SB), NOSPLIT, $0-64
 	MOVQ rows+8(FP), AX
 	MOVQ k+16(FP), CX
@@ -193,12 +202,16 @@ rows:
 
 width:
 	VMOVUPS       (DI), Z8
+	PREFETCHT0    4096(DI)
 	ADDQ          $0x00000040, DI
 	VMOVUPS       (R8), Z9
+	PREFETCHT0    4096(R8)
 	ADDQ          $0x00000040, R8
 	VMOVUPS       (R9), Z10
+	PREFETCHT0    4096(R9)
 	ADDQ          $0x00000040, R9
 	VMOVUPS       (R10), Z11
+	PREFETCHT0    4096(R10)
 	ADDQ          $0x00000040, R10
 	VMOVUPS       (R12), Z12
 	VFMADD231PS   Z12, Z8, Z0
@@ -253,7 +266,7 @@ width:
 	RET
 
 // func mixF322AVX512(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mixF322AVX512(SB), NOSPLIT, $0-64
 	MOVQ width+0(FP), AX
 	MOVQ rows+8(FP), CX
@@ -289,6 +302,10 @@ chunk4rows:
 	VMOVUPS      64(R11), Z9
 	VMOVUPS      128(R11), Z10
 	VMOVUPS      192(R11), Z11
+	PREFETCHT0   4096(R11)
+	PREFETCHT0   4160(R11)
+	PREFETCHT0   4224(R11)
+	PREFETCHT0   4288(R11)
 	VBROADCASTSS (R12), Z12
 	VFMADD231PS  Z12, Z8, Z0
 	VFMADD231PS  Z12, Z9, Z1
@@ -332,6 +349,7 @@ chunk1:
 
 chunk1rows:
 	VMOVUPS      (R11), Z2
+	PREFETCHT0   4096(R11)
 	VBROADCASTSS (R12), Z3
 	VFMADD231PS  Z3, Z2, Z0
 	VBROADCASTSS (R12)(DI*1), Z3
@@ -354,7 +372,7 @@ chunk1done:
 	RET
 
 // func dotF323AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
-// Requires: AVX, AVX512F, AVX512VL, CMOV
+// Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotF323AVX512(SB), NOSPLIT, $0-64
 	MOVQ rows+8(FP), AX
 	MOVQ k+16(FP), CX
@@ -395,12 +413,16 @@ rows:
 
 width:
 	VMOVUPS       (DI), Z12
+	PREFETCHT0    4096(DI)
 	ADDQ          $0x00000040, DI
 	VMOVUPS       (R8), Z13
+	PREFETCHT0    4096(R8)
 	ADDQ          $0x00000040, R8
 	VMOVUPS       (R9), Z14
+	PREFETCHT0    4096(R9)
 	ADDQ          $0x00000040, R9
 	VMOVUPS       (R10), Z15
+	PREFETCHT0    4096(R10)
 	ADDQ          $0x00000040, R10
 	VMOVUPS       (R12), Z16
 	VFMADD231PS   Z16, Z12, Z0
@@ -475,7 +497,7 @@ width:
 	RET
 
 // func mixF323AVX512(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mixF323AVX512(SB), NOSPLIT, $0-64
 	MOVQ width+0(FP), AX
 	MOVQ rows+8(FP), CX
@@ -516,6 +538,10 @@ chunk4rows:
 	VMOVUPS      64(R11), Z13
 	VMOVUPS      128(R11), Z14
 	VMOVUPS      192(R11), Z15
+	PREFETCHT0   4096(R11)
+	PREFETCHT0   4160(R11)
+	PREFETCHT0   4224(R11)
+	PREFETCHT0   4288(R11)
 	VBROADCASTSS (R12), Z16
 	VFMADD231PS  Z16, Z12, Z0
 	VFMADD231PS  Z16, Z13, Z1
@@ -571,6 +597,7 @@ chunk1:
 
 chunk1rows:
 	VMOVUPS      (R11), Z3
+	PREFETCHT0   4096(R11)
 	VBROADCASTSS (R12), Z4
 	VFMADD231PS  Z4, Z3, Z0
 	VBROADCASTSS (R12)(DI*1), Z4
@@ -597,7 +624,7 @@ chunk1done:
 	RET
 
 // func dotF324AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
-// Requires: AVX, AVX512F, AVX512VL, CMOV
+// Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotF324AVX512(SB), NOSPLIT, $0-64
 	MOVQ rows+8(FP), AX
 	MOVQ k+16(FP), CX
@@ -643,12 +670,16 @@ rows:
 
 width:
 	VMOVUPS       (R8), Z16
+	PREFETCHT0    4096(R8)
 	ADDQ          $0x00000040, R8
 	VMOVUPS       (R9), Z17
+	PREFETCHT0    4096(R9)
 	ADDQ          $0x00000040, R9
 	VMOVUPS       (R10), Z18
+	PREFETCHT0    4096(R10)
 	ADDQ          $0x00000040, R10
 	VMOVUPS       (R11), Z19
+	PREFETCHT0    4096(R11)
 	ADDQ          $0x00000040, R11
 	VMOVUPS       (R13), Z20
 	VFMADD231PS   Z20, Z16, Z0
@@ -743,7 +774,7 @@ width:
 	RET
 
 // func mixF324AVX512(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mixF324AVX512(SB), NOSPLIT, $0-64
 	MOVQ width+0(FP), AX
 	MOVQ rows+8(FP), CX
@@ -790,6 +821,10 @@ chunk4rows:
 	VMOVUPS      64(R11), Z17
 	VMOVUPS      128(R11), Z18
 	VMOVUPS      192(R11), Z19
+	PREFETCHT0   4096(R11)
+	PREFETCHT0   4160(R11)
+	PREFETCHT0   4224(R11)
+	PREFETCHT0   4288(R11)
 	VBROADCASTSS (R12), Z20
 	VFMADD231PS  Z20, Z16, Z0
 	VFMADD231PS  Z20, Z17, Z1
@@ -858,6 +893,7 @@ chunk1:
 
 chunk1rows:
 	VMOVUPS      (R11), Z4
+	PREFETCHT0   4096(R11)
 	VBROADCASTSS (R12), Z5
 	VFMADD231PS  Z5, Z4, Z0
 	VBROADCASTSS (R12)(DI*1), Z5
@@ -888,7 +924,7 @@ chunk1done:
 	RET
 
 // func dotBF161AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
-// Requires: AVX, AVX512F, AVX512VL, CMOV
+// Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotBF161AVX512(SB), NOSPLIT, $0-64
 	MOVQ rows+8(FP), AX
 	MOVQ k+16(FP), CX
@@ -922,15 +958,19 @@ rows:
 width:
 	VPMOVZXWD     (SI), Z4
 	VPSLLD        $0x10, Z4, Z4
+	PREFETCHT0    4096(SI)
 	ADDQ          $0x00000020, SI
 	VPMOVZXWD     (DI), Z5
 	VPSLLD        $0x10, Z5, Z5
+	PREFETCHT0    4096(DI)
 	ADDQ          $0x00000020, DI
 	VPMOVZXWD     (R8), Z6
 	VPSLLD        $0x10, Z6, Z6
+	PREFETCHT0    4096(R8)
 	ADDQ          $0x00000020, R8
 	VPMOVZXWD     (R9), Z7
 	VPSLLD        $0x10, Z7, Z7
+	PREFETCHT0    4096(R9)
 	ADDQ          $0x00000020, R9
 	VMOVUPS       (R11), Z8
 	VFMADD231PS   Z8, Z4, Z0
@@ -965,7 +1005,7 @@ width:
 	RET
 
 // func mixBF161AVX512(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mixBF161AVX512(SB), NOSPLIT, $0-64
 	MOVQ width+0(FP), AX
 	MOVQ rows+8(FP), CX
@@ -1000,6 +1040,8 @@ chunk4rows:
 	VPSLLD       $0x10, Z6, Z6
 	VPMOVZXWD    96(R9), Z7
 	VPSLLD       $0x10, Z7, Z7
+	PREFETCHT0   4096(R9)
+	PREFETCHT0   4160(R9)
 	VBROADCASTSS (R10), Z8
 	VFMADD231PS  Z8, Z4, Z0
 	VFMADD231PS  Z8, Z5, Z1
@@ -1032,6 +1074,7 @@ chunk1:
 chunk1rows:
 	VPMOVZXWD    (R9), Z1
 	VPSLLD       $0x10, Z1, Z1
+	PREFETCHT0   4096(R9)
 	VBROADCASTSS (R10), Z2
 	VFMADD231PS  Z2, Z1, Z0
 	ADDQ         BX, R9
@@ -1050,7 +1093,7 @@ chunk1done:
 	RET
 
 // func dotBF162AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
-// Requires: AVX, AVX512F, AVX512VL, CMOV
+// Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotBF162AVX512(SB), NOSPLIT, $0-64
 	MOVQ rows+8(FP), AX
 	MOVQ k+16(FP), CX
@@ -1088,15 +1131,19 @@ rows:
 width:
 	VPMOVZXWD     (DI), Z8
 	VPSLLD        $0x10, Z8, Z8
+	PREFETCHT0    4096(DI)
 	ADDQ          $0x00000020, DI
 	VPMOVZXWD     (R8), Z9
 	VPSLLD        $0x10, Z9, Z9
+	PREFETCHT0    4096(R8)
 	ADDQ          $0x00000020, R8
 	VPMOVZXWD     (R9), Z10
 	VPSLLD        $0x10, Z10, Z10
+	PREFETCHT0    4096(R9)
 	ADDQ          $0x00000020, R9
 	VPMOVZXWD     (R10), Z11
 	VPSLLD        $0x10, Z11, Z11
+	PREFETCHT0    4096(R10)
 	ADDQ          $0x00000020, R10
 	VMOVUPS       (R12), Z12
 	VFMADD231PS   Z12, Z8, Z0
@@ -1151,7 +1198,7 @@ width:
 	RET
 
 // func mixBF162AVX512(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mixBF162AVX512(SB), NOSPLIT, $0-64
 	MOVQ width+0(FP), AX
 	MOVQ rows+8(FP), CX
@@ -1191,6 +1238,8 @@ chunk4rows:
 	VPSLLD       $0x10, Z10, Z10
 	VPMOVZXWD    96(R11), Z11
 	VPSLLD       $0x10, Z11, Z11
+	PREFETCHT0   4096(R11)
+	PREFETCHT0   4160(R11)
 	VBROADCASTSS (R12), Z12
 	VFMADD231PS  Z12, Z8, Z0
 	VFMADD231PS  Z12, Z9, Z1
@@ -1235,6 +1284,7 @@ chunk1:
 chunk1rows:
 	VPMOVZXWD    (R11), Z2
 	VPSLLD       $0x10, Z2, Z2
+	PREFETCHT0   4096(R11)
 	VBROADCASTSS (R12), Z3
 	VFMADD231PS  Z3, Z2, Z0
 	VBROADCASTSS (R12)(DI*1), Z3
@@ -1257,7 +1307,7 @@ chunk1done:
 	RET
 
 // func dotBF163AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
-// Requires: AVX, AVX512F, AVX512VL, CMOV
+// Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotBF163AVX512(SB), NOSPLIT, $0-64
 	MOVQ rows+8(FP), AX
 	MOVQ k+16(FP), CX
@@ -1299,15 +1349,19 @@ rows:
 width:
 	VPMOVZXWD     (DI), Z12
 	VPSLLD        $0x10, Z12, Z12
+	PREFETCHT0    4096(DI)
 	ADDQ          $0x00000020, DI
 	VPMOVZXWD     (R8), Z13
 	VPSLLD        $0x10, Z13, Z13
+	PREFETCHT0    4096(R8)
 	ADDQ          $0x00000020, R8
 	VPMOVZXWD     (R9), Z14
 	VPSLLD        $0x10, Z14, Z14
+	PREFETCHT0    4096(R9)
 	ADDQ          $0x00000020, R9
 	VPMOVZXWD     (R10), Z15
 	VPSLLD        $0x10, Z15, Z15
+	PREFETCHT0    4096(R10)
 	ADDQ          $0x00000020, R10
 	VMOVUPS       (R12), Z16
 	VFMADD231PS   Z16, Z12, Z0
@@ -1382,7 +1436,7 @@ width:
 	RET
 
 // func mixBF163AVX512(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mixBF163AVX512(SB), NOSPLIT, $0-64
 	MOVQ width+0(FP), AX
 	MOVQ rows+8(FP), CX
@@ -1427,6 +1481,8 @@ chunk4rows:
 	VPSLLD       $0x10, Z14, Z14
 	VPMOVZXWD    96(R11), Z15
 	VPSLLD       $0x10, Z15, Z15
+	PREFETCHT0   4096(R11)
+	PREFETCHT0   4160(R11)
 	VBROADCASTSS (R12), Z16
 	VFMADD231PS  Z16, Z12, Z0
 	VFMADD231PS  Z16, Z13, Z1
@@ -1483,6 +1539,7 @@ chunk1:
 chunk1rows:
 	VPMOVZXWD    (R11), Z3
 	VPSLLD       $0x10, Z3, Z3
+	PREFETCHT0   4096(R11)
 	VBROADCASTSS (R12), Z4
 	VFMADD231PS  Z4, Z3, Z0
 	VBROADCASTSS (R12)(DI*1), Z4
@@ -1509,7 +1566,7 @@ chunk1done:
 	RET
 
 // func dotBF164AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
-// Requires: AVX, AVX512F, AVX512VL, CMOV
+// Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotBF164AVX512(SB), NOSPLIT, $0-64
 	MOVQ rows+8(FP), AX
 	MOVQ k+16(FP), CX
@@ -1556,15 +1613,19 @@ rows:
 width:
 	VPMOVZXWD     (R8), Z16
 	VPSLLD        $0x10, Z16, Z16
+	PREFETCHT0    4096(R8)
 	ADDQ          $0x00000020, R8
 	VPMOVZXWD     (R9), Z17
 	VPSLLD        $0x10, Z17, Z17
+	PREFETCHT0    4096(R9)
 	ADDQ          $0x00000020, R9
 	VPMOVZXWD     (R10), Z18
 	VPSLLD        $0x10, Z18, Z18
+	PREFETCHT0    4096(R10)
 	ADDQ          $0x00000020, R10
 	VPMOVZXWD     (R11), Z19
 	VPSLLD        $0x10, Z19, Z19
+	PREFETCHT0    4096(R11)
 	ADDQ          $0x00000020, R11
 	VMOVUPS       (R13), Z20
 	VFMADD231PS   Z20, Z16, Z0
@@ -1659,7 +1720,7 @@ width:
 	RET
 
 // func mixBF164AVX512(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mixBF164AVX512(SB), NOSPLIT, $0-64
 	MOVQ width+0(FP), AX
 	MOVQ rows+8(FP), CX
@@ -1710,6 +1771,8 @@ chunk4rows:
 	VPSLLD       $0x10, Z18, Z18
 	VPMOVZXWD    96(R11), Z19
 	VPSLLD       $0x10, Z19, Z19
+	PREFETCHT0   4096(R11)
+	PREFETCHT0   4160(R11)
 	VBROADCASTSS (R12), Z20
 	VFMADD231PS  Z20, Z16, Z0
 	VFMADD231PS  Z20, Z17, Z1
@@ -1779,6 +1842,7 @@ chunk1:
 chunk1rows:
 	VPMOVZXWD    (R11), Z4
 	VPSLLD       $0x10, Z4, Z4
+	PREFETCHT0   4096(R11)
 	VBROADCASTSS (R12), Z5
 	VFMADD231PS  Z5, Z4, Z0
 	VBROADCASTSS (R12)(DI*1), Z5
@@ -1809,7 +1873,7 @@ chunk1done:
 	RET
 
 // func dotF321AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
-// Requires: AVX, CMOV, FMA3
+// Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·dotF321AVX2(SB), NOSPLIT, $0-64
 	MOVQ rows+8(FP), AX
 	MOVQ k+16(FP), CX
@@ -1832,8 +1896,10 @@ rows:
 
 width:
 	VMOVUPS      (SI), Y2
+	PREFETCHT0   4096(SI)
 	ADDQ         $0x00000020, SI
 	VMOVUPS      (DI), Y3
+	PREFETCHT0   4096(DI)
 	ADDQ         $0x00000020, DI
 	VMOVUPS      (R9), Y4
 	VFMADD231PS  Y4, Y2, Y0
@@ -1857,7 +1923,7 @@ width:
 	RET
 
 // func mixF321AVX2(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mixF321AVX2(SB), NOSPLIT, $0-64
 	MOVQ width+0(FP), AX
 	MOVQ rows+8(FP), CX
@@ -1884,6 +1950,7 @@ chunk2:
 chunk2rows:
 	VMOVUPS      (R9), Y2
 	VMOVUPS      32(R9), Y3
+	PREFETCHT0   4096(R9)
 	VBROADCASTSS (R10), Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
@@ -1911,6 +1978,7 @@ chunk1:
 
 chunk1rows:
 	VMOVUPS      (R9), Y1
+	PREFETCHT0   4096(R9)
 	VBROADCASTSS (R10), Y2
 	VFMADD231PS  Y2, Y1, Y0
 	ADDQ         BX, R9
@@ -1929,7 +1997,7 @@ chunk1done:
 	RET
 
 // func dotF322AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
-// Requires: AVX, CMOV, FMA3
+// Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·dotF322AVX2(SB), NOSPLIT, $0-64
 	MOVQ rows+8(FP), AX
 	MOVQ k+16(FP), CX
@@ -1954,8 +2022,10 @@ rows:
 
 width:
 	VMOVUPS      (DI), Y4
+	PREFETCHT0   4096(DI)
 	ADDQ         $0x00000020, DI
 	VMOVUPS      (R8), Y5
+	PREFETCHT0   4096(R8)
 	ADDQ         $0x00000020, R8
 	VMOVUPS      (R10), Y6
 	VFMADD231PS  Y6, Y4, Y0
@@ -1988,7 +2058,7 @@ width:
 	RET
 
 // func mixF322AVX2(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mixF322AVX2(SB), NOSPLIT, $0-64
 	MOVQ width+0(FP), AX
 	MOVQ rows+8(FP), CX
@@ -2018,6 +2088,7 @@ chunk2:
 chunk2rows:
 	VMOVUPS      (R11), Y4
 	VMOVUPS      32(R11), Y5
+	PREFETCHT0   4096(R11)
 	VBROADCASTSS (R12), Y6
 	VFMADD231PS  Y6, Y4, Y0
 	VFMADD231PS  Y6, Y5, Y1
@@ -2053,6 +2124,7 @@ chunk1:
 
 chunk1rows:
 	VMOVUPS      (R11), Y2
+	PREFETCHT0   4096(R11)
 	VBROADCASTSS (R12), Y3
 	VFMADD231PS  Y3, Y2, Y0
 	VBROADCASTSS (R12)(DI*1), Y3
@@ -2075,7 +2147,7 @@ chunk1done:
 	RET
 
 // func dotF323AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
-// Requires: AVX, CMOV, FMA3
+// Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·dotF323AVX2(SB), NOSPLIT, $0-64
 	MOVQ rows+8(FP), AX
 	MOVQ k+16(FP), CX
@@ -2102,8 +2174,10 @@ rows:
 
 width:
 	VMOVUPS      (DI), Y6
+	PREFETCHT0   4096(DI)
 	ADDQ         $0x00000020, DI
 	VMOVUPS      (R8), Y7
+	PREFETCHT0   4096(R8)
 	ADDQ         $0x00000020, R8
 	VMOVUPS      (R10), Y8
 	VFMADD231PS  Y8, Y6, Y0
@@ -2145,7 +2219,7 @@ width:
 	RET
 
 // func mixF323AVX2(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mixF323AVX2(SB), NOSPLIT, $0-64
 	MOVQ width+0(FP), AX
 	MOVQ rows+8(FP), CX
@@ -2178,6 +2252,7 @@ chunk2:
 chunk2rows:
 	VMOVUPS      (R11), Y6
 	VMOVUPS      32(R11), Y7
+	PREFETCHT0   4096(R11)
 	VBROADCASTSS (R12), Y8
 	VFMADD231PS  Y8, Y6, Y0
 	VFMADD231PS  Y8, Y7, Y1
@@ -2221,6 +2296,7 @@ chunk1:
 
 chunk1rows:
 	VMOVUPS      (R11), Y3
+	PREFETCHT0   4096(R11)
 	VBROADCASTSS (R12), Y4
 	VFMADD231PS  Y4, Y3, Y0
 	VBROADCASTSS (R12)(DI*1), Y4
@@ -2247,7 +2323,7 @@ chunk1done:
 	RET
 
 // func dotF324AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
-// Requires: AVX, CMOV, FMA3
+// Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·dotF324AVX2(SB), NOSPLIT, $0-64
 	MOVQ rows+8(FP), AX
 	MOVQ k+16(FP), CX
@@ -2277,8 +2353,10 @@ rows:
 
 width:
 	VMOVUPS      (R8), Y8
+	PREFETCHT0   4096(R8)
 	ADDQ         $0x00000020, R8
 	VMOVUPS      (R9), Y9
+	PREFETCHT0   4096(R9)
 	ADDQ         $0x00000020, R9
 	VMOVUPS      (R11), Y10
 	VFMADD231PS  Y10, Y8, Y0
@@ -2329,7 +2407,7 @@ width:
 	RET
 
 // func mixF324AVX2(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mixF324AVX2(SB), NOSPLIT, $0-64
 	MOVQ width+0(FP), AX
 	MOVQ rows+8(FP), CX
@@ -2366,6 +2444,7 @@ chunk2:
 chunk2rows:
 	VMOVUPS      (R11), Y8
 	VMOVUPS      32(R11), Y9
+	PREFETCHT0   4096(R11)
 	VBROADCASTSS (R12), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y1
@@ -2418,6 +2497,7 @@ chunk1:
 
 chunk1rows:
 	VMOVUPS      (R11), Y4
+	PREFETCHT0   4096(R11)
 	VBROADCASTSS (R12), Y5
 	VFMADD231PS  Y5, Y4, Y0
 	VBROADCASTSS (R12)(DI*1), Y5
@@ -2448,7 +2528,7 @@ chunk1done:
 	RET
 
 // func dotBF161AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
-// Requires: AVX, AVX2, CMOV, FMA3
+// Requires: AVX, AVX2, CMOV, FMA3, MMX+
 TEXT ·dotBF161AVX2(SB), NOSPLIT, $0-64
 	MOVQ rows+8(FP), AX
 	MOVQ k+16(FP), CX
@@ -2472,9 +2552,11 @@ rows:
 width:
 	VPMOVZXWD    (SI), Y2
 	VPSLLD       $0x10, Y2, Y2
+	PREFETCHT0   4096(SI)
 	ADDQ         $0x00000010, SI
 	VPMOVZXWD    (DI), Y3
 	VPSLLD       $0x10, Y3, Y3
+	PREFETCHT0   4096(DI)
 	ADDQ         $0x00000010, DI
 	VMOVUPS      (R9), Y4
 	VFMADD231PS  Y4, Y2, Y0
@@ -2498,7 +2580,7 @@ width:
 	RET
 
 // func mixBF161AVX2(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mixBF161AVX2(SB), NOSPLIT, $0-64
 	MOVQ width+0(FP), AX
 	MOVQ rows+8(FP), CX
@@ -2527,6 +2609,7 @@ chunk2rows:
 	VPSLLD       $0x10, Y2, Y2
 	VPMOVZXWD    16(R9), Y3
 	VPSLLD       $0x10, Y3, Y3
+	PREFETCHT0   4096(R9)
 	VBROADCASTSS (R10), Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
@@ -2555,6 +2638,7 @@ chunk1:
 chunk1rows:
 	VPMOVZXWD    (R9), Y1
 	VPSLLD       $0x10, Y1, Y1
+	PREFETCHT0   4096(R9)
 	VBROADCASTSS (R10), Y2
 	VFMADD231PS  Y2, Y1, Y0
 	ADDQ         BX, R9
@@ -2573,7 +2657,7 @@ chunk1done:
 	RET
 
 // func dotBF162AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
-// Requires: AVX, AVX2, CMOV, FMA3
+// Requires: AVX, AVX2, CMOV, FMA3, MMX+
 TEXT ·dotBF162AVX2(SB), NOSPLIT, $0-64
 	MOVQ rows+8(FP), AX
 	MOVQ k+16(FP), CX
@@ -2599,9 +2683,11 @@ rows:
 width:
 	VPMOVZXWD    (DI), Y4
 	VPSLLD       $0x10, Y4, Y4
+	PREFETCHT0   4096(DI)
 	ADDQ         $0x00000010, DI
 	VPMOVZXWD    (R8), Y5
 	VPSLLD       $0x10, Y5, Y5
+	PREFETCHT0   4096(R8)
 	ADDQ         $0x00000010, R8
 	VMOVUPS      (R10), Y6
 	VFMADD231PS  Y6, Y4, Y0
@@ -2634,7 +2720,7 @@ width:
 	RET
 
 // func mixBF162AVX2(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mixBF162AVX2(SB), NOSPLIT, $0-64
 	MOVQ width+0(FP), AX
 	MOVQ rows+8(FP), CX
@@ -2666,6 +2752,7 @@ chunk2rows:
 	VPSLLD       $0x10, Y4, Y4
 	VPMOVZXWD    16(R11), Y5
 	VPSLLD       $0x10, Y5, Y5
+	PREFETCHT0   4096(R11)
 	VBROADCASTSS (R12), Y6
 	VFMADD231PS  Y6, Y4, Y0
 	VFMADD231PS  Y6, Y5, Y1
@@ -2702,6 +2789,7 @@ chunk1:
 chunk1rows:
 	VPMOVZXWD    (R11), Y2
 	VPSLLD       $0x10, Y2, Y2
+	PREFETCHT0   4096(R11)
 	VBROADCASTSS (R12), Y3
 	VFMADD231PS  Y3, Y2, Y0
 	VBROADCASTSS (R12)(DI*1), Y3
@@ -2724,7 +2812,7 @@ chunk1done:
 	RET
 
 // func dotBF163AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
-// Requires: AVX, AVX2, CMOV, FMA3
+// Requires: AVX, AVX2, CMOV, FMA3, MMX+
 TEXT ·dotBF163AVX2(SB), NOSPLIT, $0-64
 	MOVQ rows+8(FP), AX
 	MOVQ k+16(FP), CX
@@ -2752,9 +2840,11 @@ rows:
 width:
 	VPMOVZXWD    (DI), Y6
 	VPSLLD       $0x10, Y6, Y6
+	PREFETCHT0   4096(DI)
 	ADDQ         $0x00000010, DI
 	VPMOVZXWD    (R8), Y7
 	VPSLLD       $0x10, Y7, Y7
+	PREFETCHT0   4096(R8)
 	ADDQ         $0x00000010, R8
 	VMOVUPS      (R10), Y8
 	VFMADD231PS  Y8, Y6, Y0
@@ -2796,7 +2886,7 @@ width:
 	RET
 
 // func mixBF163AVX2(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mixBF163AVX2(SB), NOSPLIT, $0-64
 	MOVQ width+0(FP), AX
 	MOVQ rows+8(FP), CX
@@ -2831,6 +2921,7 @@ chunk2rows:
 	VPSLLD       $0x10, Y6, Y6
 	VPMOVZXWD    16(R11), Y7
 	VPSLLD       $0x10, Y7, Y7
+	PREFETCHT0   4096(R11)
 	VBROADCASTSS (R12), Y8
 	VFMADD231PS  Y8, Y6, Y0
 	VFMADD231PS  Y8, Y7, Y1
@@ -2875,6 +2966,7 @@ chunk1:
 chunk1rows:
 	VPMOVZXWD    (R11), Y3
 	VPSLLD       $0x10, Y3, Y3
+	PREFETCHT0   4096(R11)
 	VBROADCASTSS (R12), Y4
 	VFMADD231PS  Y4, Y3, Y0
 	VBROADCASTSS (R12)(DI*1), Y4
@@ -2901,7 +2993,7 @@ chunk1done:
 	RET
 
 // func dotBF164AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
-// Requires: AVX, AVX2, CMOV, FMA3
+// Requires: AVX, AVX2, CMOV, FMA3, MMX+
 TEXT ·dotBF164AVX2(SB), NOSPLIT, $0-64
 	MOVQ rows+8(FP), AX
 	MOVQ k+16(FP), CX
@@ -2932,9 +3024,11 @@ rows:
 width:
 	VPMOVZXWD    (R8), Y8
 	VPSLLD       $0x10, Y8, Y8
+	PREFETCHT0   4096(R8)
 	ADDQ         $0x00000010, R8
 	VPMOVZXWD    (R9), Y9
 	VPSLLD       $0x10, Y9, Y9
+	PREFETCHT0   4096(R9)
 	ADDQ         $0x00000010, R9
 	VMOVUPS      (R11), Y10
 	VFMADD231PS  Y10, Y8, Y0
@@ -2985,7 +3079,7 @@ width:
 	RET
 
 // func mixBF164AVX2(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mixBF164AVX2(SB), NOSPLIT, $0-64
 	MOVQ width+0(FP), AX
 	MOVQ rows+8(FP), CX
@@ -3024,6 +3118,7 @@ chunk2rows:
 	VPSLLD       $0x10, Y8, Y8
 	VPMOVZXWD    16(R11), Y9
 	VPSLLD       $0x10, Y9, Y9
+	PREFETCHT0   4096(R11)
 	VBROADCASTSS (R12), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y1
@@ -3077,6 +3172,7 @@ chunk1:
 chunk1rows:
 	VPMOVZXWD    (R11), Y4
 	VPSLLD       $0x10, Y4, Y4
+	PREFETCHT0   4096(R11)
 	VBROADCASTSS (R12), Y5
 	VFMADD231PS  Y5, Y4, Y0
 	VBROADCASTSS (R12)(DI*1), Y5

@@ -8,6 +8,10 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
+// ahead is how many bytes before their use the rows of a cache are asked for:
+// the hardware notices a stream too late where keys and values alternate.
+const ahead = 4096
+
 // dots is the kernels of few queries: scores of rows against queries, and sums
 // of rows weighted by probabilities.
 func dots() {
@@ -74,6 +78,7 @@ func dot(s isa, e element, queries int) {
 	keys := make([]VecVirtual, s.keys)
 	for i := range keys {
 		keys[i] = s.load(e, at(row[i], 0))
+		PREFETCHT0(at(row[i], ahead))
 		ADDQ(U32(s.lanes*e.bytes), row[i])
 	}
 	for j := range queries {
@@ -170,6 +175,9 @@ func mix(s isa, e element, queries int) {
 		values := make([]VecVirtual, chunks)
 		for c := range values {
 			values[c] = s.load(e, at(row, c*s.lanes*e.bytes))
+		}
+		for line := 0; line < chunks*s.lanes*e.bytes; line += 64 {
+			PREFETCHT0(at(row, line+ahead))
 		}
 		for j := range queries {
 			from := at(weight, 0)
