@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"path/filepath"
 	"strconv"
 
@@ -27,7 +28,9 @@ func (a *app) evalScoreCommand() *cobra.Command {
 TASK.jsonl (also .gz, .zst) with pred, answers, all_classes and length on each
 line, prints the scores and writes result.json. Damaged lines, missing fields
 and truncated files are errors that name file and line. With --against it also
-says where two folders' predictions differ.
+says where each sample's predictions in two folders part, and, for predictions of
+scripts/longbench_transformers.py, by how much the token there led the next one:
+a tiny lead is a tie that rounding decided.
 ` + exitHelp,
 		Example: `  hashattn eval score pred/llama3-8b-instruct
   hashattn eval score pred_e/model --e
@@ -78,10 +81,25 @@ func (a *app) runScore(ctx context.Context, o scoreOptions, dir string) error {
 	}
 	for _, c := range all {
 		for _, d := range c.Differences {
-			a.printf("%s %s: ...%q, then %q, there %q\n", c.Task, d.Sample, d.Before, d.Here, d.There)
+			a.printf("\n%s %s: %s\n  here  %q + %q\n  there %q + %q\n", c.Task, d.Sample, where(d), d.Before, d.Here, d.Before, d.There)
 		}
 	}
 	return nil
+}
+
+// where says at which token two predictions part, and why if it is known.
+func where(d benchmark.Difference) string {
+	text := "the answers differ"
+	if d.Token >= 0 {
+		text = fmt.Sprintf("they part at token %d of the answer", d.Token+1)
+	}
+	switch {
+	case d.Prompts:
+		return "the prompts differ; " + text
+	case d.Lead != nil:
+		return fmt.Sprintf("%s, whose logit leads there by %.3g", text, *d.Lead)
+	}
+	return text
 }
 
 // printScoreJSON prints result.json as strict JSON: ranges without samples,
