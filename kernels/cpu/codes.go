@@ -41,13 +41,13 @@ func (t *wordTable) buildNibbles(weights *[32]int32) bool {
 			}
 		}
 		t.bias -= offset
-		if 2*offset > 0xffff {
-			return false
-		}
 		if i%2 == 1 && 2*(offset+previous) > 255 {
 			t.wide = true
 		}
 		previous = offset
+	}
+	if -2*t.bias > 0xffff { // more than the sums of some kernels hold
+		return false
 	}
 	for i := range entries {
 		for j, v := range entries[i] {
@@ -87,7 +87,17 @@ func (t *wordTable) score(set *kernelSet, codes []uint32, scores []int32, add bo
 		if add {
 			flag = 1
 		}
-		f(len(codes), &codes[0], &t.nibbles[0], t.bias, &scores[0], flag)
+		whole := len(codes) / set.scanUnit * set.scanUnit
+		if whole > 0 {
+			f(whole, &codes[0], &t.nibbles[0], t.bias, &scores[0], flag)
+		}
+		for i := whole; i < len(codes); i++ {
+			v := t.lookUp(codes[i])
+			if add {
+				v += scores[i]
+			}
+			scores[i] = v
+		}
 		return
 	}
 	scores = scores[:len(codes)]
@@ -98,6 +108,16 @@ func (t *wordTable) score(set *kernelSet, codes []uint32, scores []int32, add bo
 		}
 		scores[i] = v
 	}
+}
+
+// lookUp is the score of one code by the nibble tables.
+func (t *wordTable) lookUp(code uint32) int32 {
+	v := t.bias
+	for i := range 8 {
+		at := i%2*64 + i/2*16 + int(code>>(4*i)&15)
+		v += int32(t.nibbles[at]) + int32(t.nibbles[at+128])<<8
+	}
+	return v
 }
 
 // codeSource is the codes of a key head with the tables of the maps that read

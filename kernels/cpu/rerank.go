@@ -48,18 +48,11 @@ func (j *rerankJob) task(worker, index int) {
 	stride := total + 2*attendBlock
 	logits := grow(&s.a, queries*stride)
 	first := (r.row*j.heads + r.set*queries) * j.width
-	rows := newCacheRows(k, r.seg.Cache, j.layer, r.set*queries/(j.heads/r.seg.Cache.KVHeads), s)
-	dot := &k.dotF32
-	if rows.bytes == 2 {
-		dot = &k.dotBF16
-	}
+	rows := newCacheRows(r.seg.Cache, j.layer, r.set*queries/(j.heads/r.seg.Cache.KVHeads))
 	for at := 0; at < total; {
-		keys, n := rows.keyBlock(&read, at, total)
-		for i := 0; i < queries; i += 4 {
-			some := min(4, queries-i)
-			dot[some-1](j.width, n, keys, j.width, &j.q[first+i*j.width], j.width, &logits[i*stride+at], stride)
-		}
-		at += n
+		b := rows.block(&read, at, total)
+		k.logits(&rows, &b, nil, j.q[first:], queries, logits[at:], stride)
+		at += b.n
 	}
 	values := logits[lo : lo+len(r.candidates)]
 	if queries > 1 {

@@ -22,6 +22,21 @@ func cutI32AVX512(n int, scores *int32, threshold int32, first int, positions *i
 //go:noescape
 func cutF32AVX512(n int, scores *float32, threshold float32, first int, positions *int32, kept *float32) int
 
+// scanAVX2 is scanWide for a multiple of 32 codes whose entries sum up to at most 65535.
+//
+//go:noescape
+func scanAVX2(n int, codes *uint32, tables *byte, bias int32, scores *int32, add int)
+
+// cutI32AVX2 writes the scores of at least threshold among n, a multiple of 8, to kept and first + their index to positions, and returns their number.
+//
+//go:noescape
+func cutI32AVX2(n int, scores *int32, threshold int32, first int, positions *int32, kept *int32) int
+
+// cutF32AVX2 writes the scores of at least threshold among n, a multiple of 8, to kept and first + their index to positions, and returns their number.
+//
+//go:noescape
+func cutF32AVX2(n int, scores *float32, threshold float32, first int, positions *int32, kept *float32) int
+
 // toFloatAVX512 converts n integers, a multiple of the register width.
 //
 //go:noescape
@@ -31,8 +46,3 @@ func toFloatAVX512(n int, dst *float32, src *int32)
 //
 //go:noescape
 func toFloatAVX2(n int, dst *float32, src *int32)
-
-// gatherAVX2 copies the n rows at positions to one behind the other; rowBytes is a multiple of 32.
-//
-//go:noescape
-func gatherAVX2(n int, positions *int32, rowBytes int, from *byte, to *byte)

@@ -313,6 +313,231 @@ done:
 	MOVQ BX, ret+48(FP)
 	RET
 
+// func scanAVX2(n int, codes *uint32, tables *byte, bias int32, scores *int32, add int)
+// Requires: AVX, AVX2
+TEXT ·scanAVX2(SB), NOSPLIT, $0-48
+	MOVQ           n+0(FP), AX
+	MOVQ           codes+8(FP), CX
+	MOVQ           tables+16(FP), DX
+	MOVQ           scores+32(FP), BX
+	MOVQ           add+40(FP), SI
+	VBROADCASTI128 byplace<>+0(SB), Y0
+	VBROADCASTSS   word0f0f0f0f<>+0(SB), Y1
+	VBROADCASTSS   bias+24(FP), Y2
+
+loop:
+	VMOVDQU        (CX), Y3
+	VPSHUFB        Y0, Y3, Y3
+	VMOVDQU        32(CX), Y4
+	VPSHUFB        Y0, Y4, Y4
+	VMOVDQU        64(CX), Y5
+	VPSHUFB        Y0, Y5, Y5
+	VMOVDQU        96(CX), Y6
+	VPSHUFB        Y0, Y6, Y6
+	VPUNPCKLDQ     Y4, Y3, Y7
+	VPUNPCKHDQ     Y4, Y3, Y3
+	VPUNPCKLDQ     Y6, Y5, Y4
+	VPUNPCKHDQ     Y6, Y5, Y5
+	VXORPS         Y6, Y6, Y6
+	VXORPS         Y8, Y8, Y8
+	VPUNPCKLQDQ    Y4, Y7, Y9
+	VPAND          Y1, Y9, Y10
+	VBROADCASTI128 (DX), Y11
+	VBROADCASTI128 128(DX), Y12
+	VPSHUFB        Y10, Y11, Y11
+	VPSHUFB        Y10, Y12, Y12
+	VPUNPCKLBW     Y12, Y11, Y10
+	VPADDW         Y10, Y6, Y6
+	VPUNPCKHBW     Y12, Y11, Y10
+	VPADDW         Y10, Y8, Y8
+	VPSRLD         $0x04, Y9, Y9
+	VPAND          Y1, Y9, Y9
+	VBROADCASTI128 64(DX), Y10
+	VBROADCASTI128 192(DX), Y11
+	VPSHUFB        Y9, Y10, Y10
+	VPSHUFB        Y9, Y11, Y11
+	VPUNPCKLBW     Y11, Y10, Y9
+	VPADDW         Y9, Y6, Y6
+	VPUNPCKHBW     Y11, Y10, Y9
+	VPADDW         Y9, Y8, Y8
+	VPUNPCKHQDQ    Y4, Y7, Y4
+	VPAND          Y1, Y4, Y7
+	VBROADCASTI128 16(DX), Y9
+	VBROADCASTI128 144(DX), Y10
+	VPSHUFB        Y7, Y9, Y9
+	VPSHUFB        Y7, Y10, Y10
+	VPUNPCKLBW     Y10, Y9, Y7
+	VPADDW         Y7, Y6, Y6
+	VPUNPCKHBW     Y10, Y9, Y7
+	VPADDW         Y7, Y8, Y8
+	VPSRLD         $0x04, Y4, Y4
+	VPAND          Y1, Y4, Y4
+	VBROADCASTI128 80(DX), Y7
+	VBROADCASTI128 208(DX), Y9
+	VPSHUFB        Y4, Y7, Y7
+	VPSHUFB        Y4, Y9, Y9
+	VPUNPCKLBW     Y9, Y7, Y4
+	VPADDW         Y4, Y6, Y6
+	VPUNPCKHBW     Y9, Y7, Y4
+	VPADDW         Y4, Y8, Y8
+	VPUNPCKLQDQ    Y5, Y3, Y4
+	VPAND          Y1, Y4, Y7
+	VBROADCASTI128 32(DX), Y9
+	VBROADCASTI128 160(DX), Y10
+	VPSHUFB        Y7, Y9, Y9
+	VPSHUFB        Y7, Y10, Y10
+	VPUNPCKLBW     Y10, Y9, Y7
+	VPADDW         Y7, Y6, Y6
+	VPUNPCKHBW     Y10, Y9, Y7
+	VPADDW         Y7, Y8, Y8
+	VPSRLD         $0x04, Y4, Y4
+	VPAND          Y1, Y4, Y4
+	VBROADCASTI128 96(DX), Y7
+	VBROADCASTI128 224(DX), Y9
+	VPSHUFB        Y4, Y7, Y7
+	VPSHUFB        Y4, Y9, Y9
+	VPUNPCKLBW     Y9, Y7, Y4
+	VPADDW         Y4, Y6, Y6
+	VPUNPCKHBW     Y9, Y7, Y4
+	VPADDW         Y4, Y8, Y8
+	VPUNPCKHQDQ    Y5, Y3, Y3
+	VPAND          Y1, Y3, Y4
+	VBROADCASTI128 48(DX), Y5
+	VBROADCASTI128 176(DX), Y7
+	VPSHUFB        Y4, Y5, Y5
+	VPSHUFB        Y4, Y7, Y7
+	VPUNPCKLBW     Y7, Y5, Y4
+	VPADDW         Y4, Y6, Y6
+	VPUNPCKHBW     Y7, Y5, Y4
+	VPADDW         Y4, Y8, Y8
+	VPSRLD         $0x04, Y3, Y3
+	VPAND          Y1, Y3, Y3
+	VBROADCASTI128 112(DX), Y4
+	VBROADCASTI128 240(DX), Y5
+	VPSHUFB        Y3, Y4, Y4
+	VPSHUFB        Y3, Y5, Y5
+	VPUNPCKLBW     Y5, Y4, Y3
+	VPADDW         Y3, Y6, Y6
+	VPUNPCKHBW     Y5, Y4, Y3
+	VPADDW         Y3, Y8, Y8
+	VPERMQ         $0xd8, Y6, Y6
+	VEXTRACTI128   $0x01, Y6, X3
+	VPMOVZXWD      X6, Y4
+	VPMOVZXWD      X3, Y3
+	VPADDD         Y2, Y4, Y4
+	VPADDD         Y2, Y3, Y3
+	VPERMQ         $0xd8, Y8, Y8
+	VEXTRACTI128   $0x01, Y8, X5
+	VPMOVZXWD      X8, Y6
+	VPMOVZXWD      X5, Y5
+	VPADDD         Y2, Y6, Y6
+	VPADDD         Y2, Y5, Y5
+	TESTQ          SI, SI
+	JZ             store
+	VPADDD         (BX), Y4, Y4
+	VPADDD         32(BX), Y3, Y3
+	VPADDD         64(BX), Y6, Y6
+	VPADDD         96(BX), Y5, Y5
+
+store:
+	VMOVDQU Y4, (BX)
+	VMOVDQU Y3, 32(BX)
+	VMOVDQU Y6, 64(BX)
+	VMOVDQU Y5, 96(BX)
+	ADDQ    $0x00000080, CX
+	ADDQ    $0x00000080, BX
+	SUBQ    $0x20, AX
+	JG      loop
+	VZEROUPPER
+	RET
+
+DATA byplace<>+0(SB)/4, $0x0c080400
+DATA byplace<>+4(SB)/4, $0x0d090501
+DATA byplace<>+8(SB)/4, $0x0e0a0602
+DATA byplace<>+12(SB)/4, $0x0f0b0703
+GLOBL byplace<>(SB), RODATA|NOPTR, $16
+
+// func cutI32AVX2(n int, scores *int32, threshold int32, first int, positions *int32, kept *int32) int
+// Requires: AVX, AVX2, BMI
+TEXT ·cutI32AVX2(SB), NOSPLIT, $0-56
+	MOVQ         n+0(FP), AX
+	MOVQ         scores+8(FP), CX
+	MOVQ         first+24(FP), DX
+	MOVQ         positions+32(FP), BX
+	MOVQ         kept+40(FP), SI
+	VBROADCASTSS threshold+16(FP), Y0
+	MOVQ         BX, DI
+
+loop:
+	VMOVUPS   (CX), Y1
+	VPCMPGTD  Y1, Y0, Y1
+	VMOVMSKPS Y1, R8
+	XORL      $0xff, R8
+	TESTL     R8, R8
+	JZ        next
+
+hit:
+	TZCNTL R8, R9
+	MOVL   (CX)(R9*4), R10
+	LEAL   (DX)(R9*1), R9
+	MOVL   R10, (SI)
+	MOVL   R9, (BX)
+	ADDQ   $0x04, SI
+	ADDQ   $0x04, BX
+	BLSRL  R8, R8
+	JNZ    hit
+
+next:
+	ADDQ $0x20, CX
+	ADDQ $0x08, DX
+	SUBQ $0x08, AX
+	JG   loop
+	SUBQ DI, BX
+	SHRQ $0x02, BX
+	VZEROUPPER
+	MOVQ BX, ret+48(FP)
+	RET
+
+// func cutF32AVX2(n int, scores *float32, threshold float32, first int, positions *int32, kept *float32) int
+// Requires: AVX, BMI
+TEXT ·cutF32AVX2(SB), NOSPLIT, $0-56
+	MOVQ         n+0(FP), AX
+	MOVQ         scores+8(FP), CX
+	MOVQ         first+24(FP), DX
+	MOVQ         positions+32(FP), BX
+	MOVQ         kept+40(FP), SI
+	VBROADCASTSS threshold+16(FP), Y0
+	MOVQ         BX, DI
+
+loop:
+	VMOVUPS   (CX), Y1
+	VCMPPS    $0x1d, Y0, Y1, Y1
+	VMOVMSKPS Y1, R8
+	TESTL     R8, R8
+	JZ        next
+
+hit:
+	TZCNTL R8, R9
+	MOVL   (CX)(R9*4), R10
+	LEAL   (DX)(R9*1), R9
+	MOVL   R10, (SI)
+	MOVL   R9, (BX)
+	ADDQ   $0x04, SI
+	ADDQ   $0x04, BX
+	BLSRL  R8, R8
+	JNZ    hit
+
+next:
+	ADDQ $0x20, CX
+	ADDQ $0x08, DX
+	SUBQ $0x08, AX
+	JG   loop
+	SUBQ DI, BX
+	SHRQ $0x02, BX
+	VZEROUPPER
+	MOVQ BX, ret+48(FP)
+	RET
+
 // func toFloatAVX512(n int, dst *float32, src *int32)
 // Requires: AVX, AVX512F
 TEXT ·toFloatAVX512(SB), NOSPLIT, $0-24
@@ -344,47 +569,5 @@ loop:
 	ADDQ      $0x00000020, DX
 	SUBQ      $0x00000008, AX
 	JG        loop
-	VZEROUPPER
-	RET
-
-// func gatherAVX2(n int, positions *int32, rowBytes int, from *byte, to *byte)
-// Requires: AVX, MMX+
-TEXT ·gatherAVX2(SB), NOSPLIT, $0-40
-	MOVQ n+0(FP), AX
-	MOVQ positions+8(FP), CX
-	MOVQ rowBytes+16(FP), DX
-	MOVQ from+24(FP), BX
-	MOVQ to+32(FP), SI
-
-row:
-	CMPQ    AX, $0x08
-	JLE     copy
-	MOVLQSX 32(CX), DI
-	IMULQ   DX, DI
-	ADDQ    BX, DI
-	MOVQ    DX, R8
-
-prefetch:
-	PREFETCHT0 (DI)
-	ADDQ       $0x40, DI
-	SUBQ       $0x40, R8
-	JG         prefetch
-
-copy:
-	MOVLQSX (CX), DI
-	IMULQ   DX, DI
-	ADDQ    BX, DI
-	MOVQ    DX, R8
-
-part:
-	VMOVUPS (DI), Y0
-	VMOVUPS Y0, (SI)
-	ADDQ    $0x20, DI
-	ADDQ    $0x20, SI
-	SUBQ    $0x20, R8
-	JG      part
-	ADDQ    $0x04, CX
-	DECQ    AX
-	JNZ     row
 	VZEROUPPER
 	RET

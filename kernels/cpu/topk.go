@@ -147,23 +147,47 @@ func (r *topRow) threshold(set *kernelSet, s *scratch) uint32 {
 // keep collects the tokens that reach the threshold.
 func (r *topRow) keep(set *kernelSet, s *scratch, threshold uint32) int {
 	c := &s.cut
-	kept := 0
+	kept, n := 0, r.hi-r.lo
 	if r.floats != nil {
 		limit := keyFloat(threshold)
 		if limit != limit {
 			return -1
 		}
-		return set.cutF32(r.hi-r.lo, &r.floats[r.lo], limit, r.lo, &c.positions[0], (*float32)(unsafe.Pointer(&c.scores[0])))
+		whole := n / set.cutUnit * set.cutUnit
+		kept = set.cutF32(whole, &r.floats[r.lo], limit, r.lo, &c.positions[0], (*float32)(unsafe.Pointer(&c.scores[0])))
+		for i := r.lo + whole; i < r.hi; i++ {
+			if v := r.floats[i]; v >= limit {
+				c.positions[kept], c.scores[kept] = int32(i), int32(math.Float32bits(v))
+				kept++
+			}
+		}
+		return kept
 	}
 	limit := int32(threshold ^ 1<<31)
 	if r.scan == nil {
-		return set.cutI32(r.hi-r.lo, &r.ints[r.lo], limit, r.lo, &c.positions[0], &c.scores[0])
+		return c.keepInts(set, r.ints[r.lo:r.hi], limit, r.lo, 0)
 	}
 	c.block = resize(c.block, cutBlock)
 	for at := r.lo; at < r.hi; at += cutBlock {
 		block := c.block[:min(cutBlock, r.hi-at)]
 		r.scan.scores(set, &s.words, at, block)
-		kept += set.cutI32(len(block), &block[0], limit, at, &c.positions[kept], &c.scores[kept])
+		kept = c.keepInts(set, block, limit, at, kept)
+	}
+	return kept
+}
+
+// keepInts adds the scores that reach limit, of tokens from first on, to the
+// kept ones and gives their number.
+func (c *cutScratch) keepInts(set *kernelSet, scores []int32, limit int32, first, kept int) int {
+	whole := len(scores) / set.cutUnit * set.cutUnit
+	if whole > 0 {
+		kept += set.cutI32(whole, &scores[0], limit, first, &c.positions[kept], &c.scores[kept])
+	}
+	for i := whole; i < len(scores); i++ {
+		if v := scores[i]; v >= limit {
+			c.positions[kept], c.scores[kept] = int32(first+i), v
+			kept++
+		}
 	}
 	return kept
 }

@@ -6,15 +6,16 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// scan is the kernels that rank cached tokens. Scans and cuts need AVX-512 with
-// VBMI; other processors use tables of bytes in Go.
+// scan is the kernels that rank cached tokens. Those for AVX-512 need VBMI.
 func scan() {
 	scanCodes("scanNarrow", 1)
 	scanCodes("scanWide", 2)
 	cut("cutI32", false)
 	cut("cutF32", true)
+	scanTransposed()
+	cutBits("cutI32", false)
+	cutBits("cutF32", true)
 	toFloat()
-	gather()
 }
 
 // iota is 0, 1, 2, ... in the lanes.
@@ -186,44 +187,131 @@ func toFloat() {
 	}
 }
 
-// gather copies rows of a cache. It asks for the rows some steps ahead, since
-// they lie anywhere in memory.
-func gather() {
-	const ahead = 8
-	avx2.text("gather", "func(n int, positions *int32, rowBytes int, from, to *byte)",
-		"copies the n rows at positions to one behind the other; rowBytes is a multiple of 32.")
-	n, positions, rowBytes, from, to := param("n"), param("positions"), param("rowBytes"), param("from"), param("to")
-	Label("row")
-	// prefetch a later row
-	next, left := GP64(), GP64()
-	CMPQ(n, Imm(ahead))
-	JLE(LabelRef("copy"))
-	MOVLQSX(at(positions, 4*ahead), next)
-	IMULQ(rowBytes, next)
-	ADDQ(from, next)
-	MOVQ(rowBytes, left)
-	Label("prefetch")
-	PREFETCHT0(at(next, 0))
-	ADDQ(Imm(64), next)
-	SUBQ(Imm(64), left)
-	JG(LabelRef("prefetch"))
-	Label("copy")
-	row := GP64()
-	MOVLQSX(at(positions, 0), row)
-	IMULQ(rowBytes, row)
-	ADDQ(from, row)
-	MOVQ(rowBytes, left)
-	Label("part")
-	v := YMM()
-	VMOVUPS(at(row, 0), v)
-	VMOVUPS(v, at(to, 0))
-	ADDQ(Imm(32), row)
-	ADDQ(Imm(32), to)
-	SUBQ(Imm(32), left)
-	JG(LabelRef("part"))
-	ADDQ(Imm(4), positions)
-	DECQ(n)
-	JNZ(LabelRef("row"))
+// scanTransposed scores 32 codes at once with AVX2: bytes of the same place go
+// to one register, whose nibbles are looked up in tables of 16 two-byte entries.
+func scanTransposed() {
+	s := avx2
+	s.text("scan", "func(n int, codes *uint32, tables *byte, bias int32, scores *int32, add int)",
+		"is scanWide for a multiple of 32 codes whose entries sum up to at most 65535.")
+	n, codes, tables, scores, add := param("n"), param("codes"), param("tables"), param("scores"), param("add")
+	order := s.vec()
+	VBROADCASTI128(table("byplace", []uint32{0x0c080400, 0x0d090501, 0x0e0a0602, 0x0f0b0703}), order)
+	nibble, bias := s.broadcast(0x0f0f0f0f), s.broadcastParam("bias")
+	Label("loop")
+	v, t := s.vecs(4), s.vecs(4)
+	for i := range v {
+		VMOVDQU(at(codes, 32*i), v[i])
+		VPSHUFB(order, v[i], v[i]) // dword p of a lane: bytes of place p
+	}
+	// four by four dwords in each lane
+	VPUNPCKLDQ(v[1], v[0], t[0])
+	VPUNPCKHDQ(v[1], v[0], t[1])
+	VPUNPCKLDQ(v[3], v[2], t[2])
+	VPUNPCKHDQ(v[3], v[2], t[3])
+	sums := s.vecs(2)
+	for _, x := range sums {
+		s.zero(x)
+	}
+	for place := range 4 {
+		bytes := s.vec()
+		if place%2 == 0 {
+			VPUNPCKLQDQ(t[place/2+2], t[place/2], bytes)
+		} else {
+			VPUNPCKHQDQ(t[place/2+2], t[place/2], bytes)
+		}
+		for half := range 2 {
+			index := s.vec()
+			if half == 0 {
+				VPAND(nibble, bytes, index)
+			} else {
+				VPSRLD(Imm(4), bytes, index)
+				VPAND(nibble, index, index)
+			}
+			first, second, pair := s.vec(), s.vec(), s.vec()
+			VBROADCASTI128(at(tables, 64*half+16*place), first)
+			VBROADCASTI128(at(tables, 128+64*half+16*place), second)
+			VPSHUFB(index, first, first)
+			VPSHUFB(index, second, second)
+			VPUNPCKLBW(second, first, pair)
+			VPADDW(pair, sums[0], sums[0])
+			VPUNPCKHBW(second, first, pair)
+			VPADDW(pair, sums[1], sums[1])
+		}
+	}
+	out := make([]VecVirtual, 0, 4)
+	for i := range sums {
+		VPERMQ(Imm(0xD8), sums[i], sums[i]) // the lanes hold every other four
+		low, high, upper := s.vec(), s.vec(), XMM()
+		VEXTRACTI128(Imm(1), sums[i], upper)
+		VPMOVZXWD(sums[i].AsX(), low)
+		VPMOVZXWD(upper, high)
+		VPADDD(bias, low, low)
+		VPADDD(bias, high, high)
+		out = append(out, low, high)
+	}
+	TESTQ(add, add)
+	JZ(LabelRef("store"))
+	for i, x := range out {
+		VPADDD(at(scores, 32*i), x, x)
+	}
+	Label("store")
+	for i, x := range out {
+		VMOVDQU(x, at(scores, 32*i))
+	}
+	ADDQ(U32(128), codes)
+	ADDQ(U32(128), scores)
+	SUBQ(Imm(32), n)
+	JG(LabelRef("loop"))
 	VZEROUPPER()
+	RET()
+}
+
+// cutBits is cut with AVX2: eight scores at once, then one by one those that
+// reach the threshold.
+func cutBits(name string, float bool) {
+	s := avx2
+	kind := "int32"
+	if float {
+		kind = "float32"
+	}
+	s.text(name, "func(n int, scores *"+kind+", threshold "+kind+", first int, positions *int32, kept *"+kind+") int",
+		"writes the scores of at least threshold among n, a multiple of 8, to kept and first + their index to positions, and returns their number.")
+	n, scores, first, positions, kept := param("n"), param("scores"), param("first"), param("positions"), param("kept")
+	threshold := s.broadcastParam("threshold")
+	start := GP64()
+	MOVQ(positions, start)
+	Label("loop")
+	v, hits := s.vec(), GP32()
+	VMOVUPS(at(scores, 0), v)
+	if float {
+		VCMPPS(Imm(0x1d), threshold, v, v) // at least, false for NaN
+		VMOVMSKPS(v, hits)
+	} else {
+		VPCMPGTD(v, threshold, v) // threshold > v
+		VMOVMSKPS(v, hits)
+		XORL(Imm(0xff), hits)
+	}
+	TESTL(hits, hits)
+	JZ(LabelRef("next"))
+	Label("hit")
+	bit, position, score := GP32(), GP32(), GP32()
+	TZCNTL(hits, bit)
+	MOVL(Mem{Base: scores, Index: bit.As64(), Scale: 4}, score)
+	LEAL(Mem{Base: first, Index: bit.As64(), Scale: 1}, position)
+	MOVL(score, at(kept, 0))
+	MOVL(position, at(positions, 0))
+	ADDQ(Imm(4), kept)
+	ADDQ(Imm(4), positions)
+	BLSRL(hits, hits)
+	JNZ(LabelRef("hit"))
+	Label("next")
+	ADDQ(Imm(32), scores)
+	ADDQ(Imm(8), first)
+	SUBQ(Imm(8), n)
+	JG(LabelRef("loop"))
+	SUBQ(start, positions)
+	SHRQ(Imm(2), positions)
+	VZEROUPPER()
+	Store(positions, ReturnIndex(0))
 	RET()
 }
