@@ -257,6 +257,25 @@ func TestWorkersDoNotMatter(t *testing.T) {
 	}
 }
 
+// The rule mass trains the maps of preset shared and selects by group.
+func TestGroupRuleMass(t *testing.T) {
+	r := synthetic(t, 2, nil)
+	c := small(t, "grouped", 3)
+	c.GroupRule = mapping.Mass
+	dir := t.TempDir()
+	m := run(t, Options{Trace: r, Config: c, CheckpointDir: dir})
+	if m.GroupRule != mapping.Mass || m.SelectionHeads(0) != tiny.KVHeads || m.Layers[0].Query.Heads != tiny.QueryHeads {
+		t.Errorf("rule %s, %d selection heads, %d query maps", m.GroupRule, m.SelectionHeads(0), m.Layers[0].Query.Heads)
+	}
+	shared := run(t, Options{Trace: r, Config: small(t, "shared", 3)})
+	if !reflect.DeepEqual(m.Layers, shared.Layers) {
+		t.Error("the maps differ from those of preset shared")
+	}
+	if again := run(t, Options{Trace: r, Config: c, CheckpointDir: dir}); !reflect.DeepEqual(m, again) {
+		t.Error("the checkpoint gives another mapping")
+	}
+}
+
 func TestResume(t *testing.T) {
 	r := synthetic(t, 2, nil)
 	c := small(t, "shared", 20)
@@ -346,6 +365,7 @@ func TestConfigCheck(t *testing.T) {
 		"bits":         func(c *Config) { c.Bits = 0 },
 		"blockBits":    func(c *Config) { c.BlockBits = 5 },
 		"queryBits":    func(c *Config) { c.QueryBits = 3 },
+		"groupRule":    func(c *Config) { c.GroupRule = "max" },
 		"steps":        func(c *Config) { c.Steps = -1 },
 		"learningRate": func(c *Config) { c.LearningRate = math.NaN() },
 	} {
