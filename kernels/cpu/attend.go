@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	attendBlock = 64 // tokens whose logits are computed before their values are read
-	manyRows    = 8  // rows of a segment from which on they attend together
+	attendBlock = 256 // tokens whose logits are computed before their values are read
+	manyRows    = 8   // rows of a segment from which on they attend together
 )
 
 // Attend implements kernels.Device.

@@ -186,45 +186,45 @@ TEXT ·dotAtF321AVX512(SB), NOSPLIT, $0-80
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x0000000c
+	CMPQ    AX, $0x00000014
 	JL      near
-	MOVLQSX 32(DI), SI
+	MOVLQSX 64(DI), SI
 	IMULQ   DX, SI
 	ADDQ    CX, SI
 	LEAQ    (SI)(DX*1), R8
 
 key0:
-	PREFETCHT0 (SI)
+	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
 	CMPQ       SI, R8
 	JCS        key0
-	MOVLQSX    36(DI), SI
+	MOVLQSX    68(DI), SI
 	IMULQ      DX, SI
 	ADDQ       CX, SI
 	LEAQ       (SI)(DX*1), R8
 
 key1:
-	PREFETCHT0 (SI)
+	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
 	CMPQ       SI, R8
 	JCS        key1
-	MOVLQSX    40(DI), SI
+	MOVLQSX    72(DI), SI
 	IMULQ      DX, SI
 	ADDQ       CX, SI
 	LEAQ       (SI)(DX*1), R8
 
 key2:
-	PREFETCHT0 (SI)
+	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
 	CMPQ       SI, R8
 	JCS        key2
-	MOVLQSX    44(DI), SI
+	MOVLQSX    76(DI), SI
 	IMULQ      DX, SI
 	ADDQ       CX, SI
 	LEAQ       (SI)(DX*1), R8
 
 key3:
-	PREFETCHT0 (SI)
+	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
 	CMPQ       SI, R8
 	JCS        key3
@@ -241,7 +241,7 @@ near:
 	LEAQ    (R8)(DX*1), R9
 
 value0:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        value0
@@ -251,7 +251,7 @@ value0:
 	LEAQ       (R8)(DX*1), R9
 
 value1:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        value1
@@ -261,7 +261,7 @@ value1:
 	LEAQ       (R8)(DX*1), R9
 
 value2:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        value2
@@ -271,7 +271,7 @@ value2:
 	LEAQ       (R8)(DX*1), SI
 
 value3:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, SI
 	JCS        value3
@@ -683,45 +683,45 @@ TEXT ·dotAtF322AVX512(SB), NOSPLIT, $0-80
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x0000000c
+	CMPQ    AX, $0x00000014
 	JL      near
-	MOVLQSX 32(DI), R8
+	MOVLQSX 64(DI), R8
 	IMULQ   DX, R8
 	ADDQ    CX, R8
 	LEAQ    (R8)(DX*1), R9
 
 key0:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key0
-	MOVLQSX    36(DI), R8
+	MOVLQSX    68(DI), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	LEAQ       (R8)(DX*1), R9
 
 key1:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key1
-	MOVLQSX    40(DI), R8
+	MOVLQSX    72(DI), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	LEAQ       (R8)(DX*1), R9
 
 key2:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key2
-	MOVLQSX    44(DI), R8
+	MOVLQSX    76(DI), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	LEAQ       (R8)(DX*1), R9
 
 key3:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key3
@@ -738,7 +738,7 @@ near:
 	LEAQ    (R9)(DX*1), R10
 
 value0:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        value0
@@ -748,7 +748,7 @@ value0:
 	LEAQ       (R9)(DX*1), R10
 
 value1:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        value1
@@ -758,7 +758,7 @@ value1:
 	LEAQ       (R9)(DX*1), R10
 
 value2:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        value2
@@ -768,7 +768,7 @@ value2:
 	LEAQ       (R9)(DX*1), R8
 
 value3:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R8
 	JCS        value3
@@ -1270,45 +1270,45 @@ TEXT ·dotAtF323AVX512(SB), NOSPLIT, $0-80
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x0000000c
+	CMPQ    AX, $0x00000014
 	JL      near
-	MOVLQSX 32(DI), R8
+	MOVLQSX 64(DI), R8
 	IMULQ   DX, R8
 	ADDQ    CX, R8
 	LEAQ    (R8)(DX*1), R9
 
 key0:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key0
-	MOVLQSX    36(DI), R8
+	MOVLQSX    68(DI), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	LEAQ       (R8)(DX*1), R9
 
 key1:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key1
-	MOVLQSX    40(DI), R8
+	MOVLQSX    72(DI), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	LEAQ       (R8)(DX*1), R9
 
 key2:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key2
-	MOVLQSX    44(DI), R8
+	MOVLQSX    76(DI), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	LEAQ       (R8)(DX*1), R9
 
 key3:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key3
@@ -1325,7 +1325,7 @@ near:
 	LEAQ    (R9)(DX*1), R10
 
 value0:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        value0
@@ -1335,7 +1335,7 @@ value0:
 	LEAQ       (R9)(DX*1), R10
 
 value1:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        value1
@@ -1345,7 +1345,7 @@ value1:
 	LEAQ       (R9)(DX*1), R10
 
 value2:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        value2
@@ -1355,7 +1355,7 @@ value2:
 	LEAQ       (R9)(DX*1), R8
 
 value3:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R8
 	JCS        value3
@@ -1951,45 +1951,45 @@ TEXT ·dotAtF324AVX512(SB), NOSPLIT, $0-80
 	LEAQ (SI)(SI*2), R8
 
 rows:
-	CMPQ    AX, $0x0000000c
+	CMPQ    AX, $0x00000014
 	JL      near
-	MOVLQSX 32(DI), R9
+	MOVLQSX 64(DI), R9
 	IMULQ   DX, R9
 	ADDQ    CX, R9
 	LEAQ    (R9)(DX*1), R10
 
 key0:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        key0
-	MOVLQSX    36(DI), R9
+	MOVLQSX    68(DI), R9
 	IMULQ      DX, R9
 	ADDQ       CX, R9
 	LEAQ       (R9)(DX*1), R10
 
 key1:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        key1
-	MOVLQSX    40(DI), R9
+	MOVLQSX    72(DI), R9
 	IMULQ      DX, R9
 	ADDQ       CX, R9
 	LEAQ       (R9)(DX*1), R10
 
 key2:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        key2
-	MOVLQSX    44(DI), R9
+	MOVLQSX    76(DI), R9
 	IMULQ      DX, R9
 	ADDQ       CX, R9
 	LEAQ       (R9)(DX*1), R10
 
 key3:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        key3
@@ -2006,7 +2006,7 @@ near:
 	LEAQ    (R10)(DX*1), R11
 
 value0:
-	PREFETCHT0 (R10)
+	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
 	CMPQ       R10, R11
 	JCS        value0
@@ -2016,7 +2016,7 @@ value0:
 	LEAQ       (R10)(DX*1), R11
 
 value1:
-	PREFETCHT0 (R10)
+	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
 	CMPQ       R10, R11
 	JCS        value1
@@ -2026,7 +2026,7 @@ value1:
 	LEAQ       (R10)(DX*1), R11
 
 value2:
-	PREFETCHT0 (R10)
+	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
 	CMPQ       R10, R11
 	JCS        value2
@@ -2036,7 +2036,7 @@ value2:
 	LEAQ       (R10)(DX*1), R9
 
 value3:
-	PREFETCHT0 (R10)
+	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
 	CMPQ       R10, R9
 	JCS        value3
@@ -2547,45 +2547,45 @@ TEXT ·dotAtBF161AVX512(SB), NOSPLIT, $0-80
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x0000000c
+	CMPQ    AX, $0x00000014
 	JL      near
-	MOVLQSX 32(DI), SI
+	MOVLQSX 64(DI), SI
 	IMULQ   DX, SI
 	ADDQ    CX, SI
 	LEAQ    (SI)(DX*1), R8
 
 key0:
-	PREFETCHT0 (SI)
+	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
 	CMPQ       SI, R8
 	JCS        key0
-	MOVLQSX    36(DI), SI
+	MOVLQSX    68(DI), SI
 	IMULQ      DX, SI
 	ADDQ       CX, SI
 	LEAQ       (SI)(DX*1), R8
 
 key1:
-	PREFETCHT0 (SI)
+	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
 	CMPQ       SI, R8
 	JCS        key1
-	MOVLQSX    40(DI), SI
+	MOVLQSX    72(DI), SI
 	IMULQ      DX, SI
 	ADDQ       CX, SI
 	LEAQ       (SI)(DX*1), R8
 
 key2:
-	PREFETCHT0 (SI)
+	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
 	CMPQ       SI, R8
 	JCS        key2
-	MOVLQSX    44(DI), SI
+	MOVLQSX    76(DI), SI
 	IMULQ      DX, SI
 	ADDQ       CX, SI
 	LEAQ       (SI)(DX*1), R8
 
 key3:
-	PREFETCHT0 (SI)
+	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
 	CMPQ       SI, R8
 	JCS        key3
@@ -2602,7 +2602,7 @@ near:
 	LEAQ    (R8)(DX*1), R9
 
 value0:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        value0
@@ -2612,7 +2612,7 @@ value0:
 	LEAQ       (R8)(DX*1), R9
 
 value1:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        value1
@@ -2622,7 +2622,7 @@ value1:
 	LEAQ       (R8)(DX*1), R9
 
 value2:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        value2
@@ -2632,7 +2632,7 @@ value2:
 	LEAQ       (R8)(DX*1), SI
 
 value3:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, SI
 	JCS        value3
@@ -3058,45 +3058,45 @@ TEXT ·dotAtBF162AVX512(SB), NOSPLIT, $0-80
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x0000000c
+	CMPQ    AX, $0x00000014
 	JL      near
-	MOVLQSX 32(DI), R8
+	MOVLQSX 64(DI), R8
 	IMULQ   DX, R8
 	ADDQ    CX, R8
 	LEAQ    (R8)(DX*1), R9
 
 key0:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key0
-	MOVLQSX    36(DI), R8
+	MOVLQSX    68(DI), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	LEAQ       (R8)(DX*1), R9
 
 key1:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key1
-	MOVLQSX    40(DI), R8
+	MOVLQSX    72(DI), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	LEAQ       (R8)(DX*1), R9
 
 key2:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key2
-	MOVLQSX    44(DI), R8
+	MOVLQSX    76(DI), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	LEAQ       (R8)(DX*1), R9
 
 key3:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key3
@@ -3113,7 +3113,7 @@ near:
 	LEAQ    (R9)(DX*1), R10
 
 value0:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        value0
@@ -3123,7 +3123,7 @@ value0:
 	LEAQ       (R9)(DX*1), R10
 
 value1:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        value1
@@ -3133,7 +3133,7 @@ value1:
 	LEAQ       (R9)(DX*1), R10
 
 value2:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        value2
@@ -3143,7 +3143,7 @@ value2:
 	LEAQ       (R9)(DX*1), R8
 
 value3:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R8
 	JCS        value3
@@ -3659,45 +3659,45 @@ TEXT ·dotAtBF163AVX512(SB), NOSPLIT, $0-80
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x0000000c
+	CMPQ    AX, $0x00000014
 	JL      near
-	MOVLQSX 32(DI), R8
+	MOVLQSX 64(DI), R8
 	IMULQ   DX, R8
 	ADDQ    CX, R8
 	LEAQ    (R8)(DX*1), R9
 
 key0:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key0
-	MOVLQSX    36(DI), R8
+	MOVLQSX    68(DI), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	LEAQ       (R8)(DX*1), R9
 
 key1:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key1
-	MOVLQSX    40(DI), R8
+	MOVLQSX    72(DI), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	LEAQ       (R8)(DX*1), R9
 
 key2:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key2
-	MOVLQSX    44(DI), R8
+	MOVLQSX    76(DI), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	LEAQ       (R8)(DX*1), R9
 
 key3:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key3
@@ -3714,7 +3714,7 @@ near:
 	LEAQ    (R9)(DX*1), R10
 
 value0:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        value0
@@ -3724,7 +3724,7 @@ value0:
 	LEAQ       (R9)(DX*1), R10
 
 value1:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        value1
@@ -3734,7 +3734,7 @@ value1:
 	LEAQ       (R9)(DX*1), R10
 
 value2:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        value2
@@ -3744,7 +3744,7 @@ value2:
 	LEAQ       (R9)(DX*1), R8
 
 value3:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R8
 	JCS        value3
@@ -4354,45 +4354,45 @@ TEXT ·dotAtBF164AVX512(SB), NOSPLIT, $0-80
 	LEAQ (SI)(SI*2), R8
 
 rows:
-	CMPQ    AX, $0x0000000c
+	CMPQ    AX, $0x00000014
 	JL      near
-	MOVLQSX 32(DI), R9
+	MOVLQSX 64(DI), R9
 	IMULQ   DX, R9
 	ADDQ    CX, R9
 	LEAQ    (R9)(DX*1), R10
 
 key0:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        key0
-	MOVLQSX    36(DI), R9
+	MOVLQSX    68(DI), R9
 	IMULQ      DX, R9
 	ADDQ       CX, R9
 	LEAQ       (R9)(DX*1), R10
 
 key1:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        key1
-	MOVLQSX    40(DI), R9
+	MOVLQSX    72(DI), R9
 	IMULQ      DX, R9
 	ADDQ       CX, R9
 	LEAQ       (R9)(DX*1), R10
 
 key2:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        key2
-	MOVLQSX    44(DI), R9
+	MOVLQSX    76(DI), R9
 	IMULQ      DX, R9
 	ADDQ       CX, R9
 	LEAQ       (R9)(DX*1), R10
 
 key3:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        key3
@@ -4409,7 +4409,7 @@ near:
 	LEAQ    (R10)(DX*1), R11
 
 value0:
-	PREFETCHT0 (R10)
+	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
 	CMPQ       R10, R11
 	JCS        value0
@@ -4419,7 +4419,7 @@ value0:
 	LEAQ       (R10)(DX*1), R11
 
 value1:
-	PREFETCHT0 (R10)
+	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
 	CMPQ       R10, R11
 	JCS        value1
@@ -4429,7 +4429,7 @@ value1:
 	LEAQ       (R10)(DX*1), R11
 
 value2:
-	PREFETCHT0 (R10)
+	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
 	CMPQ       R10, R11
 	JCS        value2
@@ -4439,7 +4439,7 @@ value2:
 	LEAQ       (R10)(DX*1), R9
 
 value3:
-	PREFETCHT0 (R10)
+	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
 	CMPQ       R10, R9
 	JCS        value3
@@ -4910,25 +4910,25 @@ TEXT ·dotAtF321AVX2(SB), NOSPLIT, $0-80
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x00000006
+	CMPQ    AX, $0x0000000a
 	JL      near
-	MOVLQSX 16(DI), SI
+	MOVLQSX 32(DI), SI
 	IMULQ   DX, SI
 	ADDQ    CX, SI
 	LEAQ    (SI)(DX*1), R8
 
 key0:
-	PREFETCHT0 (SI)
+	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
 	CMPQ       SI, R8
 	JCS        key0
-	MOVLQSX    20(DI), SI
+	MOVLQSX    36(DI), SI
 	IMULQ      DX, SI
 	ADDQ       CX, SI
 	LEAQ       (SI)(DX*1), R8
 
 key1:
-	PREFETCHT0 (SI)
+	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
 	CMPQ       SI, R8
 	JCS        key1
@@ -4945,7 +4945,7 @@ near:
 	LEAQ    (R8)(DX*1), R9
 
 value0:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        value0
@@ -4955,7 +4955,7 @@ value0:
 	LEAQ       (R8)(DX*1), SI
 
 value1:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, SI
 	JCS        value1
@@ -5257,25 +5257,25 @@ TEXT ·dotAtF322AVX2(SB), NOSPLIT, $0-80
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x00000006
+	CMPQ    AX, $0x0000000a
 	JL      near
-	MOVLQSX 16(DI), R8
+	MOVLQSX 32(DI), R8
 	IMULQ   DX, R8
 	ADDQ    CX, R8
 	LEAQ    (R8)(DX*1), R9
 
 key0:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key0
-	MOVLQSX    20(DI), R8
+	MOVLQSX    36(DI), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	LEAQ       (R8)(DX*1), R9
 
 key1:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key1
@@ -5292,7 +5292,7 @@ near:
 	LEAQ    (R9)(DX*1), R10
 
 value0:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        value0
@@ -5302,7 +5302,7 @@ value0:
 	LEAQ       (R9)(DX*1), R8
 
 value1:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R8
 	JCS        value1
@@ -5656,25 +5656,25 @@ TEXT ·dotAtF323AVX2(SB), NOSPLIT, $0-80
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x00000006
+	CMPQ    AX, $0x0000000a
 	JL      near
-	MOVLQSX 16(DI), R8
+	MOVLQSX 32(DI), R8
 	IMULQ   DX, R8
 	ADDQ    CX, R8
 	LEAQ    (R8)(DX*1), R9
 
 key0:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key0
-	MOVLQSX    20(DI), R8
+	MOVLQSX    36(DI), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	LEAQ       (R8)(DX*1), R9
 
 key1:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key1
@@ -5691,7 +5691,7 @@ near:
 	LEAQ    (R9)(DX*1), R10
 
 value0:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        value0
@@ -5701,7 +5701,7 @@ value0:
 	LEAQ       (R9)(DX*1), R8
 
 value1:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R8
 	JCS        value1
@@ -6111,25 +6111,25 @@ TEXT ·dotAtF324AVX2(SB), NOSPLIT, $0-80
 	LEAQ (SI)(SI*2), R8
 
 rows:
-	CMPQ    AX, $0x00000006
+	CMPQ    AX, $0x0000000a
 	JL      near
-	MOVLQSX 16(DI), R9
+	MOVLQSX 32(DI), R9
 	IMULQ   DX, R9
 	ADDQ    CX, R9
 	LEAQ    (R9)(DX*1), R10
 
 key0:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        key0
-	MOVLQSX    20(DI), R9
+	MOVLQSX    36(DI), R9
 	IMULQ      DX, R9
 	ADDQ       CX, R9
 	LEAQ       (R9)(DX*1), R10
 
 key1:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        key1
@@ -6146,7 +6146,7 @@ near:
 	LEAQ    (R10)(DX*1), R11
 
 value0:
-	PREFETCHT0 (R10)
+	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
 	CMPQ       R10, R11
 	JCS        value0
@@ -6156,7 +6156,7 @@ value0:
 	LEAQ       (R10)(DX*1), R9
 
 value1:
-	PREFETCHT0 (R10)
+	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
 	CMPQ       R10, R9
 	JCS        value1
@@ -6517,25 +6517,25 @@ TEXT ·dotAtBF161AVX2(SB), NOSPLIT, $0-80
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x00000006
+	CMPQ    AX, $0x0000000a
 	JL      near
-	MOVLQSX 16(DI), SI
+	MOVLQSX 32(DI), SI
 	IMULQ   DX, SI
 	ADDQ    CX, SI
 	LEAQ    (SI)(DX*1), R8
 
 key0:
-	PREFETCHT0 (SI)
+	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
 	CMPQ       SI, R8
 	JCS        key0
-	MOVLQSX    20(DI), SI
+	MOVLQSX    36(DI), SI
 	IMULQ      DX, SI
 	ADDQ       CX, SI
 	LEAQ       (SI)(DX*1), R8
 
 key1:
-	PREFETCHT0 (SI)
+	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
 	CMPQ       SI, R8
 	JCS        key1
@@ -6552,7 +6552,7 @@ near:
 	LEAQ    (R8)(DX*1), R9
 
 value0:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        value0
@@ -6562,7 +6562,7 @@ value0:
 	LEAQ       (R8)(DX*1), SI
 
 value1:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, SI
 	JCS        value1
@@ -6874,25 +6874,25 @@ TEXT ·dotAtBF162AVX2(SB), NOSPLIT, $0-80
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x00000006
+	CMPQ    AX, $0x0000000a
 	JL      near
-	MOVLQSX 16(DI), R8
+	MOVLQSX 32(DI), R8
 	IMULQ   DX, R8
 	ADDQ    CX, R8
 	LEAQ    (R8)(DX*1), R9
 
 key0:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key0
-	MOVLQSX    20(DI), R8
+	MOVLQSX    36(DI), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	LEAQ       (R8)(DX*1), R9
 
 key1:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key1
@@ -6909,7 +6909,7 @@ near:
 	LEAQ    (R9)(DX*1), R10
 
 value0:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        value0
@@ -6919,7 +6919,7 @@ value0:
 	LEAQ       (R9)(DX*1), R8
 
 value1:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R8
 	JCS        value1
@@ -7283,25 +7283,25 @@ TEXT ·dotAtBF163AVX2(SB), NOSPLIT, $0-80
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x00000006
+	CMPQ    AX, $0x0000000a
 	JL      near
-	MOVLQSX 16(DI), R8
+	MOVLQSX 32(DI), R8
 	IMULQ   DX, R8
 	ADDQ    CX, R8
 	LEAQ    (R8)(DX*1), R9
 
 key0:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key0
-	MOVLQSX    20(DI), R8
+	MOVLQSX    36(DI), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	LEAQ       (R8)(DX*1), R9
 
 key1:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key1
@@ -7318,7 +7318,7 @@ near:
 	LEAQ    (R9)(DX*1), R10
 
 value0:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        value0
@@ -7328,7 +7328,7 @@ value0:
 	LEAQ       (R9)(DX*1), R8
 
 value1:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R8
 	JCS        value1
@@ -7748,25 +7748,25 @@ TEXT ·dotAtBF164AVX2(SB), NOSPLIT, $0-80
 	LEAQ (SI)(SI*2), R8
 
 rows:
-	CMPQ    AX, $0x00000006
+	CMPQ    AX, $0x0000000a
 	JL      near
-	MOVLQSX 16(DI), R9
+	MOVLQSX 32(DI), R9
 	IMULQ   DX, R9
 	ADDQ    CX, R9
 	LEAQ    (R9)(DX*1), R10
 
 key0:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        key0
-	MOVLQSX    20(DI), R9
+	MOVLQSX    36(DI), R9
 	IMULQ      DX, R9
 	ADDQ       CX, R9
 	LEAQ       (R9)(DX*1), R10
 
 key1:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        key1
@@ -7783,7 +7783,7 @@ near:
 	LEAQ    (R10)(DX*1), R11
 
 value0:
-	PREFETCHT0 (R10)
+	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
 	CMPQ       R10, R11
 	JCS        value0
@@ -7793,7 +7793,7 @@ value0:
 	LEAQ       (R10)(DX*1), R9
 
 value1:
-	PREFETCHT0 (R10)
+	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
 	CMPQ       R10, R9
 	JCS        value1

@@ -283,10 +283,10 @@ func mix(s isa, e element, queries int, gathered bool) {
 	RET()
 }
 
-// prefetchRows asks for the group of keys two groups behind the current one,
+// prefetchRows asks for the group of keys four groups behind the current one,
 // and for the values of that group if v is not nil.
 func prefetchRows(positions, rows, k, ldk GPVirtual, keys int) {
-	const groups = 2
+	const groups = 4
 	CMPQ(rows, U32((groups+1)*keys))
 	JL(LabelRef("near"))
 	for i := range keys {
@@ -312,7 +312,7 @@ func askFor(label string, positions GPVirtual, entry int, base, stride GPVirtual
 	ADDQ(base, row)
 	LEAQ(Mem{Base: row, Index: stride, Scale: 1}, end)
 	Label(label)
-	PREFETCHT0(at(row, 0))
+	PREFETCHT1(at(row, 0))
 	ADDQ(Imm(64), row)
 	CMPQ(row, end)
 	JCS(LabelRef(label))
