@@ -213,7 +213,7 @@ func BenchmarkModel(b *testing.B) {
 					sel.Candidates = 2
 					l.report(b, fmt.Sprintf("hash-1/32-rerank-overlap-%v", overlap), l.median(b, func() { m.pass(&sel) }))
 				}
-				d.queue.overlap = false
+				d.queue.overlap = true
 			}
 			m.sequences(b, 1, 16384, 2048)
 			total := 0.0

@@ -237,7 +237,7 @@ func (d *Device) start() (err error) {
 	if d.stream, err = cu.MakeStream(cu.NonBlocking); err != nil {
 		return err
 	}
-	d.queue = queue{handle(d.context), handle(d.stream), d.options.Overlap && major >= 9}
+	d.queue = queue{handle(d.context), handle(d.stream), major >= 9}
 	modules, err := images(d.code)
 	if err != nil {
 		return err

@@ -280,6 +280,10 @@ func (e *encoder) fewShared() int {
 	return 4 * int(n)
 }
 
+// between is the values that a cluster keeps of a row's map: every layer's
+// outputs and the last one's.
+func (e *encoder) between() int { return int(e.args.layers*e.args.width + e.args.bits + 4) }
+
 func (e *encoder) manyShared() int {
 	return 4 * 16 * int(e.args.in+2*e.args.width+e.args.bits)
 }
