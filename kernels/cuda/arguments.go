@@ -151,3 +151,14 @@ type fusedArgs struct {
 }
 
 func (a fusedArgs) words() []uint64 { return wordsOf(&a) }
+
+// linears mirrors struct Linears of dense.cu.
+type linears struct {
+	out, w, bias [3]uint64
+	rows, end    [3]int32
+	x            uint64
+
+	tokens, stride, split, add int32
+}
+
+func (a linears) words() []uint64 { return wordsOf(&a) }

@@ -127,11 +127,12 @@ func (d *Device) fusable(q kernels.Tensor, layer int, s *batch, e *encoder, h ke
 	return fusedPlan{}, false
 }
 
-// fusedBlocks chooses the cluster: about 1024 tokens a block, but no more
-// blocks than multiprocessors, unless a block would get more than 16384 tokens.
+// fusedBlocks chooses the cluster: about 1024 tokens a block, fewer beside a
+// large encoder, but no more blocks than multiprocessors, unless a block would
+// get more than 16384 tokens.
 func fusedBlocks(s fusedShape, sets, multiprocessors int) (blocks, warps int) {
 	blocks = 2
-	for blocks < 16 && s.limit > 1024*blocks && (2*sets*blocks <= multiprocessors || s.limit > 16384*blocks) {
+	for blocks < 16 && (s.limit > 1024*blocks || s.encode > 1024) && (2*sets*blocks <= multiprocessors || s.limit > 16384*blocks) {
 		blocks *= 2
 	}
 	return blocks, 8

@@ -190,6 +190,7 @@ func TestStructSizes(t *testing.T) {
 		"EncodeArgs":  {unsafe.Sizeof(encodeArgs{}), 18*8 + 24 + 8 + 6*4 + 3*8 + 6*4 + 2*8 + 8},
 		"TopKArgs":    {unsafe.Sizeof(topKArgs{}), 4*8 + 4*4 + 32},
 		"RerankArgs":  {unsafe.Sizeof(rerankArgs{}), 7*8 + 10*4 + 32},
+		"Linears":     {unsafe.Sizeof(linears{}), 9*8 + 6*4 + 8 + 4*4},
 		"FusedArgs":   {unsafe.Sizeof(fusedArgs{}), 7*8 + 14*4 + 32 + 272},
 	} {
 		if c[0] != c[1] || c[0]%8 != 0 {

@@ -70,6 +70,7 @@ func (d *Device) Free(t kernels.Tensor) {
 	if t.None() {
 		return
 	}
+	d.flush()
 	d.wrote(t)
 	d.fail(d.do(func() error {
 		if err := d.stream.Synchronize(); err != nil {
@@ -97,6 +98,7 @@ func (d *Device) Upload(dst kernels.Tensor, src []byte) error {
 // copyIn copies host bytes to the GPU in stream order; src may be reused at
 // once.
 func (d *Device) copyIn(to uint64, src []byte) error {
+	d.flush()
 	if len(src) == 0 {
 		return nil
 	}
