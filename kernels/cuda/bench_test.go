@@ -18,7 +18,9 @@ type layerBench struct {
 	d      *Device
 	batch  *kernels.Batch
 	q, out kernels.Tensor
-	enc    kernels.Encoder
+	enc    kernels.Encoder // a linear query map
+	joint  kernels.Encoder // one with an MLP
+	key    kernels.Encoder
 	dense  float64 // median microseconds
 	runs   int
 }
@@ -54,6 +56,19 @@ func newLayerBench(b *testing.B, d *Device, batch, context int) *layerBench {
 	}
 	var err error
 	l.enc, err = d.LoadProjection(kernels.Projection{Name: "query", Heads: benchKV, Skip: &kernels.Affine{In: benchHeads / benchKV * benchDim, Out: benchBits, Weight: weight, Bias: make([]float32, benchKV*benchBits)}})
+	fatal(b, err)
+	affine := func(in, out int) kernels.Affine {
+		a := kernels.Affine{In: in, Out: out, Weight: make([]float32, benchKV*in*out), Bias: make([]float32, benchKV*out)}
+		for i := range a.Weight {
+			a.Weight[i] = float32(r.NormFloat64())
+		}
+		return a
+	}
+	const in, hidden = benchHeads / benchKV * benchDim, 2 * benchDim
+	skip, keys := affine(in, benchBits), affine(benchDim, benchBits)
+	l.joint, err = d.LoadProjection(kernels.Projection{Name: "joint", Heads: benchKV, Skip: &skip, Layers: []kernels.Affine{affine(in, hidden), affine(hidden, hidden), affine(hidden, benchBits)}})
+	fatal(b, err)
+	l.key, err = d.LoadProjection(kernels.Projection{Name: "key", Heads: benchKV, Skip: &keys, Feedback: make([]float32, benchKV*benchBits*benchBits), BlockBits: 4})
 	fatal(b, err)
 	return l
 }
@@ -108,6 +123,7 @@ func BenchmarkLayer(b *testing.B) {
 			fmt.Printf("%s, %d x %d\n", infos[0].Name, c[0], c[1])
 			l.dense = l.median(b, func() { d.Attend(l.out, l.q, 0, l.batch, 0.0884, 0) })
 			l.report(b, "dense", l.dense)
+			l.report(b, "encode-keys", l.median(b, func() { d.EncodeKeys(l.key, 0, l.batch) }))
 			for _, sel := range []kernels.Selection{
 				{Heads: benchKV, Sink: 4, Local: 64, Budget: kernels.Budget{Num: 1, Den: 32}},
 				{Heads: benchKV, Sink: 128, Local: 128, Budget: kernels.Budget{Num: 1, Den: 32}},
@@ -150,9 +166,14 @@ func (l *layerBench) fused(b *testing.B, sel kernels.Selection) {
 					l.median(b, func() { d.attendFused(p, l.out, l.q, weights, bits, 0, 0, 0, s, 0.0884, e, sel) }))
 			}
 		}
-		l.report(b, fmt.Sprintf("whole-%dbit-sink%d", bits, sel.Sink), l.median(b, func() {
-			d.AttendHash(l.out, l.q, 0, l.batch, 0.0884, kernels.HashQuery{Encoder: l.enc, Bits: bits}, sel)
-		}))
+		for name, enc := range map[string]kernels.Encoder{"linear": l.enc, "joint": l.joint} {
+			query := kernels.HashQuery{Encoder: enc, Bits: bits}
+			l.report(b, fmt.Sprintf("step-%s-%dbit-sink%d", name, bits, sel.Sink), l.median(b, func() { d.AttendHash(l.out, l.q, 0, l.batch, 0.0884, query, sel) }))
+			l.report(b, fmt.Sprintf("step-with-keys-%s-%dbit-sink%d", name, bits, sel.Sink), l.median(b, func() {
+				d.EncodeKeys(l.key, 0, l.batch)
+				d.AttendHash(l.out, l.q, 0, l.batch, 0.0884, query, sel)
+			}))
+		}
 	}
 }
 

@@ -39,13 +39,13 @@ DEV void write(const EncodeArgs &a, const Row &r, int row, int head, const float
 // encode_few: block (slice, head, row); the blocks of a cluster share a row's
 // head.
 template <int W> DEV void encodeFew(const EncodeArgs &a) {
-    extern __shared__ float sm[]; // x [in], y [layers][width], z [bits], feedback [bits, bits]
+    extern __shared__ float sm[]; // x [in], y [layers][width], z [bits], feedback [bits, bits + 1]
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, head = blockIdx.y, row = blockIdx.z, rank = clusterRank();
     const Row r = a.rows ? a.rows[row] : Row{0, 0};
     float *x = sm, *y = x + (a.in + 3) / 4 * 4, *z = y + a.layers * a.width, *f = z + a.bits;
     for (int i = threadIdx.x; i < a.in; i += blockDim.x) x[i] = input(a, r, row, head, i);
     if (a.feedback && rank == 0)
-        for (int i = threadIdx.x; i < a.bits * a.bits; i += blockDim.x) f[i] = a.feedback[(long long)head * a.bits * a.bits + i];
+        for (int i = threadIdx.x; i < a.bits * a.bits; i += blockDim.x) f[i / a.bits * (a.bits + 1) + i % a.bits] = a.feedback[(long long)head * a.bits * a.bits + i];
     clusterSync(); // also: every block runs
     project<W>(a, head, x, y, z, [] {});
     if (rank != 0 || warp != 0) return;
@@ -53,7 +53,7 @@ template <int W> DEV void encodeFew(const EncodeArgs &a) {
         for (int s = 0; s < a.bits; s += a.blockBits) { // bits before s are final
             for (int i = s + a.blockBits + lane; i < a.bits; i += 32) {
                 float d = 0;
-                for (int j = s; j < s + a.blockBits; j++) d += z[j] > 0.f ? f[i * a.bits + j] : -f[i * a.bits + j];
+                for (int j = s; j < s + a.blockBits; j++) d += z[j] > 0.f ? f[i * (a.bits + 1) + j] : -f[i * (a.bits + 1) + j];
                 z[i] += d;
             }
             __syncwarp();

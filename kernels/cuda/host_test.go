@@ -143,7 +143,7 @@ func TestLaunchedNames(t *testing.T) {
 		}
 	}
 	launched := 0
-	call := regexp.MustCompile(`d\.(?:launch|flat|elementwise)\("(\w+)"`)
+	call := regexp.MustCompile(`d\.(?:launch|queueKernel|flat|elementwise)\("(\w+)"`)
 	for _, f := range files {
 		if !strings.HasSuffix(f.Name(), ".go") {
 			continue

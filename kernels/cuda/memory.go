@@ -277,7 +277,7 @@ func (e *encoder) fewShared() int {
 	a := e.args
 	n := (a.in+3)/4*4 + a.layers*a.width + a.bits
 	if a.feedback != 0 {
-		n += a.bits * a.bits
+		n += a.bits * (a.bits + 1) // rows padded against bank conflicts
 	}
 	return 4 * int(n)
 }
