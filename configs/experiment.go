@@ -94,19 +94,21 @@ type Perplexity struct {
 
 // NIAH is eval niah.
 type NIAH struct {
-	Contexts  []Tokens `json:"contexts" jsonschema:"minimum=16,maximum=1048576" jsonschema_description:"Lengths of the haystack."`
-	Depths    int      `json:"depths" jsonschema:"minimum=1,maximum=101" jsonschema_description:"Depths of the needle, spread from 0 to 1."`
-	Haystack  string   `json:"haystack" jsonschema_description:"Folder of essays, or an embedded set."`
-	Selectors []string `json:"selectors,omitempty" jsonschema_description:"Names out of selectors; empty: all."`
+	Contexts []Tokens `json:"contexts" jsonschema:"minimum=16,maximum=1048576" jsonschema_description:"Lengths of the haystack."`
+	Depths   int      `json:"depths" jsonschema:"minimum=1,maximum=101" jsonschema_description:"Depths of the needle, spread from 0 to 1."`
+	Haystack string   `json:"haystack" jsonschema_description:"Folder of essays, or an embedded set."`
 }
 
 // Ruler is eval ruler.
 type Ruler struct {
-	Tasks   []string `json:"tasks" jsonschema_description:"Tasks, e.g. niah_single_1; empty: all that need no files."`
-	Context Tokens   `json:"context" jsonschema:"minimum=16,maximum=1048576" jsonschema_description:"Length in the model's tokens."`
-	Samples int      `json:"samples" jsonschema:"minimum=1,maximum=100000" jsonschema_description:"Samples of each task."`
-	Seed    uint64   `json:"seed" jsonschema_description:"Same seed, same samples."`
-	File    string   `json:"file,omitempty" jsonschema_description:"A prepared file (jsonl with input and outputs) in place of generated samples."`
+	Tasks    []string `json:"tasks" jsonschema_description:"Tasks, e.g. niah_single_1; empty: all that need no files."`
+	Context  Tokens   `json:"context" jsonschema:"minimum=16,maximum=1048576" jsonschema_description:"Length in the model's tokens."`
+	Samples  int      `json:"samples" jsonschema:"minimum=1,maximum=100000" jsonschema_description:"Samples of each task."`
+	Seed     uint64   `json:"seed" jsonschema_description:"Same seed, same samples."`
+	File     string   `json:"file" jsonschema_description:"A prepared file (jsonl with input and outputs) of the one task in tasks, in place of generated samples."`
+	SQuAD    string   `json:"squad" jsonschema_description:"SQuAD's file, for qa_1."`
+	HotpotQA string   `json:"hotpotQA" jsonschema_description:"HotpotQA's file, for qa_2."`
+	Haystack string   `json:"haystack" jsonschema_description:"Folder of essays, or embedded set, of the tasks that hide something in them."`
 }
 
 // Bench is the measurements of latency.
@@ -131,6 +133,7 @@ type LongBench struct {
 	QuestionSparse string   `json:"questionSparse" jsonschema:"enum=tail,enum=all,enum=none" jsonschema_description:"tail: the last prefillOffset prompt tokens are sparse; all or none of the prompt otherwise."`
 	MaxLength      Tokens   `json:"maxLength" jsonschema:"minimum=0,maximum=1048576" jsonschema_description:"Prompt tokens before middle truncation; 0: the model's context less the answer."`
 	Memory         Bytes    `json:"memory" jsonschema_description:"Memory for samples that run at once; 0: half of the machine's."`
+	E              bool     `json:"e" jsonschema_description:"LongBench-E: its samples, and scores by length."`
 	Levenshtein    bool     `json:"levenshtein" jsonschema_description:"Code similarity by Levenshtein ratio instead of difflib's."`
 }
 
@@ -159,7 +162,7 @@ func Default() *Experiment {
 			Recall:     Recall{Queries: 64},
 			Perplexity: Perplexity{Tokens: 128},
 			NIAH:       NIAH{Contexts: []Tokens{1024, 2048, 4096, 8192}, Depths: 11, Haystack: "heldout/prose"},
-			Ruler:      Ruler{Context: 4096, Samples: 20, Seed: 42},
+			Ruler:      Ruler{Context: 4096, Samples: 20, Seed: 42, Haystack: "heldout/prose"},
 		},
 		Bench: Bench{
 			Parts: []string{"attention", "decode", "prefill"}, Contexts: []Tokens{4096, 32768, 131072},

@@ -19,15 +19,15 @@ type Metric string
 
 // The metrics of LongBench.
 const (
-	QAF1           Metric = "qa_f1"          // F1 of normalised words
-	QAF1Chinese    Metric = "qa_f1_zh"       // F1 of jieba's words
-	RougeL         Metric = "rouge"          // F of ROUGE-L
-	RougeLChinese  Metric = "rouge_zh"       // F of ROUGE-L over jieba's words
-	Classification Metric = "classification" // share of the right class among the classes named
-	Retrieval      Metric = "retrieval"      // share of the right paragraph among the numbers named
-	RetrievalZh    Metric = "retrieval_zh"
-	Count          Metric = "count"    // share of the right number among the numbers named
-	CodeSimilarity Metric = "code_sim" // edit similarity of the first line of code
+	QAF1             Metric = "qa_f1"          // F1 of normalised words
+	QAF1Chinese      Metric = "qa_f1_zh"       // F1 of jieba's words
+	RougeL           Metric = "rouge"          // F of ROUGE-L
+	RougeLChinese    Metric = "rouge_zh"       // F of ROUGE-L over jieba's words
+	Classification   Metric = "classification" // share of the right class among the classes named
+	Retrieval        Metric = "retrieval"      // share of the right paragraph among the numbers named
+	RetrievalChinese Metric = "retrieval_zh"
+	Count            Metric = "count"    // share of the right number among the numbers named
+	CodeSimilarity   Metric = "code_sim" // edit similarity of the first line of code
 )
 
 // Similarity chooses what CodeSimilarity measures with. Published scores differ
@@ -63,15 +63,15 @@ type reference struct {
 var errScoredZero = errors.New("scored 0 as upstream does")
 
 var metrics = map[Metric]func(prediction string, ref reference) (float64, error){
-	QAF1:           qaF1,
-	QAF1Chinese:    qaF1Chinese,
-	RougeL:         func(p string, r reference) (float64, error) { return rougeL(p, r.answer, rougeFrames) },
-	RougeLChinese:  rougeLChinese,
-	Classification: classification,
-	Retrieval:      func(p string, r reference) (float64, error) { return retrieval(p, r.answer, "Paragraph ") },
-	RetrievalZh:    func(p string, r reference) (float64, error) { return retrieval(p, r.answer, "段落") },
-	Count:          func(p string, r reference) (float64, error) { return shareOf(r.answer, p), nil },
-	CodeSimilarity: codeSimilarity,
+	QAF1:             qaF1,
+	QAF1Chinese:      qaF1Chinese,
+	RougeL:           func(p string, r reference) (float64, error) { return rougeL(p, r.answer, rougeFrames) },
+	RougeLChinese:    rougeLChinese,
+	Classification:   classification,
+	Retrieval:        func(p string, r reference) (float64, error) { return retrieval(p, r.answer, "Paragraph ") },
+	RetrievalChinese: func(p string, r reference) (float64, error) { return retrieval(p, r.answer, "段落") },
+	Count:            func(p string, r reference) (float64, error) { return shareOf(r.answer, p), nil },
+	CodeSimilarity:   codeSimilarity,
 }
 
 func qaF1(prediction string, ref reference) (float64, error) {

@@ -145,7 +145,7 @@ func TestMetricErrors(t *testing.T) {
 func TestTable(t *testing.T) {
 	official := map[Metric]string{
 		QAF1: "qa_f1_score", QAF1Chinese: "qa_f1_zh_score", RougeL: "rouge_score", RougeLChinese: "rouge_zh_score",
-		Classification: "classification_score", Retrieval: "retrieval_score", RetrievalZh: "retrieval_zh_score",
+		Classification: "classification_score", Retrieval: "retrieval_score", RetrievalChinese: "retrieval_zh_score",
 		Count: "count_score", CodeSimilarity: "code_sim_score",
 	}
 	rows := golden[struct {

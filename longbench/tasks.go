@@ -170,7 +170,7 @@ var tasks = []Task{
 			"Please enter the number of the paragraph that the abstract is from. The answer format must be like \"Paragraph 1\", \"Paragraph 2\", etc.\n\n" +
 			"The answer is: ",
 	},
-	{Name: "passage_retrieval_zh", Category: Synthetic, Language: Chinese, Metric: RetrievalZh, MaxTokens: 32, Chat: true, Samples: 200,
+	{Name: "passage_retrieval_zh", Category: Synthetic, Language: Chinese, Metric: RetrievalChinese, MaxTokens: 32, Chat: true, Samples: 200,
 		Prompt: "以下是若干段落文字，以及其中一个段落的摘要。请确定给定的摘要出自哪一段。\n\n" +
 			"{context}\n\n" +
 			"下面是一个摘要\n\n" +

@@ -213,7 +213,7 @@ func (b *batch[T]) teach(i, g int, q []uint16, w draw, keys []T) {
 	case !u.joint:
 		for r := range m {
 			at := (i*len(u.queryNorm)+g)*m + r
-			softmax(b.target[at*stride:][:n], logits[r*n:(r+1)*n], 1, false)
+			softmax(b.target[at*stride:][:n], logits[r*n:(r+1)*n], whole, false)
 		}
 	default:
 		// The head's mass on the drawn keys among all: those drawn stand for
@@ -223,41 +223,24 @@ func (b *batch[T]) teach(i, g int, q []uint16, w draw, keys []T) {
 		gemm(false, true, m, edge, d, 1, b.teacher, b.edge, 0, edges)
 		more := math.Log(float64(w.past) / float64(n))
 		for r := range m {
-			share := T(1)
+			share := whole
 			if edge > 0 {
-				inside, outside := logSum(logits[r*n:(r+1)*n]), logSum(edges[r*edge:(r+1)*edge])
-				share = T(1 / (math.Exp(more) + math.Exp(min(outside-inside, 80))))
+				x := edges[r*edge : (r+1)*edge]
+				top := maximum(x)
+				outside := float64(top) + math.Log(float64(expSum(x, top)))
+				share = func(inside float64) float64 { return 1 / (math.Exp(more) + math.Exp(min(outside-inside, 80))) }
 			}
 			softmax(b.target[(i*m+r)*stride:][:n], logits[r*n:(r+1)*n], share, g > 0)
 		}
 	}
 }
 
-// logSum is log sum exp of x.
-func logSum[T number](x []T) float64 {
-	top := slices.Max(x)
-	sum := T(0)
-	for _, v := range x {
-		sum += exp(v - top)
-	}
-	return float64(top) + math.Log(float64(sum))
-}
-
-// softmax sets dst to scale softmax(x), or adds that to dst. x is overwritten.
-func softmax[T number](dst, x []T, scale T, add bool) {
-	top := x[0]
-	for _, v := range x {
-		if v > top {
-			top = v
-		}
-	}
-	sum := T(0)
-	for i, v := range x {
-		e := exp(v - top)
-		x[i] = e
-		sum += e
-	}
-	f := scale / sum
+// softmax sets dst to share softmax(x), or adds that to dst; x is overwritten.
+// share gets log sum exp of x.
+func softmax[T number](dst, x []T, share func(logSum float64) float64, add bool) {
+	top := maximum(x)
+	sum := expSum(x, top)
+	f := T(share(float64(top)+math.Log(float64(sum))) / float64(sum))
 	dst = dst[:len(x)]
 	if add {
 		for i, e := range x {
@@ -269,6 +252,8 @@ func softmax[T number](dst, x []T, scale T, add bool) {
 		dst[i] = e * f
 	}
 }
+
+func whole(float64) float64 { return 1 }
 
 func normalise[T number](x []T) {
 	sum := T(0)

@@ -10,7 +10,7 @@ import (
 )
 
 // sampleRows is about how many keys and queries the start is fitted to.
-const sampleRows = 8192
+const sampleRows = 4096
 
 // sample is a unit's keys and queries from all over the trace.
 type sample struct {

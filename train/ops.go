@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"hash"
 	"hash/fnv"
-	"math"
 
 	"github.com/chewxy/hm"
 	"gonum.org/v1/gonum/blas"
@@ -222,18 +221,15 @@ func (s *ops[T]) affine(x, w, b *G.Node, heads, slab int, used rowCount, through
 	return s.apply(&op[T]{name: "affine", rows: rows, cols: out, inputs: []bool{through, true, true}, forward: forward, backward: backward}, x, w, b)
 }
 
-// elementwise makes an operation y = f(x) whose slope at each element f leaves
-// in the second result.
-func (s *ops[T]) elementwise(name string, x *G.Node, used rowCount, f func(x T) (y, slope T)) *G.Node {
+// elementwise makes an operation y = f(x), elements apart, which leaves its
+// slope at each of them.
+func (s *ops[T]) elementwise(name string, x *G.Node, used rowCount, f func(y, slope, x []T)) *G.Node {
 	rows, cols := x.Shape()[0], x.Shape()[1]
 	slope := make([]T, rows*cols)
 	return s.apply(&op[T]{name: name, rows: rows, cols: cols, inputs: []bool{true},
 		forward: func(y []T, v ...[]T) {
 			n := used() * cols
-			x, y, slope := v[0][:n], y[:n], slope[:n]
-			for i, v := range x {
-				y[i], slope[i] = f(v)
-			}
+			f(y[:n], slope[:n], v[0][:n])
 		},
 		backward: func(_ G.Nodes, out, grad *G.Node) (G.Nodes, error) {
 			return G.Nodes{s.apply(&op[T]{name: name + ".dx", rows: rows, cols: cols, forward: func(d []T, v ...[]T) {
@@ -247,29 +243,50 @@ func (s *ops[T]) elementwise(name string, x *G.Node, used rowCount, f func(x T) 
 }
 
 func (s *ops[T]) silu(x *G.Node, used rowCount) *G.Node {
-	return s.elementwise("silu", x, used, func(x T) (y, slope T) {
-		g := 1 / (1 + exp(-x))
-		return x * g, g * (1 + x*(1-g))
+	return s.elementwise("silu", x, used, func(y, slope, x []T) {
+		negative(slope, x, 1)
+		expSum(slope, 0)
+		for i, e := range slope {
+			g := 1 / (1 + e)
+			y[i] = x[i] * g
+			slope[i] = g * (1 + x[i]*(1-g))
+		}
 	})
 }
 
 func (s *ops[T]) tanh(x *G.Node, used rowCount) *G.Node {
-	return s.elementwise("tanh", x, used, func(x T) (y, slope T) {
-		y = tanh(x)
-		return y, 1 - y*y
+	return s.elementwise("tanh", x, used, func(y, slope, x []T) {
+		negative(slope, x, 2)
+		expSum(slope, 0)
+		for i, e := range slope {
+			y[i] = (1 - e) / (1 + e)
+			slope[i] = 1 - y[i]*y[i]
+		}
 	})
 }
 
 // sign is the code of z in ±1. Its gradient is that of tanh (straight through).
 func (s *ops[T]) sign(z *G.Node, used rowCount) *G.Node {
-	return s.elementwise("sign", z, used, func(z T) (y, slope T) {
-		e := exp(-2 * T(math.Abs(float64(z))))
-		slope = 4 * e / ((1 + e) * (1 + e)) // 1 - tanh(z)^2
-		if z > 0 {
-			return 1, slope
+	return s.elementwise("sign", z, used, func(y, slope, z []T) {
+		negative(slope, z, 2)
+		expSum(slope, 0)
+		for i, e := range slope {
+			y[i] = -1
+			if z[i] > 0 {
+				y[i] = 1
+			}
+			slope[i] = 4 * e / ((1 + e) * (1 + e)) // 1 - tanh(z)^2
 		}
-		return -1, slope
 	})
 }
 
-func tanh[T number](x T) T { return 1 - 2/(1+exp(2*x)) }
+// negative sets y = -factor x, within what exp takes.
+func negative[T number](y, x []T, factor T) {
+	for i, v := range x {
+		v *= -factor
+		if v > 40 { // e^40 leaves no trace of the 1 beside it
+			v = 40
+		}
+		y[i] = v
+	}
+}

@@ -13,20 +13,18 @@ type rowLoss[T number] func(scores, target []T) float64
 // crossEntropy is -sum target log softmax(scores), for targets that sum to 1.
 // Up to the target's entropy it is their KL divergence.
 func crossEntropy[T number](scores, target []T) float64 {
-	top := scores[0]
-	for _, x := range scores {
-		if x > top {
-			top = x
-		}
-	}
+	top := maximum(scores)
 	target = target[:len(scores)]
-	var sum, match T
-	for i, x := range scores {
-		match += target[i] * (x - top)
-		e := exp(x - top)
-		scores[i] = e
-		sum += e
+	var even, odd T // two sums, since one would wait for itself
+	for i := 0; i+1 < len(scores); i += 2 {
+		even += target[i] * (scores[i] - top)
+		odd += target[i+1] * (scores[i+1] - top)
 	}
+	if last := len(scores) - 1; last%2 == 0 {
+		even += target[last] * (scores[last] - top)
+	}
+	match := even + odd
+	sum := expSum(scores, top)
 	scale := 1 / sum
 	for i, e := range scores {
 		scores[i] = e*scale - target[i]
@@ -40,29 +38,44 @@ func crossEntropy[T number](scores, target []T) float64 {
 // equation for the loss of its mapping).
 func weightedBinary[T number](scores, target []T) float64 {
 	const weight = paperPositiveWeight
+	target = target[:len(scores)]
+	small := make([]T, len(scores)) // exp(-|score|)
+	for i, x := range scores {
+		small[i] = x
+		if x > 0 {
+			small[i] = -x
+		}
+	}
+	expSum(small, 0)
 	loss := 0.0
 	scale := 1 / T(len(scores))
-	target = target[:len(scores)]
 	for i, x := range scores {
-		a := x
-		if a < 0 {
-			a = -a
-		}
-		e := exp(-a)
-		positive := max(x, 0) + T(math.Log1p(float64(e))) // softplus(x)
-		g := 1 / (1 + e)
+		e := small[i]
+		softplus := max(x, 0) + log1p(e)
+		g := 1 / (1 + e) // the sigmoid
 		if x < 0 {
-			g = e / (1 + e)
+			g *= e
 		}
 		if target[i] > 0 {
-			loss += float64(weight * (positive - x))
+			loss += float64(weight * (softplus - x))
 			scores[i] = weight * (g - 1) * scale
 		} else {
-			loss += float64(positive)
+			loss += float64(softplus)
 			scores[i] = g * scale
 		}
 	}
 	return loss * float64(scale)
+}
+
+// log1p is log(1+x) for x in 0 .. 1: for float32 an odd polynomial in
+// x/(2+x), within 1e-6.
+func log1p[T number](x T) T {
+	if _, ok := any(x).(float32); !ok {
+		return T(math.Log1p(float64(x)))
+	}
+	s := x / (2 + x)
+	t := s * s
+	return 2 * s * (1 + t*(1./3+t*(1./5+t*(1./7+t*(1./9+t/11)))))
 }
 
 // layout says which rows of a step's matrices belong together: document b has

@@ -1,14 +1,15 @@
 package main
 
 import (
+	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/hashattn/hashattn/configs"
 	"github.com/hashattn/hashattn/eval/result"
 	"github.com/hashattn/hashattn/kernels"
 	"github.com/hashattn/hashattn/kernels/cpu"
+	"github.com/hashattn/hashattn/kernels/cuda"
 	"github.com/hashattn/hashattn/kernels/dtype"
 )
 
@@ -24,6 +25,12 @@ type opener struct {
 
 // openers are the kinds of devices, the best first. Build tags add to them.
 var openers = []opener{
+	{
+		kind:  "cuda",
+		open:  func(configs.Device) (kernels.Device, error) { return cuda.Open(cuda.Options{}) },
+		probe: probeCUDA,
+		auto:  true,
+	},
 	{
 		kind: "cpu",
 		open: func(o configs.Device) (kernels.Device, error) { return cpu.New(cpu.Options{Threads: o.Threads}) },
@@ -41,6 +48,22 @@ var openers = []opener{
 		open:  func(configs.Device) (kernels.Device, error) { return kernels.NewReference(), nil },
 		probe: func() (string, error) { return "plain Go, one thread: slow, the specification of the others", nil },
 	},
+}
+
+// probeCUDA names the GPUs.
+func probeCUDA() (string, error) {
+	gpus, err := cuda.Devices()
+	if err != nil {
+		return "", err
+	}
+	if len(gpus) == 0 {
+		return "", errors.New("no GPU found")
+	}
+	names := make([]string, len(gpus))
+	for i, g := range gpus {
+		names[i] = fmt.Sprintf("%d: %s (%s), %.0f GiB", g.Index, g.Name, g.Capability, float64(g.Memory)/(1<<30))
+	}
+	return strings.Join(names, "; "), nil
 }
 
 // openDevice starts the device that an experiment asks for.
@@ -63,10 +86,7 @@ func openDevice(o configs.Device) (kernels.Device, error) {
 			reasons = append(reasons, fmt.Sprintf("%s: %v", op.kind, err))
 		}
 	}
-	switch {
-	case o.Kind == "cuda" && !slices.Contains(known, "cuda"):
-		return nil, usagef("device cuda: this program was built without it; build with -tags gpu (scripts/build-gpu.sh)")
-	case o.Kind == "auto":
+	if o.Kind == "auto" {
 		return nil, fmt.Errorf("no device can be used: %s", strings.Join(reasons, "; "))
 	}
 	return nil, usagef("device %s is unknown; this program has %s", o.Kind, strings.Join(known, ", "))

@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"time"
 
@@ -77,9 +76,6 @@ func examine() []finding {
 			f.Detail = err.Error()
 		}
 		all = append(all, f)
-	}
-	if !slices.ContainsFunc(openers, func(o opener) bool { return o.kind == "cuda" }) {
-		all = append(all, finding{Name: "device cuda", Detail: "not in this program", Remedy: "for NVIDIA GPUs build with -tags gpu (scripts/build-gpu.sh)"})
 	}
 	return append(all, cacheFindings()...)
 }

@@ -18,9 +18,11 @@ func (a *app) evalCommand() *cobra.Command {
 		Long: `eval measures selectors beside dense attention on the same tokens.
 ` + exitHelp,
 		Example: `  hashattn eval recall --config quickstart
-  hashattn eval perplexity --config quickstart --sparsities 1/32`,
+  hashattn eval perplexity --config quickstart --sparsities 1/32
+  hashattn eval longbench --config quickstart --tasks qasper,trec
+  hashattn eval score predictions/dense`,
 	}
-	c.AddCommand(a.evalRecallCommand(), a.evalPerplexityCommand())
+	c.AddCommand(a.evalRecallCommand(), a.evalPerplexityCommand(), a.evalLongBenchCommand(), a.evalNIAHCommand(), a.evalRulerCommand(), a.evalScoreCommand())
 	return c
 }
 

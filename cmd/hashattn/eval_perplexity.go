@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,8 +13,6 @@ import (
 	"github.com/hashattn/hashattn/configs/texts"
 	"github.com/hashattn/hashattn/eval"
 	"github.com/hashattn/hashattn/eval/result"
-	"github.com/hashattn/hashattn/model/selector"
-	"github.com/hashattn/hashattn/model/trace"
 )
 
 type perplexityOptions struct {
@@ -81,30 +77,11 @@ func (s *session) perplexityConfig() any {
 // perplexity measures and writes the file.
 func (s *session) perplexity(ctx context.Context, o perplexityOptions) (*result.Perplexity, error) {
 	begin := time.Now()
-	files, err := s.mappingFiles(o.mappings)
-	if err != nil {
-		return nil, err
-	}
-	mappings, err := loadMappings(files)
-	if err != nil {
-		return nil, err
-	}
 	m, err := s.openModel(ctx)
 	if err != nil {
 		return nil, err
 	}
-	calibration, err := trace.Open(o.calibration)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
-		return nil, asInput(err)
-	default:
-		defer calibration.Close()
-		if err := calibration.CheckModel(m.Shape()); err != nil {
-			return nil, asInput(err)
-		}
-	}
-	settings, err := s.settings(m.Device, selector.Shape{Model: m.Shape(), Scale: m.QueryScale}, mappings, calibration)
+	settings, files, err := s.modelSettings(m, o.mappings, o.calibration)
 	if err != nil {
 		return nil, err
 	}

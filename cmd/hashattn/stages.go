@@ -106,6 +106,15 @@ func (s *session) stages() ([]pipeline.Stage, error) {
 			Outputs: []string{"perplexity.json"}, Work: []string{"perplexity.jsonl"},
 			Run: func(ctx context.Context) error { _, err := s.perplexity(ctx, perplexity); return err },
 		},
+	)
+	if len(s.LongBench.Tasks) > 0 {
+		stage, err := s.longBenchStage(kind, s.paths(mappings), withModel(measured()))
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, stage)
+	}
+	list = append(list,
 		pipeline.Stage{
 			Name: "bench", Version: 1, Config: []any{machine, s.benchConfig(benchOptions{})}, Inputs: withModel(func() ([]string, error) { return mappings, nil }),
 			Outputs: []string{"bench.json"},
@@ -118,6 +127,9 @@ func (s *session) stages() ([]pipeline.Stage, error) {
 			Name: "report", Version: 1, Config: result.Versions()["revision"],
 			Inputs: func() ([]string, error) {
 				inputs := []string{"recall.json", "perplexity.json", "bench.json"}
+				if len(s.LongBench.Tasks) > 0 {
+					inputs = append(inputs, "scores.json")
+				}
 				for _, p := range s.Train.Presets {
 					inputs = append(inputs, filepath.Join("train", p, "losses.jsonl"))
 				}

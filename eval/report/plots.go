@@ -277,8 +277,8 @@ func (p Plot) SVG() ([]byte, error) {
 	canvas := vgsvg.New(svgWidth, svgHeight)
 	dc := draw.New(canvas)
 	// Beside the axes, the legend gets as much width as its longest name needs.
-	names := slices.MaxFunc(p.Lines, func(a, b Line) int { return len(a.Name) - len(b.Name) })
-	legendWidth := 1.15*legend.TextStyle.Width(names.Name) + 40
+	longest := slices.MaxFunc(p.Lines, func(a, b Line) int { return len(a.Name) - len(b.Name) })
+	legendWidth := 1.15*legend.TextStyle.Width(longest.Name) + 40
 	pl.Draw(draw.Crop(dc, 0, -legendWidth, 0, 0))
 	legend.Draw(draw.Crop(dc, svgWidth-legendWidth+8, 0, 0, -18))
 	var buf bytes.Buffer

@@ -20,10 +20,22 @@ import (
 	"github.com/hashattn/hashattn/eval/result"
 )
 
+// names are the result files of a run, without ".json", in the order of a
+// report: one of each kind, and the benchmarks that have a file of their own.
+var names = []string{result.KindRecall, result.KindPerplexity, result.KindScores, "niah", "ruler", result.KindBench}
+
+// kindOf is what a file of that name must hold.
+func kindOf(name string) string {
+	if slices.Contains(result.Kinds, name) {
+		return name
+	}
+	return result.KindScores
+}
+
 // Run is the results of one run.
 type Run struct {
-	Name   string // of its folder
-	Files  map[string]result.File
+	Name   string                 // of its folder
+	Files  map[string]result.File // by name
 	Losses []result.LossRow
 }
 
@@ -44,12 +56,16 @@ func Load(path string) (*Run, error) {
 			return nil, err
 		}
 		run.Name = filepath.Base(filepath.Dir(abs))
-		run.Files[f.Head().Kind] = f
+		name := strings.TrimSuffix(filepath.Base(abs), ".json")
+		if !slices.Contains(names, name) || kindOf(name) != f.Head().Kind {
+			name = f.Head().Kind
+		}
+		run.Files[name] = f
 		return run, nil
 	}
 	run.Name = filepath.Base(abs)
-	for _, kind := range result.Kinds {
-		file := filepath.Join(path, kind+".json")
+	for _, name := range names {
+		file := filepath.Join(path, name+".json")
 		f, err := result.Read(file)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -57,13 +73,13 @@ func Load(path string) (*Run, error) {
 		if err != nil {
 			return nil, err
 		}
-		if f.Head().Kind != kind {
+		if f.Head().Kind != kindOf(name) {
 			return nil, fmt.Errorf("%s: holds %s results", file, f.Head().Kind)
 		}
-		run.Files[kind] = f
+		run.Files[name] = f
 	}
 	if len(run.Files) == 0 {
-		return nil, fmt.Errorf("%s: no results there (looked for %s.json)", path, strings.Join(result.Kinds, ".json, "))
+		return nil, fmt.Errorf("%s: no results there (looked for %s.json)", path, strings.Join(names, ".json, "))
 	}
 	curves, err := filepath.Glob(filepath.Join(path, "train", "*", "losses.jsonl"))
 	if err != nil {
@@ -94,16 +110,16 @@ func New(runs ...*Run) (*Report, error) {
 	if len(runs) == 0 {
 		return nil, errors.New("report: no runs")
 	}
-	names := make([]string, len(runs))
+	titles := make([]string, len(runs))
 	for i, r := range runs {
-		names[i] = r.Name
+		titles[i] = r.Name
 	}
 	for i, r := range runs { // the same folder name twice: tell them apart
-		if n := slices.Index(names, r.Name); n < i {
+		if n := slices.Index(titles, r.Name); n < i {
 			return nil, fmt.Errorf("report: two runs are named %s; rename one folder", r.Name)
 		}
 	}
-	for _, kind := range result.Kinds {
+	for _, kind := range names {
 		var first *Run
 		for _, r := range runs {
 			f, ok := r.Files[kind]
@@ -123,7 +139,7 @@ func New(runs ...*Run) (*Report, error) {
 			}
 		}
 	}
-	return &Report{Title: strings.Join(names, ", "), Runs: runs}, nil
+	return &Report{Title: strings.Join(titles, ", "), Runs: runs}, nil
 }
 
 // short is the beginning of a hash.
@@ -180,7 +196,11 @@ func (r *Report) bench(f func(*Run, result.BenchRow)) {
 }
 
 func (r *Report) scores(f func(*Run, result.ScoreRow)) {
-	rows(r, result.KindScores, func(x *result.Scores) []result.ScoreRow { return x.Rows }, f)
+	for _, name := range names {
+		if kindOf(name) == result.KindScores {
+			rows(r, name, func(x *result.Scores) []result.ScoreRow { return x.Rows }, f)
+		}
+	}
 }
 
 // label names a setting in tables and legends.
@@ -207,6 +227,9 @@ func (r *Report) Tables() []Table {
 		if len(t.Rows) > 0 {
 			out = append(out, t)
 		}
+	}
+	if t := r.trainingTable(); len(t.Rows) > 0 {
+		out = append(out, t)
 	}
 	return append(out, r.provenanceTable())
 }

@@ -167,18 +167,12 @@ func (j *decodeJob) task(worker, index int) {
 	queries := &j.q[(p.row*j.heads+p.head)*width]
 	qs := unsafe.Slice(queries, p.queries*width)
 	scores := grow(&s.a, p.queries*attendBlock)
-	rows := j.cacheRows(p, s)
-	dot, mix := &k.dotF32, &k.mixF32
-	if rows.bytes == 2 {
-		dot, mix = &k.dotBF16, &k.mixBF16
-	}
+	rows := newCacheRows(p.seg.Cache, j.layer, p.head/(j.heads/p.seg.Cache.KVHeads))
 	for lo := p.lo; lo < p.hi; {
-		keys, values, n := rows.block(&p.positions, lo, p.hi)
+		b := rows.block(&p.positions, lo, p.hi)
+		n := b.n
 		lo += n
-		for i := 0; i < p.queries; i += 4 {
-			some := min(4, p.queries-i)
-			dot[some-1](width, n, keys, width, &qs[i*width], width, &scores[i*attendBlock], attendBlock)
-		}
+		k.logits(&rows, &b, &rows.v[0], qs, p.queries, scores, attendBlock)
 		for i := range p.queries {
 			row := scores[i*attendBlock:][:attendBlock]
 			rounded := j.d.fill(row, n)
@@ -197,65 +191,75 @@ func (j *decodeJob) task(worker, index int) {
 		}
 		for i := 0; i < p.queries; i += 4 {
 			some := min(4, p.queries-i)
-			mix[some-1](width, n, values, width, &scores[i*attendBlock], attendBlock, &partial[i*stride+partialHeader], stride)
+			weights, sums := &scores[i*attendBlock], &partial[i*stride+partialHeader]
+			values := &rows.v[b.from*rows.rowBytes]
+			switch {
+			case b.list == nil && rows.wide:
+				k.mixF32[some-1](width, n, values, width, weights, attendBlock, sums, stride)
+			case b.list == nil:
+				k.mixBF16[some-1](width, n, values, width, weights, attendBlock, sums, stride)
+			case rows.wide:
+				k.mixAtF32[some-1](width, n, &b.list[0], values, width, weights, attendBlock, sums, stride)
+			default:
+				k.mixAtBF16[some-1](width, n, &b.list[0], values, width, weights, attendBlock, sums, stride)
+			}
 		}
 	}
 }
 
-// cacheRows reads blocks of a KV head's keys and values.
+// cacheRows is a KV head's keys and values.
 type cacheRows struct {
-	k, v     []byte // the head's rows
+	k, v     []byte
+	width    int
 	rowBytes int
-	bytes    int
-	gathered []byte // room for a block of keys and one of values
+	wide     bool // float32, not bfloat16
 }
 
-func (j *decodeJob) cacheRows(p *part, s *scratch) cacheRows {
-	c := p.seg.Cache
-	return newCacheRows(c, j.layer, p.head/(j.heads/c.KVHeads), s)
+func newCacheRows(c *kernels.Cache, layer, kv int) cacheRows {
+	row := c.HeadDim * c.Type.BlockBytes()
+	lo, hi := kv*c.Capacity*row, (kv+1)*c.Capacity*row
+	return cacheRows{c.K[layer].Bytes()[lo:hi], c.V[layer].Bytes()[lo:hi], c.HeadDim, row, c.Type == dtype.F32}
 }
 
-func newCacheRows(c *kernels.Cache, layer, kv int, s *scratch) cacheRows {
-	bytes := c.Type.BlockBytes()
-	row := c.HeadDim * bytes
-	head := kv * c.Capacity * row
-	r := cacheRows{
-		k: c.K[layer].Bytes()[head : head+c.Capacity*row], v: c.V[layer].Bytes()[head : head+c.Capacity*row],
-		rowBytes: row, bytes: bytes,
-	}
-	buf := grow(&s.b, 2*attendBlock*c.HeadDim)
-	r.gathered = unsafe.Slice((*byte)(unsafe.Pointer(&buf[0])), 4*2*attendBlock*c.HeadDim)
-	return r
+// rowBlock is n rows: neighbours from row from on, or those of list.
+type rowBlock struct {
+	n, from int
+	list    []int32
 }
 
-// block is the next at most attendBlock rows of the positions from index lo
-// on, in place where they are neighbours, else copied.
-func (r *cacheRows) block(p *positions, lo, hi int) (keys, values *byte, n int) {
-	n = min(attendBlock, hi-lo)
-	var from int
-	switch {
-	case lo < p.sink:
-		n = min(n, p.sink-lo)
-		from = p.first + lo
-	case lo >= p.sink+len(p.selected):
-		from = p.localFrom + lo - p.sink - len(p.selected)
+// block is the next at most attendBlock rows of the positions from index lo on.
+func (r *cacheRows) block(p *positions, lo, hi int) rowBlock {
+	n := min(attendBlock, hi-lo)
+	switch in := lo - p.sink; {
+	case in < 0:
+		return rowBlock{n: min(n, -in), from: p.first + lo}
+	case in < len(p.selected):
+		n = min(n, len(p.selected)-in)
+		return rowBlock{n: n, list: p.selected[in : in+n]}
 	default:
-		list := p.selected[lo-p.sink:]
-		n = min(n, len(list))
-		return r.gather(list[:n]), &r.gathered[attendBlock*r.rowBytes], n
+		return rowBlock{n: n, from: p.localFrom + in - len(p.selected)}
 	}
-	return &r.k[from*r.rowBytes], &r.v[from*r.rowBytes], n
 }
 
-func (r *cacheRows) gather(list []int32) (keys *byte) {
-	k, v := r.gathered, r.gathered[attendBlock*r.rowBytes:]
-	for i, p := range list {
-		copy(k[i*r.rowBytes:(i+1)*r.rowBytes], r.k[int(p)*r.rowBytes:])
+// logits sets out[j*stride+i] to the dot product of query j and the block's
+// row i. Some values behind the block's are overwritten. Of listed rows, those of
+// values, the head's, are asked for.
+func (k *kernelSet) logits(r *cacheRows, b *rowBlock, values *byte, queries []float32, count int, out []float32, stride int) {
+	keys := &r.k[b.from*r.rowBytes]
+	for i := 0; i < count; i += 4 {
+		some := min(4, count-i)
+		q, to := &queries[i*r.width], &out[i*stride]
+		switch {
+		case b.list == nil && r.wide:
+			k.dotF32[some-1](r.width, b.n, keys, r.width, q, r.width, to, stride)
+		case b.list == nil:
+			k.dotBF16[some-1](r.width, b.n, keys, r.width, q, r.width, to, stride)
+		case r.wide:
+			k.dotAtF32[some-1](r.width, b.n, &b.list[0], values, keys, r.width, q, r.width, to, stride)
+		default:
+			k.dotAtBF16[some-1](r.width, b.n, &b.list[0], values, keys, r.width, q, r.width, to, stride)
+		}
 	}
-	for i, p := range list {
-		copy(v[i*r.rowBytes:(i+1)*r.rowBytes], r.v[int(p)*r.rowBytes:])
-	}
-	return &k[0]
 }
 
 // mergeJob adds up the parts of a row's partial softmax.

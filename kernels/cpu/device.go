@@ -32,6 +32,12 @@ type Device struct {
 	decode  decodeJob
 	merge   mergeJob
 	prefill prefillJob
+	scan    scanJob
+	top     topJob
+	hash    hashState
+	rerank  rerankJob
+	keys    keysJob
+	queries queriesJob
 	padded  []float32 // activations with rows padded to whole registers
 	packed  []float32 // activations packed for the matrix multiplication
 }
@@ -41,6 +47,9 @@ var _ kernels.Device = (*Device)(nil)
 // scratch is a thread's own memory.
 type scratch struct {
 	a, b, c []float32
+	words   []uint32
+	cut     cutScratch
+	encode  encodeScratch
 	sums    [16]float32
 	_       [64]byte // keeps threads' scratch on different cache lines
 }
@@ -70,6 +79,20 @@ func (d *Device) Info() kernels.Info { return d.info }
 func (d *Device) Close() error {
 	d.pool.close()
 	return nil
+}
+
+// Alloc implements kernels.Device.
+func (d *Device) Alloc(t dtype.Type, shape ...int) (kernels.Tensor, error) {
+	x, err := d.Reference.Alloc(t, shape...)
+	if err == nil {
+		useHugePages(x.Bytes())
+	}
+	return x, err
+}
+
+// NewCache implements kernels.Device.
+func (d *Device) NewCache(s kernels.CacheSpec) (*kernels.Cache, error) {
+	return kernels.AllocCache(d, s)
 }
 
 // weight is a matrix in its checkpoint's format, not copied.

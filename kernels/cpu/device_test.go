@@ -18,3 +18,15 @@ func TestDevice(t *testing.T) {
 		}, kerneltest.Tolerance{Dense: 3e-6, Attention: 3e-6, Scores: 3e-6})
 	})
 }
+
+func TestPickNamesWhatRuns(t *testing.T) {
+	if s, err := pick("portable"); err != nil || s.name != "portable" {
+		t.Errorf("portable gives %v, %v", s, err)
+	}
+	if s, err := pick(""); err != nil || s != sets[0] {
+		t.Errorf("no choice gives %v, %v", s, err)
+	}
+	if _, err := pick("altivec"); err == nil {
+		t.Error("a set that the processor lacks is no error")
+	}
+}

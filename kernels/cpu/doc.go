@@ -15,3 +15,4 @@ package cpu
 //go:generate go run ./asm dots -out dots_amd64.s -stubs dots_amd64.go -pkg cpu
 //go:generate go run ./asm numeric -out numeric_amd64.s -stubs numeric_amd64.go -pkg cpu
 //go:generate go run ./asm quant -out quant_amd64.s -stubs quant_amd64.go -pkg cpu
+//go:generate go run ./asm scan -out scan_amd64.s -stubs scan_amd64.go -pkg cpu

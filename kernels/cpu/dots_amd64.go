@@ -12,6 +12,16 @@ func dotF321AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, o
 //go:noescape
 func mixF321AVX512(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
+// dotAtF321AVX512 sets out[j*ldo+i] to q[j].k[i] for rows at[i] of k and 1 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
+//
+//go:noescape
+func dotAtF321AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+
+// mixAtF321AVX512 adds to out[j] the rows at[i] of v times p[j*ldp+i] for 1 sets j; width is a multiple of 16.
+//
+//go:noescape
+func mixAtF321AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+
 // dotF322AVX512 sets out[j*ldo+i] to q[j].k[i] for rows i and 2 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
 //
 //go:noescape
@@ -21,6 +31,16 @@ func dotF322AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, o
 //
 //go:noescape
 func mixF322AVX512(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+
+// dotAtF322AVX512 sets out[j*ldo+i] to q[j].k[i] for rows at[i] of k and 2 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
+//
+//go:noescape
+func dotAtF322AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+
+// mixAtF322AVX512 adds to out[j] the rows at[i] of v times p[j*ldp+i] for 2 sets j; width is a multiple of 16.
+//
+//go:noescape
+func mixAtF322AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
 // dotF323AVX512 sets out[j*ldo+i] to q[j].k[i] for rows i and 3 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
 //
@@ -32,6 +52,16 @@ func dotF323AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, o
 //go:noescape
 func mixF323AVX512(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
+// dotAtF323AVX512 sets out[j*ldo+i] to q[j].k[i] for rows at[i] of k and 3 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
+//
+//go:noescape
+func dotAtF323AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+
+// mixAtF323AVX512 adds to out[j] the rows at[i] of v times p[j*ldp+i] for 3 sets j; width is a multiple of 16.
+//
+//go:noescape
+func mixAtF323AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+
 // dotF324AVX512 sets out[j*ldo+i] to q[j].k[i] for rows i and 4 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
 //
 //go:noescape
@@ -41,6 +71,16 @@ func dotF324AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, o
 //
 //go:noescape
 func mixF324AVX512(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+
+// dotAtF324AVX512 sets out[j*ldo+i] to q[j].k[i] for rows at[i] of k and 4 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
+//
+//go:noescape
+func dotAtF324AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+
+// mixAtF324AVX512 adds to out[j] the rows at[i] of v times p[j*ldp+i] for 4 sets j; width is a multiple of 16.
+//
+//go:noescape
+func mixAtF324AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
 // dotBF161AVX512 sets out[j*ldo+i] to q[j].k[i] for rows i and 1 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
 //
@@ -52,6 +92,16 @@ func dotBF161AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, 
 //go:noescape
 func mixBF161AVX512(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
+// dotAtBF161AVX512 sets out[j*ldo+i] to q[j].k[i] for rows at[i] of k and 1 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
+//
+//go:noescape
+func dotAtBF161AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+
+// mixAtBF161AVX512 adds to out[j] the rows at[i] of v times p[j*ldp+i] for 1 sets j; width is a multiple of 16.
+//
+//go:noescape
+func mixAtBF161AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+
 // dotBF162AVX512 sets out[j*ldo+i] to q[j].k[i] for rows i and 2 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
 //
 //go:noescape
@@ -61,6 +111,16 @@ func dotBF162AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, 
 //
 //go:noescape
 func mixBF162AVX512(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+
+// dotAtBF162AVX512 sets out[j*ldo+i] to q[j].k[i] for rows at[i] of k and 2 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
+//
+//go:noescape
+func dotAtBF162AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+
+// mixAtBF162AVX512 adds to out[j] the rows at[i] of v times p[j*ldp+i] for 2 sets j; width is a multiple of 16.
+//
+//go:noescape
+func mixAtBF162AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
 // dotBF163AVX512 sets out[j*ldo+i] to q[j].k[i] for rows i and 3 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
 //
@@ -72,6 +132,16 @@ func dotBF163AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, 
 //go:noescape
 func mixBF163AVX512(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
+// dotAtBF163AVX512 sets out[j*ldo+i] to q[j].k[i] for rows at[i] of k and 3 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
+//
+//go:noescape
+func dotAtBF163AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+
+// mixAtBF163AVX512 adds to out[j] the rows at[i] of v times p[j*ldp+i] for 3 sets j; width is a multiple of 16.
+//
+//go:noescape
+func mixAtBF163AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+
 // dotBF164AVX512 sets out[j*ldo+i] to q[j].k[i] for rows i and 4 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
 //
 //go:noescape
@@ -81,6 +151,16 @@ func dotBF164AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, 
 //
 //go:noescape
 func mixBF164AVX512(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+
+// dotAtBF164AVX512 sets out[j*ldo+i] to q[j].k[i] for rows at[i] of k and 4 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
+//
+//go:noescape
+func dotAtBF164AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+
+// mixAtBF164AVX512 adds to out[j] the rows at[i] of v times p[j*ldp+i] for 4 sets j; width is a multiple of 16.
+//
+//go:noescape
+func mixAtBF164AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
 // dotF321AVX2 sets out[j*ldo+i] to q[j].k[i] for rows i and 1 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
 //
@@ -92,6 +172,16 @@ func dotF321AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out
 //go:noescape
 func mixF321AVX2(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
+// dotAtF321AVX2 sets out[j*ldo+i] to q[j].k[i] for rows at[i] of k and 1 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
+//
+//go:noescape
+func dotAtF321AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+
+// mixAtF321AVX2 adds to out[j] the rows at[i] of v times p[j*ldp+i] for 1 sets j; width is a multiple of 8.
+//
+//go:noescape
+func mixAtF321AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+
 // dotF322AVX2 sets out[j*ldo+i] to q[j].k[i] for rows i and 2 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
 //
 //go:noescape
@@ -101,6 +191,16 @@ func dotF322AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out
 //
 //go:noescape
 func mixF322AVX2(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+
+// dotAtF322AVX2 sets out[j*ldo+i] to q[j].k[i] for rows at[i] of k and 2 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
+//
+//go:noescape
+func dotAtF322AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+
+// mixAtF322AVX2 adds to out[j] the rows at[i] of v times p[j*ldp+i] for 2 sets j; width is a multiple of 8.
+//
+//go:noescape
+func mixAtF322AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
 // dotF323AVX2 sets out[j*ldo+i] to q[j].k[i] for rows i and 3 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
 //
@@ -112,6 +212,16 @@ func dotF323AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out
 //go:noescape
 func mixF323AVX2(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
+// dotAtF323AVX2 sets out[j*ldo+i] to q[j].k[i] for rows at[i] of k and 3 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
+//
+//go:noescape
+func dotAtF323AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+
+// mixAtF323AVX2 adds to out[j] the rows at[i] of v times p[j*ldp+i] for 3 sets j; width is a multiple of 8.
+//
+//go:noescape
+func mixAtF323AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+
 // dotF324AVX2 sets out[j*ldo+i] to q[j].k[i] for rows i and 4 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
 //
 //go:noescape
@@ -121,6 +231,16 @@ func dotF324AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out
 //
 //go:noescape
 func mixF324AVX2(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+
+// dotAtF324AVX2 sets out[j*ldo+i] to q[j].k[i] for rows at[i] of k and 4 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
+//
+//go:noescape
+func dotAtF324AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+
+// mixAtF324AVX2 adds to out[j] the rows at[i] of v times p[j*ldp+i] for 4 sets j; width is a multiple of 8.
+//
+//go:noescape
+func mixAtF324AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
 // dotBF161AVX2 sets out[j*ldo+i] to q[j].k[i] for rows i and 1 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
 //
@@ -132,6 +252,16 @@ func dotBF161AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, ou
 //go:noescape
 func mixBF161AVX2(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
+// dotAtBF161AVX2 sets out[j*ldo+i] to q[j].k[i] for rows at[i] of k and 1 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
+//
+//go:noescape
+func dotAtBF161AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+
+// mixAtBF161AVX2 adds to out[j] the rows at[i] of v times p[j*ldp+i] for 1 sets j; width is a multiple of 8.
+//
+//go:noescape
+func mixAtBF161AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+
 // dotBF162AVX2 sets out[j*ldo+i] to q[j].k[i] for rows i and 2 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
 //
 //go:noescape
@@ -141,6 +271,16 @@ func dotBF162AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, ou
 //
 //go:noescape
 func mixBF162AVX2(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+
+// dotAtBF162AVX2 sets out[j*ldo+i] to q[j].k[i] for rows at[i] of k and 2 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
+//
+//go:noescape
+func dotAtBF162AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+
+// mixAtBF162AVX2 adds to out[j] the rows at[i] of v times p[j*ldp+i] for 2 sets j; width is a multiple of 8.
+//
+//go:noescape
+func mixAtBF162AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
 // dotBF163AVX2 sets out[j*ldo+i] to q[j].k[i] for rows i and 3 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
 //
@@ -152,6 +292,16 @@ func dotBF163AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, ou
 //go:noescape
 func mixBF163AVX2(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
+// dotAtBF163AVX2 sets out[j*ldo+i] to q[j].k[i] for rows at[i] of k and 3 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
+//
+//go:noescape
+func dotAtBF163AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+
+// mixAtBF163AVX2 adds to out[j] the rows at[i] of v times p[j*ldp+i] for 3 sets j; width is a multiple of 8.
+//
+//go:noescape
+func mixAtBF163AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+
 // dotBF164AVX2 sets out[j*ldo+i] to q[j].k[i] for rows i and 4 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
 //
 //go:noescape
@@ -161,3 +311,13 @@ func dotBF164AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, ou
 //
 //go:noescape
 func mixBF164AVX2(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+
+// dotAtBF164AVX2 sets out[j*ldo+i] to q[j].k[i] for rows at[i] of k and 4 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
+//
+//go:noescape
+func dotAtBF164AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+
+// mixAtBF164AVX2 adds to out[j] the rows at[i] of v times p[j*ldp+i] for 4 sets j; width is a multiple of 8.
+//
+//go:noescape
+func mixAtBF164AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)

@@ -3,7 +3,7 @@
 #include "textflag.h"
 
 // func dotF321AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
-// Requires: AVX, AVX512F, AVX512VL, CMOV
+// Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotF321AVX512(SB), NOSPLIT, $0-64
 	MOVQ rows+8(FP), AX
 	MOVQ k+16(FP), CX
@@ -36,12 +36,16 @@ rows:
 
 width:
 	VMOVUPS       (SI), Z4
+	PREFETCHT0    4096(SI)
 	ADDQ          $0x00000040, SI
 	VMOVUPS       (DI), Z5
+	PREFETCHT0    4096(DI)
 	ADDQ          $0x00000040, DI
 	VMOVUPS       (R8), Z6
+	PREFETCHT0    4096(R8)
 	ADDQ          $0x00000040, R8
 	VMOVUPS       (R9), Z7
+	PREFETCHT0    4096(R9)
 	ADDQ          $0x00000040, R9
 	VMOVUPS       (R11), Z8
 	VFMADD231PS   Z8, Z4, Z0
@@ -76,53 +80,57 @@ width:
 	RET
 
 // func mixF321AVX512(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mixF321AVX512(SB), NOSPLIT, $0-64
 	MOVQ width+0(FP), AX
-	MOVQ rows+8(FP), CX
-	MOVQ v+16(FP), DX
-	MOVQ ldv+24(FP), BX
-	MOVQ p+32(FP), SI
-	MOVQ ldp+40(FP), DI
-	MOVQ out+48(FP), R8
-	MOVQ ldo+56(FP), R9
+	MOVQ v+16(FP), CX
+	MOVQ ldv+24(FP), DX
+	MOVQ ldp+40(FP), BX
+	MOVQ out+48(FP), SI
+	SHLQ $0x02, DX
 	SHLQ $0x02, BX
-	SHLQ $0x02, DI
-	SHLQ $0x02, R9
 
 chunk4:
 	CMPQ    AX, $0x00000040
 	JL      chunk4done
-	MOVQ    R8, DI
-	VMOVUPS (DI), Z0
-	VMOVUPS 64(DI), Z1
-	VMOVUPS 128(DI), Z2
-	VMOVUPS 192(DI), Z3
+	MOVQ    ldo+56(FP), DI
+	MOVQ    SI, BX
+	SHLQ    $0x02, DI
+	VMOVUPS (BX), Z0
+	VMOVUPS 64(BX), Z1
+	VMOVUPS 128(BX), Z2
+	VMOVUPS 192(BX), Z3
+	MOVQ    rows+8(FP), BX
+	MOVQ    p+32(FP), R8
 	MOVQ    CX, DI
-	MOVQ    DX, R9
-	MOVQ    SI, R10
 
 chunk4rows:
-	VMOVUPS      (R9), Z4
-	VMOVUPS      64(R9), Z5
-	VMOVUPS      128(R9), Z6
-	VMOVUPS      192(R9), Z7
-	VBROADCASTSS (R10), Z8
+	VMOVUPS      (DI), Z4
+	VMOVUPS      64(DI), Z5
+	VMOVUPS      128(DI), Z6
+	VMOVUPS      192(DI), Z7
+	PREFETCHT0   4096(DI)
+	PREFETCHT0   4160(DI)
+	PREFETCHT0   4224(DI)
+	PREFETCHT0   4288(DI)
+	VBROADCASTSS (R8), Z8
 	VFMADD231PS  Z8, Z4, Z0
 	VFMADD231PS  Z8, Z5, Z1
 	VFMADD231PS  Z8, Z6, Z2
 	VFMADD231PS  Z8, Z7, Z3
-	ADDQ         BX, R9
-	ADDQ         $0x04, R10
-	DECQ         DI
+	ADDQ         DX, DI
+	ADDQ         $0x04, R8
+	DECQ         BX
 	JNZ          chunk4rows
-	MOVQ         R8, DI
-	VMOVUPS      Z0, (DI)
-	VMOVUPS      Z1, 64(DI)
-	VMOVUPS      Z2, 128(DI)
-	VMOVUPS      Z3, 192(DI)
-	ADDQ         $0x00000100, R8
-	ADDQ         $0x00000100, DX
+	MOVQ         SI, BX
+	MOVQ         ldo+56(FP), DI
+	SHLQ         $0x02, DI
+	VMOVUPS      Z0, (BX)
+	VMOVUPS      Z1, 64(BX)
+	VMOVUPS      Z2, 128(BX)
+	VMOVUPS      Z3, 192(BX)
+	ADDQ         $0x00000100, SI
+	ADDQ         $0x00000100, CX
 	SUBQ         $0x00000040, AX
 	JMP          chunk4
 
@@ -130,24 +138,310 @@ chunk4done:
 chunk1:
 	CMPQ    AX, $0x00000010
 	JL      chunk1done
-	MOVQ    R8, DI
-	VMOVUPS (DI), Z0
+	MOVQ    ldo+56(FP), DI
+	MOVQ    SI, BX
+	SHLQ    $0x02, DI
+	VMOVUPS (BX), Z0
+	MOVQ    rows+8(FP), BX
+	MOVQ    p+32(FP), R8
 	MOVQ    CX, DI
-	MOVQ    DX, R9
-	MOVQ    SI, R10
 
 chunk1rows:
-	VMOVUPS      (R9), Z1
-	VBROADCASTSS (R10), Z2
+	VMOVUPS      (DI), Z1
+	PREFETCHT0   4096(DI)
+	VBROADCASTSS (R8), Z2
 	VFMADD231PS  Z2, Z1, Z0
-	ADDQ         BX, R9
-	ADDQ         $0x04, R10
-	DECQ         DI
+	ADDQ         DX, DI
+	ADDQ         $0x04, R8
+	DECQ         BX
 	JNZ          chunk1rows
-	MOVQ         R8, DI
-	VMOVUPS      Z0, (DI)
-	ADDQ         $0x00000040, R8
-	ADDQ         $0x00000040, DX
+	MOVQ         SI, BX
+	MOVQ         ldo+56(FP), DI
+	SHLQ         $0x02, DI
+	VMOVUPS      Z0, (BX)
+	ADDQ         $0x00000040, SI
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x00000010, AX
+	JMP          chunk1
+
+chunk1done:
+	VZEROUPPER
+	RET
+
+// func dotAtF321AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
+TEXT ·dotAtF321AVX512(SB), NOSPLIT, $0-80
+	MOVQ rows+8(FP), AX
+	MOVQ k+32(FP), CX
+	MOVQ ldk+40(FP), DX
+	MOVQ out+64(FP), BX
+	MOVQ ldq+56(FP), SI
+	MOVQ at+16(FP), DI
+	SHLQ $0x02, DX
+	SHLQ $0x02, SI
+
+rows:
+	CMPQ    AX, $0x0000000c
+	JL      near
+	MOVLQSX 32(DI), SI
+	IMULQ   DX, SI
+	ADDQ    CX, SI
+	LEAQ    (SI)(DX*1), R8
+
+key0:
+	PREFETCHT0 (SI)
+	ADDQ       $0x40, SI
+	CMPQ       SI, R8
+	JCS        key0
+	MOVLQSX    36(DI), SI
+	IMULQ      DX, SI
+	ADDQ       CX, SI
+	LEAQ       (SI)(DX*1), R8
+
+key1:
+	PREFETCHT0 (SI)
+	ADDQ       $0x40, SI
+	CMPQ       SI, R8
+	JCS        key1
+	MOVLQSX    40(DI), SI
+	IMULQ      DX, SI
+	ADDQ       CX, SI
+	LEAQ       (SI)(DX*1), R8
+
+key2:
+	PREFETCHT0 (SI)
+	ADDQ       $0x40, SI
+	CMPQ       SI, R8
+	JCS        key2
+	MOVLQSX    44(DI), SI
+	IMULQ      DX, SI
+	ADDQ       CX, SI
+	LEAQ       (SI)(DX*1), R8
+
+key3:
+	PREFETCHT0 (SI)
+	ADDQ       $0x40, SI
+	CMPQ       SI, R8
+	JCS        key3
+
+near:
+	MOVQ    v+24(FP), SI
+	TESTQ   SI, SI
+	JZ      alone
+	CMPQ    AX, $0x00000004
+	JL      alone
+	MOVLQSX (DI), R8
+	IMULQ   DX, R8
+	ADDQ    SI, R8
+	LEAQ    (R8)(DX*1), R9
+
+value0:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, R9
+	JCS        value0
+	MOVLQSX    4(DI), R8
+	IMULQ      DX, R8
+	ADDQ       SI, R8
+	LEAQ       (R8)(DX*1), R9
+
+value1:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, R9
+	JCS        value1
+	MOVLQSX    8(DI), R8
+	IMULQ      DX, R8
+	ADDQ       SI, R8
+	LEAQ       (R8)(DX*1), R9
+
+value2:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, R9
+	JCS        value2
+	MOVLQSX    12(DI), R8
+	IMULQ      DX, R8
+	ADDQ       SI, R8
+	LEAQ       (R8)(DX*1), SI
+
+value3:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, SI
+	JCS        value3
+
+alone:
+	MOVQ    DI, SI
+	MOVLQSX (SI), SI
+	IMULQ   DX, SI
+	ADDQ    CX, SI
+	MOVQ    DI, R8
+	LEAQ    4(DI), R9
+	CMPQ    AX, $0x00000001
+	CMOVQGT R9, R8
+	MOVLQSX (R8), R8
+	IMULQ   DX, R8
+	ADDQ    CX, R8
+	MOVQ    DI, R9
+	LEAQ    8(DI), R10
+	CMPQ    AX, $0x00000002
+	CMOVQGT R10, R9
+	LEAQ    4(DI), R10
+	CMPQ    AX, $0x00000002
+	CMOVQEQ R10, R9
+	MOVLQSX (R9), R9
+	IMULQ   DX, R9
+	ADDQ    CX, R9
+	MOVQ    DI, R10
+	LEAQ    12(DI), R11
+	CMPQ    AX, $0x00000003
+	CMOVQGT R11, R10
+	LEAQ    8(DI), R11
+	CMPQ    AX, $0x00000003
+	CMOVQEQ R11, R10
+	LEAQ    4(DI), R11
+	CMPQ    AX, $0x00000002
+	CMOVQEQ R11, R10
+	MOVLQSX (R10), R10
+	IMULQ   DX, R10
+	ADDQ    CX, R10
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	MOVQ    width+0(FP), R11
+	MOVQ    q+48(FP), R12
+
+width:
+	VMOVUPS       (SI), Z4
+	ADDQ          $0x00000040, SI
+	VMOVUPS       (R8), Z5
+	ADDQ          $0x00000040, R8
+	VMOVUPS       (R9), Z6
+	ADDQ          $0x00000040, R9
+	VMOVUPS       (R10), Z7
+	ADDQ          $0x00000040, R10
+	VMOVUPS       (R12), Z8
+	VFMADD231PS   Z8, Z4, Z0
+	VFMADD231PS   Z8, Z5, Z1
+	VFMADD231PS   Z8, Z6, Z2
+	VFMADD231PS   Z8, Z7, Z3
+	ADDQ          $0x00000040, R12
+	SUBQ          $0x00000010, R11
+	JG            width
+	MOVQ          ldo+72(FP), R8
+	MOVQ          BX, SI
+	SHLQ          $0x02, R8
+	VUNPCKLPS     Z1, Z0, Z4
+	VUNPCKHPS     Z1, Z0, Z6
+	VADDPS        Z6, Z4, Z4
+	VUNPCKLPS     Z3, Z2, Z5
+	VUNPCKHPS     Z3, Z2, Z7
+	VADDPS        Z7, Z5, Z5
+	VUNPCKLPD     Z5, Z4, Z6
+	VUNPCKHPD     Z5, Z4, Z7
+	VADDPS        Z7, Z6, Z6
+	VEXTRACTF64X4 $0x01, Z6, Y4
+	VADDPS        Y4, Y6, Y4
+	VEXTRACTF32X4 $0x01, Y4, X5
+	VADDPS        X5, X4, X5
+	VMOVUPS       X5, (SI)
+	ADDQ          $0x00000010, BX
+	ADDQ          $0x10, DI
+	SUBQ          $0x00000004, AX
+	JG            rows
+	VZEROUPPER
+	RET
+
+// func mixAtF321AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·mixAtF321AVX512(SB), NOSPLIT, $0-72
+	MOVQ width+0(FP), AX
+	MOVQ v+24(FP), CX
+	MOVQ ldv+32(FP), DX
+	MOVQ ldp+48(FP), BX
+	MOVQ out+56(FP), SI
+	SHLQ $0x02, DX
+	SHLQ $0x02, BX
+
+chunk4:
+	CMPQ    AX, $0x00000040
+	JL      chunk4done
+	MOVQ    ldo+64(FP), DI
+	MOVQ    SI, BX
+	SHLQ    $0x02, DI
+	VMOVUPS (BX), Z0
+	VMOVUPS 64(BX), Z1
+	VMOVUPS 128(BX), Z2
+	VMOVUPS 192(BX), Z3
+	MOVQ    rows+8(FP), BX
+	MOVQ    p+40(FP), R8
+	MOVQ    at+16(FP), R9
+
+chunk4rows:
+	MOVLQSX      (R9), DI
+	IMULQ        DX, DI
+	ADDQ         CX, DI
+	ADDQ         $0x04, R9
+	VMOVUPS      (DI), Z4
+	VMOVUPS      64(DI), Z5
+	VMOVUPS      128(DI), Z6
+	VMOVUPS      192(DI), Z7
+	PREFETCHT0   256(DI)
+	PREFETCHT0   320(DI)
+	PREFETCHT0   384(DI)
+	PREFETCHT0   448(DI)
+	VBROADCASTSS (R8), Z8
+	VFMADD231PS  Z8, Z4, Z0
+	VFMADD231PS  Z8, Z5, Z1
+	VFMADD231PS  Z8, Z6, Z2
+	VFMADD231PS  Z8, Z7, Z3
+	ADDQ         $0x04, R8
+	DECQ         BX
+	JNZ          chunk4rows
+	MOVQ         SI, BX
+	MOVQ         ldo+64(FP), DI
+	SHLQ         $0x02, DI
+	VMOVUPS      Z0, (BX)
+	VMOVUPS      Z1, 64(BX)
+	VMOVUPS      Z2, 128(BX)
+	VMOVUPS      Z3, 192(BX)
+	ADDQ         $0x00000100, SI
+	ADDQ         $0x00000100, CX
+	SUBQ         $0x00000040, AX
+	JMP          chunk4
+
+chunk4done:
+chunk1:
+	CMPQ    AX, $0x00000010
+	JL      chunk1done
+	MOVQ    ldo+64(FP), DI
+	MOVQ    SI, BX
+	SHLQ    $0x02, DI
+	VMOVUPS (BX), Z0
+	MOVQ    rows+8(FP), BX
+	MOVQ    p+40(FP), R8
+	MOVQ    at+16(FP), R9
+
+chunk1rows:
+	MOVLQSX      (R9), DI
+	IMULQ        DX, DI
+	ADDQ         CX, DI
+	ADDQ         $0x04, R9
+	VMOVUPS      (DI), Z1
+	PREFETCHT0   64(DI)
+	VBROADCASTSS (R8), Z2
+	VFMADD231PS  Z2, Z1, Z0
+	ADDQ         $0x04, R8
+	DECQ         BX
+	JNZ          chunk1rows
+	MOVQ         SI, BX
+	MOVQ         ldo+64(FP), DI
+	SHLQ         $0x02, DI
+	VMOVUPS      Z0, (BX)
+	ADDQ         $0x00000040, SI
+	ADDQ         $0x00000040, CX
 	SUBQ         $0x00000010, AX
 	JMP          chunk1
 
@@ -156,7 +450,7 @@ chunk1done:
 	RET
 
 // func dotF322AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
-// Requires: AVX, AVX512F, AVX512VL, CMOV
+// Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotF322AVX512(SB), NOSPLIT, $0-64
 	MOVQ rows+8(FP), AX
 	MOVQ k+16(FP), CX
@@ -193,12 +487,16 @@ rows:
 
 width:
 	VMOVUPS       (DI), Z8
+	PREFETCHT0    4096(DI)
 	ADDQ          $0x00000040, DI
 	VMOVUPS       (R8), Z9
+	PREFETCHT0    4096(R8)
 	ADDQ          $0x00000040, R8
 	VMOVUPS       (R9), Z10
+	PREFETCHT0    4096(R9)
 	ADDQ          $0x00000040, R9
 	VMOVUPS       (R10), Z11
+	PREFETCHT0    4096(R10)
 	ADDQ          $0x00000040, R10
 	VMOVUPS       (R12), Z12
 	VFMADD231PS   Z12, Z8, Z0
@@ -253,68 +551,72 @@ width:
 	RET
 
 // func mixF322AVX512(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mixF322AVX512(SB), NOSPLIT, $0-64
 	MOVQ width+0(FP), AX
-	MOVQ rows+8(FP), CX
-	MOVQ v+16(FP), DX
-	MOVQ ldv+24(FP), BX
-	MOVQ p+32(FP), SI
-	MOVQ ldp+40(FP), DI
-	MOVQ out+48(FP), R8
-	MOVQ ldo+56(FP), R9
+	MOVQ v+16(FP), CX
+	MOVQ ldv+24(FP), DX
+	MOVQ ldp+40(FP), BX
+	MOVQ out+48(FP), SI
+	SHLQ $0x02, DX
 	SHLQ $0x02, BX
-	SHLQ $0x02, DI
-	SHLQ $0x02, R9
 
 chunk4:
 	CMPQ    AX, $0x00000040
 	JL      chunk4done
-	MOVQ    R8, R10
-	VMOVUPS (R10), Z0
-	VMOVUPS 64(R10), Z1
-	VMOVUPS 128(R10), Z2
-	VMOVUPS 192(R10), Z3
-	ADDQ    R9, R10
-	VMOVUPS (R10), Z4
-	VMOVUPS 64(R10), Z5
-	VMOVUPS 128(R10), Z6
-	VMOVUPS 192(R10), Z7
-	MOVQ    CX, R10
-	MOVQ    DX, R11
-	MOVQ    SI, R12
+	MOVQ    ldo+56(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Z0
+	VMOVUPS 64(DI), Z1
+	VMOVUPS 128(DI), Z2
+	VMOVUPS 192(DI), Z3
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z4
+	VMOVUPS 64(DI), Z5
+	VMOVUPS 128(DI), Z6
+	VMOVUPS 192(DI), Z7
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+32(FP), R9
+	MOVQ    CX, R8
 
 chunk4rows:
-	VMOVUPS      (R11), Z8
-	VMOVUPS      64(R11), Z9
-	VMOVUPS      128(R11), Z10
-	VMOVUPS      192(R11), Z11
-	VBROADCASTSS (R12), Z12
+	VMOVUPS      (R8), Z8
+	VMOVUPS      64(R8), Z9
+	VMOVUPS      128(R8), Z10
+	VMOVUPS      192(R8), Z11
+	PREFETCHT0   4096(R8)
+	PREFETCHT0   4160(R8)
+	PREFETCHT0   4224(R8)
+	PREFETCHT0   4288(R8)
+	VBROADCASTSS (R9), Z12
 	VFMADD231PS  Z12, Z8, Z0
 	VFMADD231PS  Z12, Z9, Z1
 	VFMADD231PS  Z12, Z10, Z2
 	VFMADD231PS  Z12, Z11, Z3
-	VBROADCASTSS (R12)(DI*1), Z12
+	VBROADCASTSS (R9)(BX*1), Z12
 	VFMADD231PS  Z12, Z8, Z4
 	VFMADD231PS  Z12, Z9, Z5
 	VFMADD231PS  Z12, Z10, Z6
 	VFMADD231PS  Z12, Z11, Z7
-	ADDQ         BX, R11
-	ADDQ         $0x04, R12
-	DECQ         R10
+	ADDQ         DX, R8
+	ADDQ         $0x04, R9
+	DECQ         DI
 	JNZ          chunk4rows
-	MOVQ         R8, R10
-	VMOVUPS      Z0, (R10)
-	VMOVUPS      Z1, 64(R10)
-	VMOVUPS      Z2, 128(R10)
-	VMOVUPS      Z3, 192(R10)
-	ADDQ         R9, R10
-	VMOVUPS      Z4, (R10)
-	VMOVUPS      Z5, 64(R10)
-	VMOVUPS      Z6, 128(R10)
-	VMOVUPS      Z7, 192(R10)
-	ADDQ         $0x00000100, R8
-	ADDQ         $0x00000100, DX
+	MOVQ         SI, DI
+	MOVQ         ldo+56(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Z0, (DI)
+	VMOVUPS      Z1, 64(DI)
+	VMOVUPS      Z2, 128(DI)
+	VMOVUPS      Z3, 192(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z4, (DI)
+	VMOVUPS      Z5, 64(DI)
+	VMOVUPS      Z6, 128(DI)
+	VMOVUPS      Z7, 192(DI)
+	ADDQ         $0x00000100, SI
+	ADDQ         $0x00000100, CX
 	SUBQ         $0x00000040, AX
 	JMP          chunk4
 
@@ -322,30 +624,361 @@ chunk4done:
 chunk1:
 	CMPQ    AX, $0x00000010
 	JL      chunk1done
-	MOVQ    R8, R10
-	VMOVUPS (R10), Z0
-	ADDQ    R9, R10
-	VMOVUPS (R10), Z1
-	MOVQ    CX, R10
-	MOVQ    DX, R11
-	MOVQ    SI, R12
+	MOVQ    ldo+56(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Z0
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z1
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+32(FP), R9
+	MOVQ    CX, R8
 
 chunk1rows:
-	VMOVUPS      (R11), Z2
-	VBROADCASTSS (R12), Z3
+	VMOVUPS      (R8), Z2
+	PREFETCHT0   4096(R8)
+	VBROADCASTSS (R9), Z3
 	VFMADD231PS  Z3, Z2, Z0
-	VBROADCASTSS (R12)(DI*1), Z3
+	VBROADCASTSS (R9)(BX*1), Z3
 	VFMADD231PS  Z3, Z2, Z1
-	ADDQ         BX, R11
-	ADDQ         $0x04, R12
-	DECQ         R10
+	ADDQ         DX, R8
+	ADDQ         $0x04, R9
+	DECQ         DI
 	JNZ          chunk1rows
-	MOVQ         R8, R10
-	VMOVUPS      Z0, (R10)
-	ADDQ         R9, R10
-	VMOVUPS      Z1, (R10)
-	ADDQ         $0x00000040, R8
-	ADDQ         $0x00000040, DX
+	MOVQ         SI, DI
+	MOVQ         ldo+56(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Z0, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z1, (DI)
+	ADDQ         $0x00000040, SI
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x00000010, AX
+	JMP          chunk1
+
+chunk1done:
+	VZEROUPPER
+	RET
+
+// func dotAtF322AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
+TEXT ·dotAtF322AVX512(SB), NOSPLIT, $0-80
+	MOVQ rows+8(FP), AX
+	MOVQ k+32(FP), CX
+	MOVQ ldk+40(FP), DX
+	MOVQ out+64(FP), BX
+	MOVQ ldq+56(FP), SI
+	MOVQ at+16(FP), DI
+	SHLQ $0x02, DX
+	SHLQ $0x02, SI
+
+rows:
+	CMPQ    AX, $0x0000000c
+	JL      near
+	MOVLQSX 32(DI), R8
+	IMULQ   DX, R8
+	ADDQ    CX, R8
+	LEAQ    (R8)(DX*1), R9
+
+key0:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, R9
+	JCS        key0
+	MOVLQSX    36(DI), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	LEAQ       (R8)(DX*1), R9
+
+key1:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, R9
+	JCS        key1
+	MOVLQSX    40(DI), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	LEAQ       (R8)(DX*1), R9
+
+key2:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, R9
+	JCS        key2
+	MOVLQSX    44(DI), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	LEAQ       (R8)(DX*1), R9
+
+key3:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, R9
+	JCS        key3
+
+near:
+	MOVQ    v+24(FP), R8
+	TESTQ   R8, R8
+	JZ      alone
+	CMPQ    AX, $0x00000004
+	JL      alone
+	MOVLQSX (DI), R9
+	IMULQ   DX, R9
+	ADDQ    R8, R9
+	LEAQ    (R9)(DX*1), R10
+
+value0:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R10
+	JCS        value0
+	MOVLQSX    4(DI), R9
+	IMULQ      DX, R9
+	ADDQ       R8, R9
+	LEAQ       (R9)(DX*1), R10
+
+value1:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R10
+	JCS        value1
+	MOVLQSX    8(DI), R9
+	IMULQ      DX, R9
+	ADDQ       R8, R9
+	LEAQ       (R9)(DX*1), R10
+
+value2:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R10
+	JCS        value2
+	MOVLQSX    12(DI), R9
+	IMULQ      DX, R9
+	ADDQ       R8, R9
+	LEAQ       (R9)(DX*1), R8
+
+value3:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R8
+	JCS        value3
+
+alone:
+	MOVQ    DI, R8
+	MOVLQSX (R8), R8
+	IMULQ   DX, R8
+	ADDQ    CX, R8
+	MOVQ    DI, R9
+	LEAQ    4(DI), R10
+	CMPQ    AX, $0x00000001
+	CMOVQGT R10, R9
+	MOVLQSX (R9), R9
+	IMULQ   DX, R9
+	ADDQ    CX, R9
+	MOVQ    DI, R10
+	LEAQ    8(DI), R11
+	CMPQ    AX, $0x00000002
+	CMOVQGT R11, R10
+	LEAQ    4(DI), R11
+	CMPQ    AX, $0x00000002
+	CMOVQEQ R11, R10
+	MOVLQSX (R10), R10
+	IMULQ   DX, R10
+	ADDQ    CX, R10
+	MOVQ    DI, R11
+	LEAQ    12(DI), R12
+	CMPQ    AX, $0x00000003
+	CMOVQGT R12, R11
+	LEAQ    8(DI), R12
+	CMPQ    AX, $0x00000003
+	CMOVQEQ R12, R11
+	LEAQ    4(DI), R12
+	CMPQ    AX, $0x00000002
+	CMOVQEQ R12, R11
+	MOVLQSX (R11), R11
+	IMULQ   DX, R11
+	ADDQ    CX, R11
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	MOVQ    width+0(FP), R12
+	MOVQ    q+48(FP), R13
+
+width:
+	VMOVUPS       (R8), Z8
+	ADDQ          $0x00000040, R8
+	VMOVUPS       (R9), Z9
+	ADDQ          $0x00000040, R9
+	VMOVUPS       (R10), Z10
+	ADDQ          $0x00000040, R10
+	VMOVUPS       (R11), Z11
+	ADDQ          $0x00000040, R11
+	VMOVUPS       (R13), Z12
+	VFMADD231PS   Z12, Z8, Z0
+	VFMADD231PS   Z12, Z9, Z1
+	VFMADD231PS   Z12, Z10, Z2
+	VFMADD231PS   Z12, Z11, Z3
+	VMOVUPS       (R13)(SI*1), Z12
+	VFMADD231PS   Z12, Z8, Z4
+	VFMADD231PS   Z12, Z9, Z5
+	VFMADD231PS   Z12, Z10, Z6
+	VFMADD231PS   Z12, Z11, Z7
+	ADDQ          $0x00000040, R13
+	SUBQ          $0x00000010, R12
+	JG            width
+	MOVQ          ldo+72(FP), R9
+	MOVQ          BX, R8
+	SHLQ          $0x02, R9
+	VUNPCKLPS     Z1, Z0, Z8
+	VUNPCKHPS     Z1, Z0, Z10
+	VADDPS        Z10, Z8, Z8
+	VUNPCKLPS     Z3, Z2, Z9
+	VUNPCKHPS     Z3, Z2, Z11
+	VADDPS        Z11, Z9, Z9
+	VUNPCKLPD     Z9, Z8, Z10
+	VUNPCKHPD     Z9, Z8, Z11
+	VADDPS        Z11, Z10, Z10
+	VEXTRACTF64X4 $0x01, Z10, Y8
+	VADDPS        Y8, Y10, Y8
+	VEXTRACTF32X4 $0x01, Y8, X9
+	VADDPS        X9, X8, X9
+	VMOVUPS       X9, (R8)
+	ADDQ          R9, R8
+	VUNPCKLPS     Z5, Z4, Z8
+	VUNPCKHPS     Z5, Z4, Z10
+	VADDPS        Z10, Z8, Z8
+	VUNPCKLPS     Z7, Z6, Z9
+	VUNPCKHPS     Z7, Z6, Z11
+	VADDPS        Z11, Z9, Z9
+	VUNPCKLPD     Z9, Z8, Z10
+	VUNPCKHPD     Z9, Z8, Z11
+	VADDPS        Z11, Z10, Z10
+	VEXTRACTF64X4 $0x01, Z10, Y8
+	VADDPS        Y8, Y10, Y8
+	VEXTRACTF32X4 $0x01, Y8, X9
+	VADDPS        X9, X8, X9
+	VMOVUPS       X9, (R8)
+	ADDQ          $0x00000010, BX
+	ADDQ          $0x10, DI
+	SUBQ          $0x00000004, AX
+	JG            rows
+	VZEROUPPER
+	RET
+
+// func mixAtF322AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·mixAtF322AVX512(SB), NOSPLIT, $0-72
+	MOVQ width+0(FP), AX
+	MOVQ v+24(FP), CX
+	MOVQ ldv+32(FP), DX
+	MOVQ ldp+48(FP), BX
+	MOVQ out+56(FP), SI
+	SHLQ $0x02, DX
+	SHLQ $0x02, BX
+
+chunk4:
+	CMPQ    AX, $0x00000040
+	JL      chunk4done
+	MOVQ    ldo+64(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Z0
+	VMOVUPS 64(DI), Z1
+	VMOVUPS 128(DI), Z2
+	VMOVUPS 192(DI), Z3
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z4
+	VMOVUPS 64(DI), Z5
+	VMOVUPS 128(DI), Z6
+	VMOVUPS 192(DI), Z7
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+40(FP), R9
+	MOVQ    at+16(FP), R10
+
+chunk4rows:
+	MOVLQSX      (R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	ADDQ         $0x04, R10
+	VMOVUPS      (R8), Z8
+	VMOVUPS      64(R8), Z9
+	VMOVUPS      128(R8), Z10
+	VMOVUPS      192(R8), Z11
+	PREFETCHT0   256(R8)
+	PREFETCHT0   320(R8)
+	PREFETCHT0   384(R8)
+	PREFETCHT0   448(R8)
+	VBROADCASTSS (R9), Z12
+	VFMADD231PS  Z12, Z8, Z0
+	VFMADD231PS  Z12, Z9, Z1
+	VFMADD231PS  Z12, Z10, Z2
+	VFMADD231PS  Z12, Z11, Z3
+	VBROADCASTSS (R9)(BX*1), Z12
+	VFMADD231PS  Z12, Z8, Z4
+	VFMADD231PS  Z12, Z9, Z5
+	VFMADD231PS  Z12, Z10, Z6
+	VFMADD231PS  Z12, Z11, Z7
+	ADDQ         $0x04, R9
+	DECQ         DI
+	JNZ          chunk4rows
+	MOVQ         SI, DI
+	MOVQ         ldo+64(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Z0, (DI)
+	VMOVUPS      Z1, 64(DI)
+	VMOVUPS      Z2, 128(DI)
+	VMOVUPS      Z3, 192(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z4, (DI)
+	VMOVUPS      Z5, 64(DI)
+	VMOVUPS      Z6, 128(DI)
+	VMOVUPS      Z7, 192(DI)
+	ADDQ         $0x00000100, SI
+	ADDQ         $0x00000100, CX
+	SUBQ         $0x00000040, AX
+	JMP          chunk4
+
+chunk4done:
+chunk1:
+	CMPQ    AX, $0x00000010
+	JL      chunk1done
+	MOVQ    ldo+64(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Z0
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z1
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+40(FP), R9
+	MOVQ    at+16(FP), R10
+
+chunk1rows:
+	MOVLQSX      (R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	ADDQ         $0x04, R10
+	VMOVUPS      (R8), Z2
+	PREFETCHT0   64(R8)
+	VBROADCASTSS (R9), Z3
+	VFMADD231PS  Z3, Z2, Z0
+	VBROADCASTSS (R9)(BX*1), Z3
+	VFMADD231PS  Z3, Z2, Z1
+	ADDQ         $0x04, R9
+	DECQ         DI
+	JNZ          chunk1rows
+	MOVQ         SI, DI
+	MOVQ         ldo+64(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Z0, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z1, (DI)
+	ADDQ         $0x00000040, SI
+	ADDQ         $0x00000040, CX
 	SUBQ         $0x00000010, AX
 	JMP          chunk1
 
@@ -354,7 +987,7 @@ chunk1done:
 	RET
 
 // func dotF323AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
-// Requires: AVX, AVX512F, AVX512VL, CMOV
+// Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotF323AVX512(SB), NOSPLIT, $0-64
 	MOVQ rows+8(FP), AX
 	MOVQ k+16(FP), CX
@@ -395,12 +1028,16 @@ rows:
 
 width:
 	VMOVUPS       (DI), Z12
+	PREFETCHT0    4096(DI)
 	ADDQ          $0x00000040, DI
 	VMOVUPS       (R8), Z13
+	PREFETCHT0    4096(R8)
 	ADDQ          $0x00000040, R8
 	VMOVUPS       (R9), Z14
+	PREFETCHT0    4096(R9)
 	ADDQ          $0x00000040, R9
 	VMOVUPS       (R10), Z15
+	PREFETCHT0    4096(R10)
 	ADDQ          $0x00000040, R10
 	VMOVUPS       (R12), Z16
 	VFMADD231PS   Z16, Z12, Z0
@@ -475,83 +1112,87 @@ width:
 	RET
 
 // func mixF323AVX512(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mixF323AVX512(SB), NOSPLIT, $0-64
 	MOVQ width+0(FP), AX
-	MOVQ rows+8(FP), CX
-	MOVQ v+16(FP), DX
-	MOVQ ldv+24(FP), BX
-	MOVQ p+32(FP), SI
-	MOVQ ldp+40(FP), DI
-	MOVQ out+48(FP), R8
-	MOVQ ldo+56(FP), R9
+	MOVQ v+16(FP), CX
+	MOVQ ldv+24(FP), DX
+	MOVQ ldp+40(FP), BX
+	MOVQ out+48(FP), SI
+	SHLQ $0x02, DX
 	SHLQ $0x02, BX
-	SHLQ $0x02, DI
-	SHLQ $0x02, R9
 
 chunk4:
 	CMPQ    AX, $0x00000040
 	JL      chunk4done
-	MOVQ    R8, R10
-	VMOVUPS (R10), Z0
-	VMOVUPS 64(R10), Z1
-	VMOVUPS 128(R10), Z2
-	VMOVUPS 192(R10), Z3
-	ADDQ    R9, R10
-	VMOVUPS (R10), Z4
-	VMOVUPS 64(R10), Z5
-	VMOVUPS 128(R10), Z6
-	VMOVUPS 192(R10), Z7
-	ADDQ    R9, R10
-	VMOVUPS (R10), Z8
-	VMOVUPS 64(R10), Z9
-	VMOVUPS 128(R10), Z10
-	VMOVUPS 192(R10), Z11
-	MOVQ    CX, R10
-	MOVQ    DX, R11
-	MOVQ    SI, R12
+	MOVQ    ldo+56(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Z0
+	VMOVUPS 64(DI), Z1
+	VMOVUPS 128(DI), Z2
+	VMOVUPS 192(DI), Z3
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z4
+	VMOVUPS 64(DI), Z5
+	VMOVUPS 128(DI), Z6
+	VMOVUPS 192(DI), Z7
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z8
+	VMOVUPS 64(DI), Z9
+	VMOVUPS 128(DI), Z10
+	VMOVUPS 192(DI), Z11
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+32(FP), R9
+	MOVQ    CX, R8
 
 chunk4rows:
-	VMOVUPS      (R11), Z12
-	VMOVUPS      64(R11), Z13
-	VMOVUPS      128(R11), Z14
-	VMOVUPS      192(R11), Z15
-	VBROADCASTSS (R12), Z16
+	VMOVUPS      (R8), Z12
+	VMOVUPS      64(R8), Z13
+	VMOVUPS      128(R8), Z14
+	VMOVUPS      192(R8), Z15
+	PREFETCHT0   4096(R8)
+	PREFETCHT0   4160(R8)
+	PREFETCHT0   4224(R8)
+	PREFETCHT0   4288(R8)
+	VBROADCASTSS (R9), Z16
 	VFMADD231PS  Z16, Z12, Z0
 	VFMADD231PS  Z16, Z13, Z1
 	VFMADD231PS  Z16, Z14, Z2
 	VFMADD231PS  Z16, Z15, Z3
-	VBROADCASTSS (R12)(DI*1), Z16
+	VBROADCASTSS (R9)(BX*1), Z16
 	VFMADD231PS  Z16, Z12, Z4
 	VFMADD231PS  Z16, Z13, Z5
 	VFMADD231PS  Z16, Z14, Z6
 	VFMADD231PS  Z16, Z15, Z7
-	VBROADCASTSS (R12)(DI*2), Z16
+	VBROADCASTSS (R9)(BX*2), Z16
 	VFMADD231PS  Z16, Z12, Z8
 	VFMADD231PS  Z16, Z13, Z9
 	VFMADD231PS  Z16, Z14, Z10
 	VFMADD231PS  Z16, Z15, Z11
-	ADDQ         BX, R11
-	ADDQ         $0x04, R12
-	DECQ         R10
+	ADDQ         DX, R8
+	ADDQ         $0x04, R9
+	DECQ         DI
 	JNZ          chunk4rows
-	MOVQ         R8, R10
-	VMOVUPS      Z0, (R10)
-	VMOVUPS      Z1, 64(R10)
-	VMOVUPS      Z2, 128(R10)
-	VMOVUPS      Z3, 192(R10)
-	ADDQ         R9, R10
-	VMOVUPS      Z4, (R10)
-	VMOVUPS      Z5, 64(R10)
-	VMOVUPS      Z6, 128(R10)
-	VMOVUPS      Z7, 192(R10)
-	ADDQ         R9, R10
-	VMOVUPS      Z8, (R10)
-	VMOVUPS      Z9, 64(R10)
-	VMOVUPS      Z10, 128(R10)
-	VMOVUPS      Z11, 192(R10)
-	ADDQ         $0x00000100, R8
-	ADDQ         $0x00000100, DX
+	MOVQ         SI, DI
+	MOVQ         ldo+56(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Z0, (DI)
+	VMOVUPS      Z1, 64(DI)
+	VMOVUPS      Z2, 128(DI)
+	VMOVUPS      Z3, 192(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z4, (DI)
+	VMOVUPS      Z5, 64(DI)
+	VMOVUPS      Z6, 128(DI)
+	VMOVUPS      Z7, 192(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z8, (DI)
+	VMOVUPS      Z9, 64(DI)
+	VMOVUPS      Z10, 128(DI)
+	VMOVUPS      Z11, 192(DI)
+	ADDQ         $0x00000100, SI
+	ADDQ         $0x00000100, CX
 	SUBQ         $0x00000040, AX
 	JMP          chunk4
 
@@ -559,36 +1200,412 @@ chunk4done:
 chunk1:
 	CMPQ    AX, $0x00000010
 	JL      chunk1done
-	MOVQ    R8, R10
-	VMOVUPS (R10), Z0
-	ADDQ    R9, R10
-	VMOVUPS (R10), Z1
-	ADDQ    R9, R10
-	VMOVUPS (R10), Z2
-	MOVQ    CX, R10
-	MOVQ    DX, R11
-	MOVQ    SI, R12
+	MOVQ    ldo+56(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Z0
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z1
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z2
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+32(FP), R9
+	MOVQ    CX, R8
 
 chunk1rows:
-	VMOVUPS      (R11), Z3
-	VBROADCASTSS (R12), Z4
+	VMOVUPS      (R8), Z3
+	PREFETCHT0   4096(R8)
+	VBROADCASTSS (R9), Z4
 	VFMADD231PS  Z4, Z3, Z0
-	VBROADCASTSS (R12)(DI*1), Z4
+	VBROADCASTSS (R9)(BX*1), Z4
 	VFMADD231PS  Z4, Z3, Z1
-	VBROADCASTSS (R12)(DI*2), Z4
+	VBROADCASTSS (R9)(BX*2), Z4
 	VFMADD231PS  Z4, Z3, Z2
-	ADDQ         BX, R11
-	ADDQ         $0x04, R12
-	DECQ         R10
+	ADDQ         DX, R8
+	ADDQ         $0x04, R9
+	DECQ         DI
 	JNZ          chunk1rows
-	MOVQ         R8, R10
-	VMOVUPS      Z0, (R10)
-	ADDQ         R9, R10
-	VMOVUPS      Z1, (R10)
-	ADDQ         R9, R10
-	VMOVUPS      Z2, (R10)
-	ADDQ         $0x00000040, R8
-	ADDQ         $0x00000040, DX
+	MOVQ         SI, DI
+	MOVQ         ldo+56(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Z0, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z1, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z2, (DI)
+	ADDQ         $0x00000040, SI
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x00000010, AX
+	JMP          chunk1
+
+chunk1done:
+	VZEROUPPER
+	RET
+
+// func dotAtF323AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
+TEXT ·dotAtF323AVX512(SB), NOSPLIT, $0-80
+	MOVQ rows+8(FP), AX
+	MOVQ k+32(FP), CX
+	MOVQ ldk+40(FP), DX
+	MOVQ out+64(FP), BX
+	MOVQ ldq+56(FP), SI
+	MOVQ at+16(FP), DI
+	SHLQ $0x02, DX
+	SHLQ $0x02, SI
+
+rows:
+	CMPQ    AX, $0x0000000c
+	JL      near
+	MOVLQSX 32(DI), R8
+	IMULQ   DX, R8
+	ADDQ    CX, R8
+	LEAQ    (R8)(DX*1), R9
+
+key0:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, R9
+	JCS        key0
+	MOVLQSX    36(DI), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	LEAQ       (R8)(DX*1), R9
+
+key1:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, R9
+	JCS        key1
+	MOVLQSX    40(DI), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	LEAQ       (R8)(DX*1), R9
+
+key2:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, R9
+	JCS        key2
+	MOVLQSX    44(DI), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	LEAQ       (R8)(DX*1), R9
+
+key3:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, R9
+	JCS        key3
+
+near:
+	MOVQ    v+24(FP), R8
+	TESTQ   R8, R8
+	JZ      alone
+	CMPQ    AX, $0x00000004
+	JL      alone
+	MOVLQSX (DI), R9
+	IMULQ   DX, R9
+	ADDQ    R8, R9
+	LEAQ    (R9)(DX*1), R10
+
+value0:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R10
+	JCS        value0
+	MOVLQSX    4(DI), R9
+	IMULQ      DX, R9
+	ADDQ       R8, R9
+	LEAQ       (R9)(DX*1), R10
+
+value1:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R10
+	JCS        value1
+	MOVLQSX    8(DI), R9
+	IMULQ      DX, R9
+	ADDQ       R8, R9
+	LEAQ       (R9)(DX*1), R10
+
+value2:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R10
+	JCS        value2
+	MOVLQSX    12(DI), R9
+	IMULQ      DX, R9
+	ADDQ       R8, R9
+	LEAQ       (R9)(DX*1), R8
+
+value3:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R8
+	JCS        value3
+
+alone:
+	MOVQ    DI, R8
+	MOVLQSX (R8), R8
+	IMULQ   DX, R8
+	ADDQ    CX, R8
+	MOVQ    DI, R9
+	LEAQ    4(DI), R10
+	CMPQ    AX, $0x00000001
+	CMOVQGT R10, R9
+	MOVLQSX (R9), R9
+	IMULQ   DX, R9
+	ADDQ    CX, R9
+	MOVQ    DI, R10
+	LEAQ    8(DI), R11
+	CMPQ    AX, $0x00000002
+	CMOVQGT R11, R10
+	LEAQ    4(DI), R11
+	CMPQ    AX, $0x00000002
+	CMOVQEQ R11, R10
+	MOVLQSX (R10), R10
+	IMULQ   DX, R10
+	ADDQ    CX, R10
+	MOVQ    DI, R11
+	LEAQ    12(DI), R12
+	CMPQ    AX, $0x00000003
+	CMOVQGT R12, R11
+	LEAQ    8(DI), R12
+	CMPQ    AX, $0x00000003
+	CMOVQEQ R12, R11
+	LEAQ    4(DI), R12
+	CMPQ    AX, $0x00000002
+	CMOVQEQ R12, R11
+	MOVLQSX (R11), R11
+	IMULQ   DX, R11
+	ADDQ    CX, R11
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	VPXORD  Z8, Z8, Z8
+	VPXORD  Z9, Z9, Z9
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
+	MOVQ    width+0(FP), R12
+	MOVQ    q+48(FP), R13
+
+width:
+	VMOVUPS       (R8), Z12
+	ADDQ          $0x00000040, R8
+	VMOVUPS       (R9), Z13
+	ADDQ          $0x00000040, R9
+	VMOVUPS       (R10), Z14
+	ADDQ          $0x00000040, R10
+	VMOVUPS       (R11), Z15
+	ADDQ          $0x00000040, R11
+	VMOVUPS       (R13), Z16
+	VFMADD231PS   Z16, Z12, Z0
+	VFMADD231PS   Z16, Z13, Z1
+	VFMADD231PS   Z16, Z14, Z2
+	VFMADD231PS   Z16, Z15, Z3
+	VMOVUPS       (R13)(SI*1), Z16
+	VFMADD231PS   Z16, Z12, Z4
+	VFMADD231PS   Z16, Z13, Z5
+	VFMADD231PS   Z16, Z14, Z6
+	VFMADD231PS   Z16, Z15, Z7
+	VMOVUPS       (R13)(SI*2), Z16
+	VFMADD231PS   Z16, Z12, Z8
+	VFMADD231PS   Z16, Z13, Z9
+	VFMADD231PS   Z16, Z14, Z10
+	VFMADD231PS   Z16, Z15, Z11
+	ADDQ          $0x00000040, R13
+	SUBQ          $0x00000010, R12
+	JG            width
+	MOVQ          ldo+72(FP), R9
+	MOVQ          BX, R8
+	SHLQ          $0x02, R9
+	VUNPCKLPS     Z1, Z0, Z12
+	VUNPCKHPS     Z1, Z0, Z14
+	VADDPS        Z14, Z12, Z12
+	VUNPCKLPS     Z3, Z2, Z13
+	VUNPCKHPS     Z3, Z2, Z15
+	VADDPS        Z15, Z13, Z13
+	VUNPCKLPD     Z13, Z12, Z14
+	VUNPCKHPD     Z13, Z12, Z15
+	VADDPS        Z15, Z14, Z14
+	VEXTRACTF64X4 $0x01, Z14, Y12
+	VADDPS        Y12, Y14, Y12
+	VEXTRACTF32X4 $0x01, Y12, X13
+	VADDPS        X13, X12, X13
+	VMOVUPS       X13, (R8)
+	ADDQ          R9, R8
+	VUNPCKLPS     Z5, Z4, Z12
+	VUNPCKHPS     Z5, Z4, Z14
+	VADDPS        Z14, Z12, Z12
+	VUNPCKLPS     Z7, Z6, Z13
+	VUNPCKHPS     Z7, Z6, Z15
+	VADDPS        Z15, Z13, Z13
+	VUNPCKLPD     Z13, Z12, Z14
+	VUNPCKHPD     Z13, Z12, Z15
+	VADDPS        Z15, Z14, Z14
+	VEXTRACTF64X4 $0x01, Z14, Y12
+	VADDPS        Y12, Y14, Y12
+	VEXTRACTF32X4 $0x01, Y12, X13
+	VADDPS        X13, X12, X13
+	VMOVUPS       X13, (R8)
+	ADDQ          R9, R8
+	VUNPCKLPS     Z9, Z8, Z12
+	VUNPCKHPS     Z9, Z8, Z14
+	VADDPS        Z14, Z12, Z12
+	VUNPCKLPS     Z11, Z10, Z13
+	VUNPCKHPS     Z11, Z10, Z15
+	VADDPS        Z15, Z13, Z13
+	VUNPCKLPD     Z13, Z12, Z14
+	VUNPCKHPD     Z13, Z12, Z15
+	VADDPS        Z15, Z14, Z14
+	VEXTRACTF64X4 $0x01, Z14, Y12
+	VADDPS        Y12, Y14, Y12
+	VEXTRACTF32X4 $0x01, Y12, X13
+	VADDPS        X13, X12, X13
+	VMOVUPS       X13, (R8)
+	ADDQ          $0x00000010, BX
+	ADDQ          $0x10, DI
+	SUBQ          $0x00000004, AX
+	JG            rows
+	VZEROUPPER
+	RET
+
+// func mixAtF323AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·mixAtF323AVX512(SB), NOSPLIT, $0-72
+	MOVQ width+0(FP), AX
+	MOVQ v+24(FP), CX
+	MOVQ ldv+32(FP), DX
+	MOVQ ldp+48(FP), BX
+	MOVQ out+56(FP), SI
+	SHLQ $0x02, DX
+	SHLQ $0x02, BX
+
+chunk4:
+	CMPQ    AX, $0x00000040
+	JL      chunk4done
+	MOVQ    ldo+64(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Z0
+	VMOVUPS 64(DI), Z1
+	VMOVUPS 128(DI), Z2
+	VMOVUPS 192(DI), Z3
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z4
+	VMOVUPS 64(DI), Z5
+	VMOVUPS 128(DI), Z6
+	VMOVUPS 192(DI), Z7
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z8
+	VMOVUPS 64(DI), Z9
+	VMOVUPS 128(DI), Z10
+	VMOVUPS 192(DI), Z11
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+40(FP), R9
+	MOVQ    at+16(FP), R10
+
+chunk4rows:
+	MOVLQSX      (R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	ADDQ         $0x04, R10
+	VMOVUPS      (R8), Z12
+	VMOVUPS      64(R8), Z13
+	VMOVUPS      128(R8), Z14
+	VMOVUPS      192(R8), Z15
+	PREFETCHT0   256(R8)
+	PREFETCHT0   320(R8)
+	PREFETCHT0   384(R8)
+	PREFETCHT0   448(R8)
+	VBROADCASTSS (R9), Z16
+	VFMADD231PS  Z16, Z12, Z0
+	VFMADD231PS  Z16, Z13, Z1
+	VFMADD231PS  Z16, Z14, Z2
+	VFMADD231PS  Z16, Z15, Z3
+	VBROADCASTSS (R9)(BX*1), Z16
+	VFMADD231PS  Z16, Z12, Z4
+	VFMADD231PS  Z16, Z13, Z5
+	VFMADD231PS  Z16, Z14, Z6
+	VFMADD231PS  Z16, Z15, Z7
+	VBROADCASTSS (R9)(BX*2), Z16
+	VFMADD231PS  Z16, Z12, Z8
+	VFMADD231PS  Z16, Z13, Z9
+	VFMADD231PS  Z16, Z14, Z10
+	VFMADD231PS  Z16, Z15, Z11
+	ADDQ         $0x04, R9
+	DECQ         DI
+	JNZ          chunk4rows
+	MOVQ         SI, DI
+	MOVQ         ldo+64(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Z0, (DI)
+	VMOVUPS      Z1, 64(DI)
+	VMOVUPS      Z2, 128(DI)
+	VMOVUPS      Z3, 192(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z4, (DI)
+	VMOVUPS      Z5, 64(DI)
+	VMOVUPS      Z6, 128(DI)
+	VMOVUPS      Z7, 192(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z8, (DI)
+	VMOVUPS      Z9, 64(DI)
+	VMOVUPS      Z10, 128(DI)
+	VMOVUPS      Z11, 192(DI)
+	ADDQ         $0x00000100, SI
+	ADDQ         $0x00000100, CX
+	SUBQ         $0x00000040, AX
+	JMP          chunk4
+
+chunk4done:
+chunk1:
+	CMPQ    AX, $0x00000010
+	JL      chunk1done
+	MOVQ    ldo+64(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Z0
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z1
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z2
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+40(FP), R9
+	MOVQ    at+16(FP), R10
+
+chunk1rows:
+	MOVLQSX      (R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	ADDQ         $0x04, R10
+	VMOVUPS      (R8), Z3
+	PREFETCHT0   64(R8)
+	VBROADCASTSS (R9), Z4
+	VFMADD231PS  Z4, Z3, Z0
+	VBROADCASTSS (R9)(BX*1), Z4
+	VFMADD231PS  Z4, Z3, Z1
+	VBROADCASTSS (R9)(BX*2), Z4
+	VFMADD231PS  Z4, Z3, Z2
+	ADDQ         $0x04, R9
+	DECQ         DI
+	JNZ          chunk1rows
+	MOVQ         SI, DI
+	MOVQ         ldo+64(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Z0, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z1, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z2, (DI)
+	ADDQ         $0x00000040, SI
+	ADDQ         $0x00000040, CX
 	SUBQ         $0x00000010, AX
 	JMP          chunk1
 
@@ -597,7 +1614,7 @@ chunk1done:
 	RET
 
 // func dotF324AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
-// Requires: AVX, AVX512F, AVX512VL, CMOV
+// Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotF324AVX512(SB), NOSPLIT, $0-64
 	MOVQ rows+8(FP), AX
 	MOVQ k+16(FP), CX
@@ -643,12 +1660,16 @@ rows:
 
 width:
 	VMOVUPS       (R8), Z16
+	PREFETCHT0    4096(R8)
 	ADDQ          $0x00000040, R8
 	VMOVUPS       (R9), Z17
+	PREFETCHT0    4096(R9)
 	ADDQ          $0x00000040, R9
 	VMOVUPS       (R10), Z18
+	PREFETCHT0    4096(R10)
 	ADDQ          $0x00000040, R10
 	VMOVUPS       (R11), Z19
+	PREFETCHT0    4096(R11)
 	ADDQ          $0x00000040, R11
 	VMOVUPS       (R13), Z20
 	VFMADD231PS   Z20, Z16, Z0
@@ -743,99 +1764,103 @@ width:
 	RET
 
 // func mixF324AVX512(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mixF324AVX512(SB), NOSPLIT, $0-64
 	MOVQ width+0(FP), AX
-	MOVQ rows+8(FP), CX
-	MOVQ v+16(FP), DX
-	MOVQ ldv+24(FP), BX
-	MOVQ p+32(FP), SI
-	MOVQ ldp+40(FP), DI
-	MOVQ out+48(FP), R8
-	MOVQ ldo+56(FP), R9
+	MOVQ v+16(FP), CX
+	MOVQ ldv+24(FP), DX
+	MOVQ ldp+40(FP), BX
+	MOVQ out+48(FP), SI
+	SHLQ $0x02, DX
 	SHLQ $0x02, BX
-	SHLQ $0x02, DI
-	SHLQ $0x02, R9
 
 chunk4:
 	CMPQ    AX, $0x00000040
 	JL      chunk4done
-	MOVQ    R8, R10
-	VMOVUPS (R10), Z0
-	VMOVUPS 64(R10), Z1
-	VMOVUPS 128(R10), Z2
-	VMOVUPS 192(R10), Z3
-	ADDQ    R9, R10
-	VMOVUPS (R10), Z4
-	VMOVUPS 64(R10), Z5
-	VMOVUPS 128(R10), Z6
-	VMOVUPS 192(R10), Z7
-	ADDQ    R9, R10
-	VMOVUPS (R10), Z8
-	VMOVUPS 64(R10), Z9
-	VMOVUPS 128(R10), Z10
-	VMOVUPS 192(R10), Z11
-	ADDQ    R9, R10
-	VMOVUPS (R10), Z12
-	VMOVUPS 64(R10), Z13
-	VMOVUPS 128(R10), Z14
-	VMOVUPS 192(R10), Z15
-	MOVQ    CX, R10
-	MOVQ    DX, R11
-	MOVQ    SI, R12
-	LEAQ    (DI)(DI*2), R13
+	MOVQ    ldo+56(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Z0
+	VMOVUPS 64(DI), Z1
+	VMOVUPS 128(DI), Z2
+	VMOVUPS 192(DI), Z3
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z4
+	VMOVUPS 64(DI), Z5
+	VMOVUPS 128(DI), Z6
+	VMOVUPS 192(DI), Z7
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z8
+	VMOVUPS 64(DI), Z9
+	VMOVUPS 128(DI), Z10
+	VMOVUPS 192(DI), Z11
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z12
+	VMOVUPS 64(DI), Z13
+	VMOVUPS 128(DI), Z14
+	VMOVUPS 192(DI), Z15
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+32(FP), R9
+	MOVQ    CX, R8
+	LEAQ    (BX)(BX*2), R10
 
 chunk4rows:
-	VMOVUPS      (R11), Z16
-	VMOVUPS      64(R11), Z17
-	VMOVUPS      128(R11), Z18
-	VMOVUPS      192(R11), Z19
-	VBROADCASTSS (R12), Z20
+	VMOVUPS      (R8), Z16
+	VMOVUPS      64(R8), Z17
+	VMOVUPS      128(R8), Z18
+	VMOVUPS      192(R8), Z19
+	PREFETCHT0   4096(R8)
+	PREFETCHT0   4160(R8)
+	PREFETCHT0   4224(R8)
+	PREFETCHT0   4288(R8)
+	VBROADCASTSS (R9), Z20
 	VFMADD231PS  Z20, Z16, Z0
 	VFMADD231PS  Z20, Z17, Z1
 	VFMADD231PS  Z20, Z18, Z2
 	VFMADD231PS  Z20, Z19, Z3
-	VBROADCASTSS (R12)(DI*1), Z20
+	VBROADCASTSS (R9)(BX*1), Z20
 	VFMADD231PS  Z20, Z16, Z4
 	VFMADD231PS  Z20, Z17, Z5
 	VFMADD231PS  Z20, Z18, Z6
 	VFMADD231PS  Z20, Z19, Z7
-	VBROADCASTSS (R12)(DI*2), Z20
+	VBROADCASTSS (R9)(BX*2), Z20
 	VFMADD231PS  Z20, Z16, Z8
 	VFMADD231PS  Z20, Z17, Z9
 	VFMADD231PS  Z20, Z18, Z10
 	VFMADD231PS  Z20, Z19, Z11
-	VBROADCASTSS (R12)(R13*1), Z20
+	VBROADCASTSS (R9)(R10*1), Z20
 	VFMADD231PS  Z20, Z16, Z12
 	VFMADD231PS  Z20, Z17, Z13
 	VFMADD231PS  Z20, Z18, Z14
 	VFMADD231PS  Z20, Z19, Z15
-	ADDQ         BX, R11
-	ADDQ         $0x04, R12
-	DECQ         R10
+	ADDQ         DX, R8
+	ADDQ         $0x04, R9
+	DECQ         DI
 	JNZ          chunk4rows
-	MOVQ         R8, R10
-	VMOVUPS      Z0, (R10)
-	VMOVUPS      Z1, 64(R10)
-	VMOVUPS      Z2, 128(R10)
-	VMOVUPS      Z3, 192(R10)
-	ADDQ         R9, R10
-	VMOVUPS      Z4, (R10)
-	VMOVUPS      Z5, 64(R10)
-	VMOVUPS      Z6, 128(R10)
-	VMOVUPS      Z7, 192(R10)
-	ADDQ         R9, R10
-	VMOVUPS      Z8, (R10)
-	VMOVUPS      Z9, 64(R10)
-	VMOVUPS      Z10, 128(R10)
-	VMOVUPS      Z11, 192(R10)
-	ADDQ         R9, R10
-	VMOVUPS      Z12, (R10)
-	VMOVUPS      Z13, 64(R10)
-	VMOVUPS      Z14, 128(R10)
-	VMOVUPS      Z15, 192(R10)
-	ADDQ         $0x00000100, R8
-	ADDQ         $0x00000100, DX
+	MOVQ         SI, DI
+	MOVQ         ldo+56(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Z0, (DI)
+	VMOVUPS      Z1, 64(DI)
+	VMOVUPS      Z2, 128(DI)
+	VMOVUPS      Z3, 192(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z4, (DI)
+	VMOVUPS      Z5, 64(DI)
+	VMOVUPS      Z6, 128(DI)
+	VMOVUPS      Z7, 192(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z8, (DI)
+	VMOVUPS      Z9, 64(DI)
+	VMOVUPS      Z10, 128(DI)
+	VMOVUPS      Z11, 192(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z12, (DI)
+	VMOVUPS      Z13, 64(DI)
+	VMOVUPS      Z14, 128(DI)
+	VMOVUPS      Z15, 192(DI)
+	ADDQ         $0x00000100, SI
+	ADDQ         $0x00000100, CX
 	SUBQ         $0x00000040, AX
 	JMP          chunk4
 
@@ -843,43 +1868,467 @@ chunk4done:
 chunk1:
 	CMPQ    AX, $0x00000010
 	JL      chunk1done
-	MOVQ    R8, R10
-	VMOVUPS (R10), Z0
-	ADDQ    R9, R10
-	VMOVUPS (R10), Z1
-	ADDQ    R9, R10
-	VMOVUPS (R10), Z2
-	ADDQ    R9, R10
-	VMOVUPS (R10), Z3
-	MOVQ    CX, R10
-	MOVQ    DX, R11
-	MOVQ    SI, R12
-	LEAQ    (DI)(DI*2), R13
+	MOVQ    ldo+56(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Z0
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z1
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z2
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z3
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+32(FP), R9
+	MOVQ    CX, R8
+	LEAQ    (BX)(BX*2), R10
 
 chunk1rows:
-	VMOVUPS      (R11), Z4
-	VBROADCASTSS (R12), Z5
+	VMOVUPS      (R8), Z4
+	PREFETCHT0   4096(R8)
+	VBROADCASTSS (R9), Z5
 	VFMADD231PS  Z5, Z4, Z0
-	VBROADCASTSS (R12)(DI*1), Z5
+	VBROADCASTSS (R9)(BX*1), Z5
 	VFMADD231PS  Z5, Z4, Z1
-	VBROADCASTSS (R12)(DI*2), Z5
+	VBROADCASTSS (R9)(BX*2), Z5
 	VFMADD231PS  Z5, Z4, Z2
-	VBROADCASTSS (R12)(R13*1), Z5
+	VBROADCASTSS (R9)(R10*1), Z5
 	VFMADD231PS  Z5, Z4, Z3
-	ADDQ         BX, R11
-	ADDQ         $0x04, R12
-	DECQ         R10
+	ADDQ         DX, R8
+	ADDQ         $0x04, R9
+	DECQ         DI
 	JNZ          chunk1rows
-	MOVQ         R8, R10
-	VMOVUPS      Z0, (R10)
-	ADDQ         R9, R10
-	VMOVUPS      Z1, (R10)
-	ADDQ         R9, R10
-	VMOVUPS      Z2, (R10)
-	ADDQ         R9, R10
-	VMOVUPS      Z3, (R10)
-	ADDQ         $0x00000040, R8
-	ADDQ         $0x00000040, DX
+	MOVQ         SI, DI
+	MOVQ         ldo+56(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Z0, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z1, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z2, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z3, (DI)
+	ADDQ         $0x00000040, SI
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x00000010, AX
+	JMP          chunk1
+
+chunk1done:
+	VZEROUPPER
+	RET
+
+// func dotAtF324AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
+TEXT ·dotAtF324AVX512(SB), NOSPLIT, $0-80
+	MOVQ rows+8(FP), AX
+	MOVQ k+32(FP), CX
+	MOVQ ldk+40(FP), DX
+	MOVQ out+64(FP), BX
+	MOVQ ldq+56(FP), SI
+	MOVQ at+16(FP), DI
+	SHLQ $0x02, DX
+	SHLQ $0x02, SI
+	LEAQ (SI)(SI*2), R8
+
+rows:
+	CMPQ    AX, $0x0000000c
+	JL      near
+	MOVLQSX 32(DI), R9
+	IMULQ   DX, R9
+	ADDQ    CX, R9
+	LEAQ    (R9)(DX*1), R10
+
+key0:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R10
+	JCS        key0
+	MOVLQSX    36(DI), R9
+	IMULQ      DX, R9
+	ADDQ       CX, R9
+	LEAQ       (R9)(DX*1), R10
+
+key1:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R10
+	JCS        key1
+	MOVLQSX    40(DI), R9
+	IMULQ      DX, R9
+	ADDQ       CX, R9
+	LEAQ       (R9)(DX*1), R10
+
+key2:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R10
+	JCS        key2
+	MOVLQSX    44(DI), R9
+	IMULQ      DX, R9
+	ADDQ       CX, R9
+	LEAQ       (R9)(DX*1), R10
+
+key3:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R10
+	JCS        key3
+
+near:
+	MOVQ    v+24(FP), R9
+	TESTQ   R9, R9
+	JZ      alone
+	CMPQ    AX, $0x00000004
+	JL      alone
+	MOVLQSX (DI), R10
+	IMULQ   DX, R10
+	ADDQ    R9, R10
+	LEAQ    (R10)(DX*1), R11
+
+value0:
+	PREFETCHT0 (R10)
+	ADDQ       $0x40, R10
+	CMPQ       R10, R11
+	JCS        value0
+	MOVLQSX    4(DI), R10
+	IMULQ      DX, R10
+	ADDQ       R9, R10
+	LEAQ       (R10)(DX*1), R11
+
+value1:
+	PREFETCHT0 (R10)
+	ADDQ       $0x40, R10
+	CMPQ       R10, R11
+	JCS        value1
+	MOVLQSX    8(DI), R10
+	IMULQ      DX, R10
+	ADDQ       R9, R10
+	LEAQ       (R10)(DX*1), R11
+
+value2:
+	PREFETCHT0 (R10)
+	ADDQ       $0x40, R10
+	CMPQ       R10, R11
+	JCS        value2
+	MOVLQSX    12(DI), R10
+	IMULQ      DX, R10
+	ADDQ       R9, R10
+	LEAQ       (R10)(DX*1), R9
+
+value3:
+	PREFETCHT0 (R10)
+	ADDQ       $0x40, R10
+	CMPQ       R10, R9
+	JCS        value3
+
+alone:
+	MOVQ    DI, R9
+	MOVLQSX (R9), R9
+	IMULQ   DX, R9
+	ADDQ    CX, R9
+	MOVQ    DI, R10
+	LEAQ    4(DI), R11
+	CMPQ    AX, $0x00000001
+	CMOVQGT R11, R10
+	MOVLQSX (R10), R10
+	IMULQ   DX, R10
+	ADDQ    CX, R10
+	MOVQ    DI, R11
+	LEAQ    8(DI), R12
+	CMPQ    AX, $0x00000002
+	CMOVQGT R12, R11
+	LEAQ    4(DI), R12
+	CMPQ    AX, $0x00000002
+	CMOVQEQ R12, R11
+	MOVLQSX (R11), R11
+	IMULQ   DX, R11
+	ADDQ    CX, R11
+	MOVQ    DI, R12
+	LEAQ    12(DI), R13
+	CMPQ    AX, $0x00000003
+	CMOVQGT R13, R12
+	LEAQ    8(DI), R13
+	CMPQ    AX, $0x00000003
+	CMOVQEQ R13, R12
+	LEAQ    4(DI), R13
+	CMPQ    AX, $0x00000002
+	CMOVQEQ R13, R12
+	MOVLQSX (R12), R12
+	IMULQ   DX, R12
+	ADDQ    CX, R12
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	VPXORD  Z8, Z8, Z8
+	VPXORD  Z9, Z9, Z9
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
+	VPXORD  Z12, Z12, Z12
+	VPXORD  Z13, Z13, Z13
+	VPXORD  Z14, Z14, Z14
+	VPXORD  Z15, Z15, Z15
+	MOVQ    width+0(FP), R13
+	MOVQ    q+48(FP), R14
+
+width:
+	VMOVUPS       (R9), Z16
+	ADDQ          $0x00000040, R9
+	VMOVUPS       (R10), Z17
+	ADDQ          $0x00000040, R10
+	VMOVUPS       (R11), Z18
+	ADDQ          $0x00000040, R11
+	VMOVUPS       (R12), Z19
+	ADDQ          $0x00000040, R12
+	VMOVUPS       (R14), Z20
+	VFMADD231PS   Z20, Z16, Z0
+	VFMADD231PS   Z20, Z17, Z1
+	VFMADD231PS   Z20, Z18, Z2
+	VFMADD231PS   Z20, Z19, Z3
+	VMOVUPS       (R14)(SI*1), Z20
+	VFMADD231PS   Z20, Z16, Z4
+	VFMADD231PS   Z20, Z17, Z5
+	VFMADD231PS   Z20, Z18, Z6
+	VFMADD231PS   Z20, Z19, Z7
+	VMOVUPS       (R14)(SI*2), Z20
+	VFMADD231PS   Z20, Z16, Z8
+	VFMADD231PS   Z20, Z17, Z9
+	VFMADD231PS   Z20, Z18, Z10
+	VFMADD231PS   Z20, Z19, Z11
+	VMOVUPS       (R14)(R8*1), Z20
+	VFMADD231PS   Z20, Z16, Z12
+	VFMADD231PS   Z20, Z17, Z13
+	VFMADD231PS   Z20, Z18, Z14
+	VFMADD231PS   Z20, Z19, Z15
+	ADDQ          $0x00000040, R14
+	SUBQ          $0x00000010, R13
+	JG            width
+	MOVQ          ldo+72(FP), R10
+	MOVQ          BX, R9
+	SHLQ          $0x02, R10
+	VUNPCKLPS     Z1, Z0, Z16
+	VUNPCKHPS     Z1, Z0, Z18
+	VADDPS        Z18, Z16, Z16
+	VUNPCKLPS     Z3, Z2, Z17
+	VUNPCKHPS     Z3, Z2, Z19
+	VADDPS        Z19, Z17, Z17
+	VUNPCKLPD     Z17, Z16, Z18
+	VUNPCKHPD     Z17, Z16, Z19
+	VADDPS        Z19, Z18, Z18
+	VEXTRACTF64X4 $0x01, Z18, Y16
+	VADDPS        Y16, Y18, Y16
+	VEXTRACTF32X4 $0x01, Y16, X17
+	VADDPS        X17, X16, X17
+	VMOVUPS       X17, (R9)
+	ADDQ          R10, R9
+	VUNPCKLPS     Z5, Z4, Z16
+	VUNPCKHPS     Z5, Z4, Z18
+	VADDPS        Z18, Z16, Z16
+	VUNPCKLPS     Z7, Z6, Z17
+	VUNPCKHPS     Z7, Z6, Z19
+	VADDPS        Z19, Z17, Z17
+	VUNPCKLPD     Z17, Z16, Z18
+	VUNPCKHPD     Z17, Z16, Z19
+	VADDPS        Z19, Z18, Z18
+	VEXTRACTF64X4 $0x01, Z18, Y16
+	VADDPS        Y16, Y18, Y16
+	VEXTRACTF32X4 $0x01, Y16, X17
+	VADDPS        X17, X16, X17
+	VMOVUPS       X17, (R9)
+	ADDQ          R10, R9
+	VUNPCKLPS     Z9, Z8, Z16
+	VUNPCKHPS     Z9, Z8, Z18
+	VADDPS        Z18, Z16, Z16
+	VUNPCKLPS     Z11, Z10, Z17
+	VUNPCKHPS     Z11, Z10, Z19
+	VADDPS        Z19, Z17, Z17
+	VUNPCKLPD     Z17, Z16, Z18
+	VUNPCKHPD     Z17, Z16, Z19
+	VADDPS        Z19, Z18, Z18
+	VEXTRACTF64X4 $0x01, Z18, Y16
+	VADDPS        Y16, Y18, Y16
+	VEXTRACTF32X4 $0x01, Y16, X17
+	VADDPS        X17, X16, X17
+	VMOVUPS       X17, (R9)
+	ADDQ          R10, R9
+	VUNPCKLPS     Z13, Z12, Z16
+	VUNPCKHPS     Z13, Z12, Z18
+	VADDPS        Z18, Z16, Z16
+	VUNPCKLPS     Z15, Z14, Z17
+	VUNPCKHPS     Z15, Z14, Z19
+	VADDPS        Z19, Z17, Z17
+	VUNPCKLPD     Z17, Z16, Z18
+	VUNPCKHPD     Z17, Z16, Z19
+	VADDPS        Z19, Z18, Z18
+	VEXTRACTF64X4 $0x01, Z18, Y16
+	VADDPS        Y16, Y18, Y16
+	VEXTRACTF32X4 $0x01, Y16, X17
+	VADDPS        X17, X16, X17
+	VMOVUPS       X17, (R9)
+	ADDQ          $0x00000010, BX
+	ADDQ          $0x10, DI
+	SUBQ          $0x00000004, AX
+	JG            rows
+	VZEROUPPER
+	RET
+
+// func mixAtF324AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·mixAtF324AVX512(SB), NOSPLIT, $0-72
+	MOVQ width+0(FP), AX
+	MOVQ v+24(FP), CX
+	MOVQ ldv+32(FP), DX
+	MOVQ ldp+48(FP), BX
+	MOVQ out+56(FP), SI
+	SHLQ $0x02, DX
+	SHLQ $0x02, BX
+
+chunk4:
+	CMPQ    AX, $0x00000040
+	JL      chunk4done
+	MOVQ    ldo+64(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Z0
+	VMOVUPS 64(DI), Z1
+	VMOVUPS 128(DI), Z2
+	VMOVUPS 192(DI), Z3
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z4
+	VMOVUPS 64(DI), Z5
+	VMOVUPS 128(DI), Z6
+	VMOVUPS 192(DI), Z7
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z8
+	VMOVUPS 64(DI), Z9
+	VMOVUPS 128(DI), Z10
+	VMOVUPS 192(DI), Z11
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z12
+	VMOVUPS 64(DI), Z13
+	VMOVUPS 128(DI), Z14
+	VMOVUPS 192(DI), Z15
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+40(FP), R9
+	MOVQ    at+16(FP), R10
+	LEAQ    (BX)(BX*2), R11
+
+chunk4rows:
+	MOVLQSX      (R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	ADDQ         $0x04, R10
+	VMOVUPS      (R8), Z16
+	VMOVUPS      64(R8), Z17
+	VMOVUPS      128(R8), Z18
+	VMOVUPS      192(R8), Z19
+	PREFETCHT0   256(R8)
+	PREFETCHT0   320(R8)
+	PREFETCHT0   384(R8)
+	PREFETCHT0   448(R8)
+	VBROADCASTSS (R9), Z20
+	VFMADD231PS  Z20, Z16, Z0
+	VFMADD231PS  Z20, Z17, Z1
+	VFMADD231PS  Z20, Z18, Z2
+	VFMADD231PS  Z20, Z19, Z3
+	VBROADCASTSS (R9)(BX*1), Z20
+	VFMADD231PS  Z20, Z16, Z4
+	VFMADD231PS  Z20, Z17, Z5
+	VFMADD231PS  Z20, Z18, Z6
+	VFMADD231PS  Z20, Z19, Z7
+	VBROADCASTSS (R9)(BX*2), Z20
+	VFMADD231PS  Z20, Z16, Z8
+	VFMADD231PS  Z20, Z17, Z9
+	VFMADD231PS  Z20, Z18, Z10
+	VFMADD231PS  Z20, Z19, Z11
+	VBROADCASTSS (R9)(R11*1), Z20
+	VFMADD231PS  Z20, Z16, Z12
+	VFMADD231PS  Z20, Z17, Z13
+	VFMADD231PS  Z20, Z18, Z14
+	VFMADD231PS  Z20, Z19, Z15
+	ADDQ         $0x04, R9
+	DECQ         DI
+	JNZ          chunk4rows
+	MOVQ         SI, DI
+	MOVQ         ldo+64(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Z0, (DI)
+	VMOVUPS      Z1, 64(DI)
+	VMOVUPS      Z2, 128(DI)
+	VMOVUPS      Z3, 192(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z4, (DI)
+	VMOVUPS      Z5, 64(DI)
+	VMOVUPS      Z6, 128(DI)
+	VMOVUPS      Z7, 192(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z8, (DI)
+	VMOVUPS      Z9, 64(DI)
+	VMOVUPS      Z10, 128(DI)
+	VMOVUPS      Z11, 192(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z12, (DI)
+	VMOVUPS      Z13, 64(DI)
+	VMOVUPS      Z14, 128(DI)
+	VMOVUPS      Z15, 192(DI)
+	ADDQ         $0x00000100, SI
+	ADDQ         $0x00000100, CX
+	SUBQ         $0x00000040, AX
+	JMP          chunk4
+
+chunk4done:
+chunk1:
+	CMPQ    AX, $0x00000010
+	JL      chunk1done
+	MOVQ    ldo+64(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Z0
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z1
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z2
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z3
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+40(FP), R9
+	MOVQ    at+16(FP), R10
+	LEAQ    (BX)(BX*2), R11
+
+chunk1rows:
+	MOVLQSX      (R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	ADDQ         $0x04, R10
+	VMOVUPS      (R8), Z4
+	PREFETCHT0   64(R8)
+	VBROADCASTSS (R9), Z5
+	VFMADD231PS  Z5, Z4, Z0
+	VBROADCASTSS (R9)(BX*1), Z5
+	VFMADD231PS  Z5, Z4, Z1
+	VBROADCASTSS (R9)(BX*2), Z5
+	VFMADD231PS  Z5, Z4, Z2
+	VBROADCASTSS (R9)(R11*1), Z5
+	VFMADD231PS  Z5, Z4, Z3
+	ADDQ         $0x04, R9
+	DECQ         DI
+	JNZ          chunk1rows
+	MOVQ         SI, DI
+	MOVQ         ldo+64(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Z0, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z1, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z2, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z3, (DI)
+	ADDQ         $0x00000040, SI
+	ADDQ         $0x00000040, CX
 	SUBQ         $0x00000010, AX
 	JMP          chunk1
 
@@ -888,7 +2337,7 @@ chunk1done:
 	RET
 
 // func dotBF161AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
-// Requires: AVX, AVX512F, AVX512VL, CMOV
+// Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotBF161AVX512(SB), NOSPLIT, $0-64
 	MOVQ rows+8(FP), AX
 	MOVQ k+16(FP), CX
@@ -922,15 +2371,19 @@ rows:
 width:
 	VPMOVZXWD     (SI), Z4
 	VPSLLD        $0x10, Z4, Z4
+	PREFETCHT0    4096(SI)
 	ADDQ          $0x00000020, SI
 	VPMOVZXWD     (DI), Z5
 	VPSLLD        $0x10, Z5, Z5
+	PREFETCHT0    4096(DI)
 	ADDQ          $0x00000020, DI
 	VPMOVZXWD     (R8), Z6
 	VPSLLD        $0x10, Z6, Z6
+	PREFETCHT0    4096(R8)
 	ADDQ          $0x00000020, R8
 	VPMOVZXWD     (R9), Z7
 	VPSLLD        $0x10, Z7, Z7
+	PREFETCHT0    4096(R9)
 	ADDQ          $0x00000020, R9
 	VMOVUPS       (R11), Z8
 	VFMADD231PS   Z8, Z4, Z0
@@ -965,57 +2418,59 @@ width:
 	RET
 
 // func mixBF161AVX512(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mixBF161AVX512(SB), NOSPLIT, $0-64
 	MOVQ width+0(FP), AX
-	MOVQ rows+8(FP), CX
-	MOVQ v+16(FP), DX
-	MOVQ ldv+24(FP), BX
-	MOVQ p+32(FP), SI
-	MOVQ ldp+40(FP), DI
-	MOVQ out+48(FP), R8
-	MOVQ ldo+56(FP), R9
-	SHLQ $0x01, BX
-	SHLQ $0x02, DI
-	SHLQ $0x02, R9
+	MOVQ v+16(FP), CX
+	MOVQ ldv+24(FP), DX
+	MOVQ ldp+40(FP), BX
+	MOVQ out+48(FP), SI
+	SHLQ $0x01, DX
+	SHLQ $0x02, BX
 
 chunk4:
 	CMPQ    AX, $0x00000040
 	JL      chunk4done
-	MOVQ    R8, DI
-	VMOVUPS (DI), Z0
-	VMOVUPS 64(DI), Z1
-	VMOVUPS 128(DI), Z2
-	VMOVUPS 192(DI), Z3
+	MOVQ    ldo+56(FP), DI
+	MOVQ    SI, BX
+	SHLQ    $0x02, DI
+	VMOVUPS (BX), Z0
+	VMOVUPS 64(BX), Z1
+	VMOVUPS 128(BX), Z2
+	VMOVUPS 192(BX), Z3
+	MOVQ    rows+8(FP), BX
+	MOVQ    p+32(FP), R8
 	MOVQ    CX, DI
-	MOVQ    DX, R9
-	MOVQ    SI, R10
 
 chunk4rows:
-	VPMOVZXWD    (R9), Z4
+	VPMOVZXWD    (DI), Z4
 	VPSLLD       $0x10, Z4, Z4
-	VPMOVZXWD    32(R9), Z5
+	VPMOVZXWD    32(DI), Z5
 	VPSLLD       $0x10, Z5, Z5
-	VPMOVZXWD    64(R9), Z6
+	VPMOVZXWD    64(DI), Z6
 	VPSLLD       $0x10, Z6, Z6
-	VPMOVZXWD    96(R9), Z7
+	VPMOVZXWD    96(DI), Z7
 	VPSLLD       $0x10, Z7, Z7
-	VBROADCASTSS (R10), Z8
+	PREFETCHT0   4096(DI)
+	PREFETCHT0   4160(DI)
+	VBROADCASTSS (R8), Z8
 	VFMADD231PS  Z8, Z4, Z0
 	VFMADD231PS  Z8, Z5, Z1
 	VFMADD231PS  Z8, Z6, Z2
 	VFMADD231PS  Z8, Z7, Z3
-	ADDQ         BX, R9
-	ADDQ         $0x04, R10
-	DECQ         DI
+	ADDQ         DX, DI
+	ADDQ         $0x04, R8
+	DECQ         BX
 	JNZ          chunk4rows
-	MOVQ         R8, DI
-	VMOVUPS      Z0, (DI)
-	VMOVUPS      Z1, 64(DI)
-	VMOVUPS      Z2, 128(DI)
-	VMOVUPS      Z3, 192(DI)
-	ADDQ         $0x00000100, R8
-	ADDQ         $0x00000080, DX
+	MOVQ         SI, BX
+	MOVQ         ldo+56(FP), DI
+	SHLQ         $0x02, DI
+	VMOVUPS      Z0, (BX)
+	VMOVUPS      Z1, 64(BX)
+	VMOVUPS      Z2, 128(BX)
+	VMOVUPS      Z3, 192(BX)
+	ADDQ         $0x00000100, SI
+	ADDQ         $0x00000080, CX
 	SUBQ         $0x00000040, AX
 	JMP          chunk4
 
@@ -1023,25 +2478,318 @@ chunk4done:
 chunk1:
 	CMPQ    AX, $0x00000010
 	JL      chunk1done
-	MOVQ    R8, DI
-	VMOVUPS (DI), Z0
+	MOVQ    ldo+56(FP), DI
+	MOVQ    SI, BX
+	SHLQ    $0x02, DI
+	VMOVUPS (BX), Z0
+	MOVQ    rows+8(FP), BX
+	MOVQ    p+32(FP), R8
 	MOVQ    CX, DI
-	MOVQ    DX, R9
-	MOVQ    SI, R10
 
 chunk1rows:
-	VPMOVZXWD    (R9), Z1
+	VPMOVZXWD    (DI), Z1
 	VPSLLD       $0x10, Z1, Z1
-	VBROADCASTSS (R10), Z2
+	PREFETCHT0   4096(DI)
+	VBROADCASTSS (R8), Z2
 	VFMADD231PS  Z2, Z1, Z0
-	ADDQ         BX, R9
-	ADDQ         $0x04, R10
-	DECQ         DI
+	ADDQ         DX, DI
+	ADDQ         $0x04, R8
+	DECQ         BX
 	JNZ          chunk1rows
-	MOVQ         R8, DI
-	VMOVUPS      Z0, (DI)
-	ADDQ         $0x00000040, R8
-	ADDQ         $0x00000020, DX
+	MOVQ         SI, BX
+	MOVQ         ldo+56(FP), DI
+	SHLQ         $0x02, DI
+	VMOVUPS      Z0, (BX)
+	ADDQ         $0x00000040, SI
+	ADDQ         $0x00000020, CX
+	SUBQ         $0x00000010, AX
+	JMP          chunk1
+
+chunk1done:
+	VZEROUPPER
+	RET
+
+// func dotAtBF161AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
+TEXT ·dotAtBF161AVX512(SB), NOSPLIT, $0-80
+	MOVQ rows+8(FP), AX
+	MOVQ k+32(FP), CX
+	MOVQ ldk+40(FP), DX
+	MOVQ out+64(FP), BX
+	MOVQ ldq+56(FP), SI
+	MOVQ at+16(FP), DI
+	SHLQ $0x01, DX
+	SHLQ $0x02, SI
+
+rows:
+	CMPQ    AX, $0x0000000c
+	JL      near
+	MOVLQSX 32(DI), SI
+	IMULQ   DX, SI
+	ADDQ    CX, SI
+	LEAQ    (SI)(DX*1), R8
+
+key0:
+	PREFETCHT0 (SI)
+	ADDQ       $0x40, SI
+	CMPQ       SI, R8
+	JCS        key0
+	MOVLQSX    36(DI), SI
+	IMULQ      DX, SI
+	ADDQ       CX, SI
+	LEAQ       (SI)(DX*1), R8
+
+key1:
+	PREFETCHT0 (SI)
+	ADDQ       $0x40, SI
+	CMPQ       SI, R8
+	JCS        key1
+	MOVLQSX    40(DI), SI
+	IMULQ      DX, SI
+	ADDQ       CX, SI
+	LEAQ       (SI)(DX*1), R8
+
+key2:
+	PREFETCHT0 (SI)
+	ADDQ       $0x40, SI
+	CMPQ       SI, R8
+	JCS        key2
+	MOVLQSX    44(DI), SI
+	IMULQ      DX, SI
+	ADDQ       CX, SI
+	LEAQ       (SI)(DX*1), R8
+
+key3:
+	PREFETCHT0 (SI)
+	ADDQ       $0x40, SI
+	CMPQ       SI, R8
+	JCS        key3
+
+near:
+	MOVQ    v+24(FP), SI
+	TESTQ   SI, SI
+	JZ      alone
+	CMPQ    AX, $0x00000004
+	JL      alone
+	MOVLQSX (DI), R8
+	IMULQ   DX, R8
+	ADDQ    SI, R8
+	LEAQ    (R8)(DX*1), R9
+
+value0:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, R9
+	JCS        value0
+	MOVLQSX    4(DI), R8
+	IMULQ      DX, R8
+	ADDQ       SI, R8
+	LEAQ       (R8)(DX*1), R9
+
+value1:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, R9
+	JCS        value1
+	MOVLQSX    8(DI), R8
+	IMULQ      DX, R8
+	ADDQ       SI, R8
+	LEAQ       (R8)(DX*1), R9
+
+value2:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, R9
+	JCS        value2
+	MOVLQSX    12(DI), R8
+	IMULQ      DX, R8
+	ADDQ       SI, R8
+	LEAQ       (R8)(DX*1), SI
+
+value3:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, SI
+	JCS        value3
+
+alone:
+	MOVQ    DI, SI
+	MOVLQSX (SI), SI
+	IMULQ   DX, SI
+	ADDQ    CX, SI
+	MOVQ    DI, R8
+	LEAQ    4(DI), R9
+	CMPQ    AX, $0x00000001
+	CMOVQGT R9, R8
+	MOVLQSX (R8), R8
+	IMULQ   DX, R8
+	ADDQ    CX, R8
+	MOVQ    DI, R9
+	LEAQ    8(DI), R10
+	CMPQ    AX, $0x00000002
+	CMOVQGT R10, R9
+	LEAQ    4(DI), R10
+	CMPQ    AX, $0x00000002
+	CMOVQEQ R10, R9
+	MOVLQSX (R9), R9
+	IMULQ   DX, R9
+	ADDQ    CX, R9
+	MOVQ    DI, R10
+	LEAQ    12(DI), R11
+	CMPQ    AX, $0x00000003
+	CMOVQGT R11, R10
+	LEAQ    8(DI), R11
+	CMPQ    AX, $0x00000003
+	CMOVQEQ R11, R10
+	LEAQ    4(DI), R11
+	CMPQ    AX, $0x00000002
+	CMOVQEQ R11, R10
+	MOVLQSX (R10), R10
+	IMULQ   DX, R10
+	ADDQ    CX, R10
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	MOVQ    width+0(FP), R11
+	MOVQ    q+48(FP), R12
+
+width:
+	VPMOVZXWD     (SI), Z4
+	VPSLLD        $0x10, Z4, Z4
+	ADDQ          $0x00000020, SI
+	VPMOVZXWD     (R8), Z5
+	VPSLLD        $0x10, Z5, Z5
+	ADDQ          $0x00000020, R8
+	VPMOVZXWD     (R9), Z6
+	VPSLLD        $0x10, Z6, Z6
+	ADDQ          $0x00000020, R9
+	VPMOVZXWD     (R10), Z7
+	VPSLLD        $0x10, Z7, Z7
+	ADDQ          $0x00000020, R10
+	VMOVUPS       (R12), Z8
+	VFMADD231PS   Z8, Z4, Z0
+	VFMADD231PS   Z8, Z5, Z1
+	VFMADD231PS   Z8, Z6, Z2
+	VFMADD231PS   Z8, Z7, Z3
+	ADDQ          $0x00000040, R12
+	SUBQ          $0x00000010, R11
+	JG            width
+	MOVQ          ldo+72(FP), R8
+	MOVQ          BX, SI
+	SHLQ          $0x02, R8
+	VUNPCKLPS     Z1, Z0, Z4
+	VUNPCKHPS     Z1, Z0, Z6
+	VADDPS        Z6, Z4, Z4
+	VUNPCKLPS     Z3, Z2, Z5
+	VUNPCKHPS     Z3, Z2, Z7
+	VADDPS        Z7, Z5, Z5
+	VUNPCKLPD     Z5, Z4, Z6
+	VUNPCKHPD     Z5, Z4, Z7
+	VADDPS        Z7, Z6, Z6
+	VEXTRACTF64X4 $0x01, Z6, Y4
+	VADDPS        Y4, Y6, Y4
+	VEXTRACTF32X4 $0x01, Y4, X5
+	VADDPS        X5, X4, X5
+	VMOVUPS       X5, (SI)
+	ADDQ          $0x00000010, BX
+	ADDQ          $0x10, DI
+	SUBQ          $0x00000004, AX
+	JG            rows
+	VZEROUPPER
+	RET
+
+// func mixAtBF161AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·mixAtBF161AVX512(SB), NOSPLIT, $0-72
+	MOVQ width+0(FP), AX
+	MOVQ v+24(FP), CX
+	MOVQ ldv+32(FP), DX
+	MOVQ ldp+48(FP), BX
+	MOVQ out+56(FP), SI
+	SHLQ $0x01, DX
+	SHLQ $0x02, BX
+
+chunk4:
+	CMPQ    AX, $0x00000040
+	JL      chunk4done
+	MOVQ    ldo+64(FP), DI
+	MOVQ    SI, BX
+	SHLQ    $0x02, DI
+	VMOVUPS (BX), Z0
+	VMOVUPS 64(BX), Z1
+	VMOVUPS 128(BX), Z2
+	VMOVUPS 192(BX), Z3
+	MOVQ    rows+8(FP), BX
+	MOVQ    p+40(FP), R8
+	MOVQ    at+16(FP), R9
+
+chunk4rows:
+	MOVLQSX      (R9), DI
+	IMULQ        DX, DI
+	ADDQ         CX, DI
+	ADDQ         $0x04, R9
+	VPMOVZXWD    (DI), Z4
+	VPSLLD       $0x10, Z4, Z4
+	VPMOVZXWD    32(DI), Z5
+	VPSLLD       $0x10, Z5, Z5
+	VPMOVZXWD    64(DI), Z6
+	VPSLLD       $0x10, Z6, Z6
+	VPMOVZXWD    96(DI), Z7
+	VPSLLD       $0x10, Z7, Z7
+	PREFETCHT0   128(DI)
+	PREFETCHT0   192(DI)
+	VBROADCASTSS (R8), Z8
+	VFMADD231PS  Z8, Z4, Z0
+	VFMADD231PS  Z8, Z5, Z1
+	VFMADD231PS  Z8, Z6, Z2
+	VFMADD231PS  Z8, Z7, Z3
+	ADDQ         $0x04, R8
+	DECQ         BX
+	JNZ          chunk4rows
+	MOVQ         SI, BX
+	MOVQ         ldo+64(FP), DI
+	SHLQ         $0x02, DI
+	VMOVUPS      Z0, (BX)
+	VMOVUPS      Z1, 64(BX)
+	VMOVUPS      Z2, 128(BX)
+	VMOVUPS      Z3, 192(BX)
+	ADDQ         $0x00000100, SI
+	ADDQ         $0x00000080, CX
+	SUBQ         $0x00000040, AX
+	JMP          chunk4
+
+chunk4done:
+chunk1:
+	CMPQ    AX, $0x00000010
+	JL      chunk1done
+	MOVQ    ldo+64(FP), DI
+	MOVQ    SI, BX
+	SHLQ    $0x02, DI
+	VMOVUPS (BX), Z0
+	MOVQ    rows+8(FP), BX
+	MOVQ    p+40(FP), R8
+	MOVQ    at+16(FP), R9
+
+chunk1rows:
+	MOVLQSX      (R9), DI
+	IMULQ        DX, DI
+	ADDQ         CX, DI
+	ADDQ         $0x04, R9
+	VPMOVZXWD    (DI), Z1
+	VPSLLD       $0x10, Z1, Z1
+	PREFETCHT0   32(DI)
+	VBROADCASTSS (R8), Z2
+	VFMADD231PS  Z2, Z1, Z0
+	ADDQ         $0x04, R8
+	DECQ         BX
+	JNZ          chunk1rows
+	MOVQ         SI, BX
+	MOVQ         ldo+64(FP), DI
+	SHLQ         $0x02, DI
+	VMOVUPS      Z0, (BX)
+	ADDQ         $0x00000040, SI
+	ADDQ         $0x00000020, CX
 	SUBQ         $0x00000010, AX
 	JMP          chunk1
 
@@ -1050,7 +2798,7 @@ chunk1done:
 	RET
 
 // func dotBF162AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
-// Requires: AVX, AVX512F, AVX512VL, CMOV
+// Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotBF162AVX512(SB), NOSPLIT, $0-64
 	MOVQ rows+8(FP), AX
 	MOVQ k+16(FP), CX
@@ -1088,15 +2836,19 @@ rows:
 width:
 	VPMOVZXWD     (DI), Z8
 	VPSLLD        $0x10, Z8, Z8
+	PREFETCHT0    4096(DI)
 	ADDQ          $0x00000020, DI
 	VPMOVZXWD     (R8), Z9
 	VPSLLD        $0x10, Z9, Z9
+	PREFETCHT0    4096(R8)
 	ADDQ          $0x00000020, R8
 	VPMOVZXWD     (R9), Z10
 	VPSLLD        $0x10, Z10, Z10
+	PREFETCHT0    4096(R9)
 	ADDQ          $0x00000020, R9
 	VPMOVZXWD     (R10), Z11
 	VPSLLD        $0x10, Z11, Z11
+	PREFETCHT0    4096(R10)
 	ADDQ          $0x00000020, R10
 	VMOVUPS       (R12), Z12
 	VFMADD231PS   Z12, Z8, Z0
@@ -1151,72 +2903,74 @@ width:
 	RET
 
 // func mixBF162AVX512(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mixBF162AVX512(SB), NOSPLIT, $0-64
 	MOVQ width+0(FP), AX
-	MOVQ rows+8(FP), CX
-	MOVQ v+16(FP), DX
-	MOVQ ldv+24(FP), BX
-	MOVQ p+32(FP), SI
-	MOVQ ldp+40(FP), DI
-	MOVQ out+48(FP), R8
-	MOVQ ldo+56(FP), R9
-	SHLQ $0x01, BX
-	SHLQ $0x02, DI
-	SHLQ $0x02, R9
+	MOVQ v+16(FP), CX
+	MOVQ ldv+24(FP), DX
+	MOVQ ldp+40(FP), BX
+	MOVQ out+48(FP), SI
+	SHLQ $0x01, DX
+	SHLQ $0x02, BX
 
 chunk4:
 	CMPQ    AX, $0x00000040
 	JL      chunk4done
-	MOVQ    R8, R10
-	VMOVUPS (R10), Z0
-	VMOVUPS 64(R10), Z1
-	VMOVUPS 128(R10), Z2
-	VMOVUPS 192(R10), Z3
-	ADDQ    R9, R10
-	VMOVUPS (R10), Z4
-	VMOVUPS 64(R10), Z5
-	VMOVUPS 128(R10), Z6
-	VMOVUPS 192(R10), Z7
-	MOVQ    CX, R10
-	MOVQ    DX, R11
-	MOVQ    SI, R12
+	MOVQ    ldo+56(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Z0
+	VMOVUPS 64(DI), Z1
+	VMOVUPS 128(DI), Z2
+	VMOVUPS 192(DI), Z3
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z4
+	VMOVUPS 64(DI), Z5
+	VMOVUPS 128(DI), Z6
+	VMOVUPS 192(DI), Z7
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+32(FP), R9
+	MOVQ    CX, R8
 
 chunk4rows:
-	VPMOVZXWD    (R11), Z8
+	VPMOVZXWD    (R8), Z8
 	VPSLLD       $0x10, Z8, Z8
-	VPMOVZXWD    32(R11), Z9
+	VPMOVZXWD    32(R8), Z9
 	VPSLLD       $0x10, Z9, Z9
-	VPMOVZXWD    64(R11), Z10
+	VPMOVZXWD    64(R8), Z10
 	VPSLLD       $0x10, Z10, Z10
-	VPMOVZXWD    96(R11), Z11
+	VPMOVZXWD    96(R8), Z11
 	VPSLLD       $0x10, Z11, Z11
-	VBROADCASTSS (R12), Z12
+	PREFETCHT0   4096(R8)
+	PREFETCHT0   4160(R8)
+	VBROADCASTSS (R9), Z12
 	VFMADD231PS  Z12, Z8, Z0
 	VFMADD231PS  Z12, Z9, Z1
 	VFMADD231PS  Z12, Z10, Z2
 	VFMADD231PS  Z12, Z11, Z3
-	VBROADCASTSS (R12)(DI*1), Z12
+	VBROADCASTSS (R9)(BX*1), Z12
 	VFMADD231PS  Z12, Z8, Z4
 	VFMADD231PS  Z12, Z9, Z5
 	VFMADD231PS  Z12, Z10, Z6
 	VFMADD231PS  Z12, Z11, Z7
-	ADDQ         BX, R11
-	ADDQ         $0x04, R12
-	DECQ         R10
+	ADDQ         DX, R8
+	ADDQ         $0x04, R9
+	DECQ         DI
 	JNZ          chunk4rows
-	MOVQ         R8, R10
-	VMOVUPS      Z0, (R10)
-	VMOVUPS      Z1, 64(R10)
-	VMOVUPS      Z2, 128(R10)
-	VMOVUPS      Z3, 192(R10)
-	ADDQ         R9, R10
-	VMOVUPS      Z4, (R10)
-	VMOVUPS      Z5, 64(R10)
-	VMOVUPS      Z6, 128(R10)
-	VMOVUPS      Z7, 192(R10)
-	ADDQ         $0x00000100, R8
-	ADDQ         $0x00000080, DX
+	MOVQ         SI, DI
+	MOVQ         ldo+56(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Z0, (DI)
+	VMOVUPS      Z1, 64(DI)
+	VMOVUPS      Z2, 128(DI)
+	VMOVUPS      Z3, 192(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z4, (DI)
+	VMOVUPS      Z5, 64(DI)
+	VMOVUPS      Z6, 128(DI)
+	VMOVUPS      Z7, 192(DI)
+	ADDQ         $0x00000100, SI
+	ADDQ         $0x00000080, CX
 	SUBQ         $0x00000040, AX
 	JMP          chunk4
 
@@ -1224,31 +2978,369 @@ chunk4done:
 chunk1:
 	CMPQ    AX, $0x00000010
 	JL      chunk1done
-	MOVQ    R8, R10
-	VMOVUPS (R10), Z0
-	ADDQ    R9, R10
-	VMOVUPS (R10), Z1
-	MOVQ    CX, R10
-	MOVQ    DX, R11
-	MOVQ    SI, R12
+	MOVQ    ldo+56(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Z0
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z1
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+32(FP), R9
+	MOVQ    CX, R8
 
 chunk1rows:
-	VPMOVZXWD    (R11), Z2
+	VPMOVZXWD    (R8), Z2
 	VPSLLD       $0x10, Z2, Z2
-	VBROADCASTSS (R12), Z3
+	PREFETCHT0   4096(R8)
+	VBROADCASTSS (R9), Z3
 	VFMADD231PS  Z3, Z2, Z0
-	VBROADCASTSS (R12)(DI*1), Z3
+	VBROADCASTSS (R9)(BX*1), Z3
 	VFMADD231PS  Z3, Z2, Z1
-	ADDQ         BX, R11
-	ADDQ         $0x04, R12
-	DECQ         R10
+	ADDQ         DX, R8
+	ADDQ         $0x04, R9
+	DECQ         DI
 	JNZ          chunk1rows
-	MOVQ         R8, R10
-	VMOVUPS      Z0, (R10)
-	ADDQ         R9, R10
-	VMOVUPS      Z1, (R10)
-	ADDQ         $0x00000040, R8
-	ADDQ         $0x00000020, DX
+	MOVQ         SI, DI
+	MOVQ         ldo+56(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Z0, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z1, (DI)
+	ADDQ         $0x00000040, SI
+	ADDQ         $0x00000020, CX
+	SUBQ         $0x00000010, AX
+	JMP          chunk1
+
+chunk1done:
+	VZEROUPPER
+	RET
+
+// func dotAtBF162AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
+TEXT ·dotAtBF162AVX512(SB), NOSPLIT, $0-80
+	MOVQ rows+8(FP), AX
+	MOVQ k+32(FP), CX
+	MOVQ ldk+40(FP), DX
+	MOVQ out+64(FP), BX
+	MOVQ ldq+56(FP), SI
+	MOVQ at+16(FP), DI
+	SHLQ $0x01, DX
+	SHLQ $0x02, SI
+
+rows:
+	CMPQ    AX, $0x0000000c
+	JL      near
+	MOVLQSX 32(DI), R8
+	IMULQ   DX, R8
+	ADDQ    CX, R8
+	LEAQ    (R8)(DX*1), R9
+
+key0:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, R9
+	JCS        key0
+	MOVLQSX    36(DI), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	LEAQ       (R8)(DX*1), R9
+
+key1:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, R9
+	JCS        key1
+	MOVLQSX    40(DI), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	LEAQ       (R8)(DX*1), R9
+
+key2:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, R9
+	JCS        key2
+	MOVLQSX    44(DI), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	LEAQ       (R8)(DX*1), R9
+
+key3:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, R9
+	JCS        key3
+
+near:
+	MOVQ    v+24(FP), R8
+	TESTQ   R8, R8
+	JZ      alone
+	CMPQ    AX, $0x00000004
+	JL      alone
+	MOVLQSX (DI), R9
+	IMULQ   DX, R9
+	ADDQ    R8, R9
+	LEAQ    (R9)(DX*1), R10
+
+value0:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R10
+	JCS        value0
+	MOVLQSX    4(DI), R9
+	IMULQ      DX, R9
+	ADDQ       R8, R9
+	LEAQ       (R9)(DX*1), R10
+
+value1:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R10
+	JCS        value1
+	MOVLQSX    8(DI), R9
+	IMULQ      DX, R9
+	ADDQ       R8, R9
+	LEAQ       (R9)(DX*1), R10
+
+value2:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R10
+	JCS        value2
+	MOVLQSX    12(DI), R9
+	IMULQ      DX, R9
+	ADDQ       R8, R9
+	LEAQ       (R9)(DX*1), R8
+
+value3:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R8
+	JCS        value3
+
+alone:
+	MOVQ    DI, R8
+	MOVLQSX (R8), R8
+	IMULQ   DX, R8
+	ADDQ    CX, R8
+	MOVQ    DI, R9
+	LEAQ    4(DI), R10
+	CMPQ    AX, $0x00000001
+	CMOVQGT R10, R9
+	MOVLQSX (R9), R9
+	IMULQ   DX, R9
+	ADDQ    CX, R9
+	MOVQ    DI, R10
+	LEAQ    8(DI), R11
+	CMPQ    AX, $0x00000002
+	CMOVQGT R11, R10
+	LEAQ    4(DI), R11
+	CMPQ    AX, $0x00000002
+	CMOVQEQ R11, R10
+	MOVLQSX (R10), R10
+	IMULQ   DX, R10
+	ADDQ    CX, R10
+	MOVQ    DI, R11
+	LEAQ    12(DI), R12
+	CMPQ    AX, $0x00000003
+	CMOVQGT R12, R11
+	LEAQ    8(DI), R12
+	CMPQ    AX, $0x00000003
+	CMOVQEQ R12, R11
+	LEAQ    4(DI), R12
+	CMPQ    AX, $0x00000002
+	CMOVQEQ R12, R11
+	MOVLQSX (R11), R11
+	IMULQ   DX, R11
+	ADDQ    CX, R11
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	MOVQ    width+0(FP), R12
+	MOVQ    q+48(FP), R13
+
+width:
+	VPMOVZXWD     (R8), Z8
+	VPSLLD        $0x10, Z8, Z8
+	ADDQ          $0x00000020, R8
+	VPMOVZXWD     (R9), Z9
+	VPSLLD        $0x10, Z9, Z9
+	ADDQ          $0x00000020, R9
+	VPMOVZXWD     (R10), Z10
+	VPSLLD        $0x10, Z10, Z10
+	ADDQ          $0x00000020, R10
+	VPMOVZXWD     (R11), Z11
+	VPSLLD        $0x10, Z11, Z11
+	ADDQ          $0x00000020, R11
+	VMOVUPS       (R13), Z12
+	VFMADD231PS   Z12, Z8, Z0
+	VFMADD231PS   Z12, Z9, Z1
+	VFMADD231PS   Z12, Z10, Z2
+	VFMADD231PS   Z12, Z11, Z3
+	VMOVUPS       (R13)(SI*1), Z12
+	VFMADD231PS   Z12, Z8, Z4
+	VFMADD231PS   Z12, Z9, Z5
+	VFMADD231PS   Z12, Z10, Z6
+	VFMADD231PS   Z12, Z11, Z7
+	ADDQ          $0x00000040, R13
+	SUBQ          $0x00000010, R12
+	JG            width
+	MOVQ          ldo+72(FP), R9
+	MOVQ          BX, R8
+	SHLQ          $0x02, R9
+	VUNPCKLPS     Z1, Z0, Z8
+	VUNPCKHPS     Z1, Z0, Z10
+	VADDPS        Z10, Z8, Z8
+	VUNPCKLPS     Z3, Z2, Z9
+	VUNPCKHPS     Z3, Z2, Z11
+	VADDPS        Z11, Z9, Z9
+	VUNPCKLPD     Z9, Z8, Z10
+	VUNPCKHPD     Z9, Z8, Z11
+	VADDPS        Z11, Z10, Z10
+	VEXTRACTF64X4 $0x01, Z10, Y8
+	VADDPS        Y8, Y10, Y8
+	VEXTRACTF32X4 $0x01, Y8, X9
+	VADDPS        X9, X8, X9
+	VMOVUPS       X9, (R8)
+	ADDQ          R9, R8
+	VUNPCKLPS     Z5, Z4, Z8
+	VUNPCKHPS     Z5, Z4, Z10
+	VADDPS        Z10, Z8, Z8
+	VUNPCKLPS     Z7, Z6, Z9
+	VUNPCKHPS     Z7, Z6, Z11
+	VADDPS        Z11, Z9, Z9
+	VUNPCKLPD     Z9, Z8, Z10
+	VUNPCKHPD     Z9, Z8, Z11
+	VADDPS        Z11, Z10, Z10
+	VEXTRACTF64X4 $0x01, Z10, Y8
+	VADDPS        Y8, Y10, Y8
+	VEXTRACTF32X4 $0x01, Y8, X9
+	VADDPS        X9, X8, X9
+	VMOVUPS       X9, (R8)
+	ADDQ          $0x00000010, BX
+	ADDQ          $0x10, DI
+	SUBQ          $0x00000004, AX
+	JG            rows
+	VZEROUPPER
+	RET
+
+// func mixAtBF162AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·mixAtBF162AVX512(SB), NOSPLIT, $0-72
+	MOVQ width+0(FP), AX
+	MOVQ v+24(FP), CX
+	MOVQ ldv+32(FP), DX
+	MOVQ ldp+48(FP), BX
+	MOVQ out+56(FP), SI
+	SHLQ $0x01, DX
+	SHLQ $0x02, BX
+
+chunk4:
+	CMPQ    AX, $0x00000040
+	JL      chunk4done
+	MOVQ    ldo+64(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Z0
+	VMOVUPS 64(DI), Z1
+	VMOVUPS 128(DI), Z2
+	VMOVUPS 192(DI), Z3
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z4
+	VMOVUPS 64(DI), Z5
+	VMOVUPS 128(DI), Z6
+	VMOVUPS 192(DI), Z7
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+40(FP), R9
+	MOVQ    at+16(FP), R10
+
+chunk4rows:
+	MOVLQSX      (R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	ADDQ         $0x04, R10
+	VPMOVZXWD    (R8), Z8
+	VPSLLD       $0x10, Z8, Z8
+	VPMOVZXWD    32(R8), Z9
+	VPSLLD       $0x10, Z9, Z9
+	VPMOVZXWD    64(R8), Z10
+	VPSLLD       $0x10, Z10, Z10
+	VPMOVZXWD    96(R8), Z11
+	VPSLLD       $0x10, Z11, Z11
+	PREFETCHT0   128(R8)
+	PREFETCHT0   192(R8)
+	VBROADCASTSS (R9), Z12
+	VFMADD231PS  Z12, Z8, Z0
+	VFMADD231PS  Z12, Z9, Z1
+	VFMADD231PS  Z12, Z10, Z2
+	VFMADD231PS  Z12, Z11, Z3
+	VBROADCASTSS (R9)(BX*1), Z12
+	VFMADD231PS  Z12, Z8, Z4
+	VFMADD231PS  Z12, Z9, Z5
+	VFMADD231PS  Z12, Z10, Z6
+	VFMADD231PS  Z12, Z11, Z7
+	ADDQ         $0x04, R9
+	DECQ         DI
+	JNZ          chunk4rows
+	MOVQ         SI, DI
+	MOVQ         ldo+64(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Z0, (DI)
+	VMOVUPS      Z1, 64(DI)
+	VMOVUPS      Z2, 128(DI)
+	VMOVUPS      Z3, 192(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z4, (DI)
+	VMOVUPS      Z5, 64(DI)
+	VMOVUPS      Z6, 128(DI)
+	VMOVUPS      Z7, 192(DI)
+	ADDQ         $0x00000100, SI
+	ADDQ         $0x00000080, CX
+	SUBQ         $0x00000040, AX
+	JMP          chunk4
+
+chunk4done:
+chunk1:
+	CMPQ    AX, $0x00000010
+	JL      chunk1done
+	MOVQ    ldo+64(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Z0
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z1
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+40(FP), R9
+	MOVQ    at+16(FP), R10
+
+chunk1rows:
+	MOVLQSX      (R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	ADDQ         $0x04, R10
+	VPMOVZXWD    (R8), Z2
+	VPSLLD       $0x10, Z2, Z2
+	PREFETCHT0   32(R8)
+	VBROADCASTSS (R9), Z3
+	VFMADD231PS  Z3, Z2, Z0
+	VBROADCASTSS (R9)(BX*1), Z3
+	VFMADD231PS  Z3, Z2, Z1
+	ADDQ         $0x04, R9
+	DECQ         DI
+	JNZ          chunk1rows
+	MOVQ         SI, DI
+	MOVQ         ldo+64(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Z0, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z1, (DI)
+	ADDQ         $0x00000040, SI
+	ADDQ         $0x00000020, CX
 	SUBQ         $0x00000010, AX
 	JMP          chunk1
 
@@ -1257,7 +3349,7 @@ chunk1done:
 	RET
 
 // func dotBF163AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
-// Requires: AVX, AVX512F, AVX512VL, CMOV
+// Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotBF163AVX512(SB), NOSPLIT, $0-64
 	MOVQ rows+8(FP), AX
 	MOVQ k+16(FP), CX
@@ -1299,15 +3391,19 @@ rows:
 width:
 	VPMOVZXWD     (DI), Z12
 	VPSLLD        $0x10, Z12, Z12
+	PREFETCHT0    4096(DI)
 	ADDQ          $0x00000020, DI
 	VPMOVZXWD     (R8), Z13
 	VPSLLD        $0x10, Z13, Z13
+	PREFETCHT0    4096(R8)
 	ADDQ          $0x00000020, R8
 	VPMOVZXWD     (R9), Z14
 	VPSLLD        $0x10, Z14, Z14
+	PREFETCHT0    4096(R9)
 	ADDQ          $0x00000020, R9
 	VPMOVZXWD     (R10), Z15
 	VPSLLD        $0x10, Z15, Z15
+	PREFETCHT0    4096(R10)
 	ADDQ          $0x00000020, R10
 	VMOVUPS       (R12), Z16
 	VFMADD231PS   Z16, Z12, Z0
@@ -1382,87 +3478,89 @@ width:
 	RET
 
 // func mixBF163AVX512(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mixBF163AVX512(SB), NOSPLIT, $0-64
 	MOVQ width+0(FP), AX
-	MOVQ rows+8(FP), CX
-	MOVQ v+16(FP), DX
-	MOVQ ldv+24(FP), BX
-	MOVQ p+32(FP), SI
-	MOVQ ldp+40(FP), DI
-	MOVQ out+48(FP), R8
-	MOVQ ldo+56(FP), R9
-	SHLQ $0x01, BX
-	SHLQ $0x02, DI
-	SHLQ $0x02, R9
+	MOVQ v+16(FP), CX
+	MOVQ ldv+24(FP), DX
+	MOVQ ldp+40(FP), BX
+	MOVQ out+48(FP), SI
+	SHLQ $0x01, DX
+	SHLQ $0x02, BX
 
 chunk4:
 	CMPQ    AX, $0x00000040
 	JL      chunk4done
-	MOVQ    R8, R10
-	VMOVUPS (R10), Z0
-	VMOVUPS 64(R10), Z1
-	VMOVUPS 128(R10), Z2
-	VMOVUPS 192(R10), Z3
-	ADDQ    R9, R10
-	VMOVUPS (R10), Z4
-	VMOVUPS 64(R10), Z5
-	VMOVUPS 128(R10), Z6
-	VMOVUPS 192(R10), Z7
-	ADDQ    R9, R10
-	VMOVUPS (R10), Z8
-	VMOVUPS 64(R10), Z9
-	VMOVUPS 128(R10), Z10
-	VMOVUPS 192(R10), Z11
-	MOVQ    CX, R10
-	MOVQ    DX, R11
-	MOVQ    SI, R12
+	MOVQ    ldo+56(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Z0
+	VMOVUPS 64(DI), Z1
+	VMOVUPS 128(DI), Z2
+	VMOVUPS 192(DI), Z3
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z4
+	VMOVUPS 64(DI), Z5
+	VMOVUPS 128(DI), Z6
+	VMOVUPS 192(DI), Z7
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z8
+	VMOVUPS 64(DI), Z9
+	VMOVUPS 128(DI), Z10
+	VMOVUPS 192(DI), Z11
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+32(FP), R9
+	MOVQ    CX, R8
 
 chunk4rows:
-	VPMOVZXWD    (R11), Z12
+	VPMOVZXWD    (R8), Z12
 	VPSLLD       $0x10, Z12, Z12
-	VPMOVZXWD    32(R11), Z13
+	VPMOVZXWD    32(R8), Z13
 	VPSLLD       $0x10, Z13, Z13
-	VPMOVZXWD    64(R11), Z14
+	VPMOVZXWD    64(R8), Z14
 	VPSLLD       $0x10, Z14, Z14
-	VPMOVZXWD    96(R11), Z15
+	VPMOVZXWD    96(R8), Z15
 	VPSLLD       $0x10, Z15, Z15
-	VBROADCASTSS (R12), Z16
+	PREFETCHT0   4096(R8)
+	PREFETCHT0   4160(R8)
+	VBROADCASTSS (R9), Z16
 	VFMADD231PS  Z16, Z12, Z0
 	VFMADD231PS  Z16, Z13, Z1
 	VFMADD231PS  Z16, Z14, Z2
 	VFMADD231PS  Z16, Z15, Z3
-	VBROADCASTSS (R12)(DI*1), Z16
+	VBROADCASTSS (R9)(BX*1), Z16
 	VFMADD231PS  Z16, Z12, Z4
 	VFMADD231PS  Z16, Z13, Z5
 	VFMADD231PS  Z16, Z14, Z6
 	VFMADD231PS  Z16, Z15, Z7
-	VBROADCASTSS (R12)(DI*2), Z16
+	VBROADCASTSS (R9)(BX*2), Z16
 	VFMADD231PS  Z16, Z12, Z8
 	VFMADD231PS  Z16, Z13, Z9
 	VFMADD231PS  Z16, Z14, Z10
 	VFMADD231PS  Z16, Z15, Z11
-	ADDQ         BX, R11
-	ADDQ         $0x04, R12
-	DECQ         R10
+	ADDQ         DX, R8
+	ADDQ         $0x04, R9
+	DECQ         DI
 	JNZ          chunk4rows
-	MOVQ         R8, R10
-	VMOVUPS      Z0, (R10)
-	VMOVUPS      Z1, 64(R10)
-	VMOVUPS      Z2, 128(R10)
-	VMOVUPS      Z3, 192(R10)
-	ADDQ         R9, R10
-	VMOVUPS      Z4, (R10)
-	VMOVUPS      Z5, 64(R10)
-	VMOVUPS      Z6, 128(R10)
-	VMOVUPS      Z7, 192(R10)
-	ADDQ         R9, R10
-	VMOVUPS      Z8, (R10)
-	VMOVUPS      Z9, 64(R10)
-	VMOVUPS      Z10, 128(R10)
-	VMOVUPS      Z11, 192(R10)
-	ADDQ         $0x00000100, R8
-	ADDQ         $0x00000080, DX
+	MOVQ         SI, DI
+	MOVQ         ldo+56(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Z0, (DI)
+	VMOVUPS      Z1, 64(DI)
+	VMOVUPS      Z2, 128(DI)
+	VMOVUPS      Z3, 192(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z4, (DI)
+	VMOVUPS      Z5, 64(DI)
+	VMOVUPS      Z6, 128(DI)
+	VMOVUPS      Z7, 192(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z8, (DI)
+	VMOVUPS      Z9, 64(DI)
+	VMOVUPS      Z10, 128(DI)
+	VMOVUPS      Z11, 192(DI)
+	ADDQ         $0x00000100, SI
+	ADDQ         $0x00000080, CX
 	SUBQ         $0x00000040, AX
 	JMP          chunk4
 
@@ -1470,37 +3568,420 @@ chunk4done:
 chunk1:
 	CMPQ    AX, $0x00000010
 	JL      chunk1done
-	MOVQ    R8, R10
-	VMOVUPS (R10), Z0
-	ADDQ    R9, R10
-	VMOVUPS (R10), Z1
-	ADDQ    R9, R10
-	VMOVUPS (R10), Z2
-	MOVQ    CX, R10
-	MOVQ    DX, R11
-	MOVQ    SI, R12
+	MOVQ    ldo+56(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Z0
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z1
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z2
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+32(FP), R9
+	MOVQ    CX, R8
 
 chunk1rows:
-	VPMOVZXWD    (R11), Z3
+	VPMOVZXWD    (R8), Z3
 	VPSLLD       $0x10, Z3, Z3
-	VBROADCASTSS (R12), Z4
+	PREFETCHT0   4096(R8)
+	VBROADCASTSS (R9), Z4
 	VFMADD231PS  Z4, Z3, Z0
-	VBROADCASTSS (R12)(DI*1), Z4
+	VBROADCASTSS (R9)(BX*1), Z4
 	VFMADD231PS  Z4, Z3, Z1
-	VBROADCASTSS (R12)(DI*2), Z4
+	VBROADCASTSS (R9)(BX*2), Z4
 	VFMADD231PS  Z4, Z3, Z2
-	ADDQ         BX, R11
-	ADDQ         $0x04, R12
-	DECQ         R10
+	ADDQ         DX, R8
+	ADDQ         $0x04, R9
+	DECQ         DI
 	JNZ          chunk1rows
-	MOVQ         R8, R10
-	VMOVUPS      Z0, (R10)
-	ADDQ         R9, R10
-	VMOVUPS      Z1, (R10)
-	ADDQ         R9, R10
-	VMOVUPS      Z2, (R10)
-	ADDQ         $0x00000040, R8
-	ADDQ         $0x00000020, DX
+	MOVQ         SI, DI
+	MOVQ         ldo+56(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Z0, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z1, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z2, (DI)
+	ADDQ         $0x00000040, SI
+	ADDQ         $0x00000020, CX
+	SUBQ         $0x00000010, AX
+	JMP          chunk1
+
+chunk1done:
+	VZEROUPPER
+	RET
+
+// func dotAtBF163AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
+TEXT ·dotAtBF163AVX512(SB), NOSPLIT, $0-80
+	MOVQ rows+8(FP), AX
+	MOVQ k+32(FP), CX
+	MOVQ ldk+40(FP), DX
+	MOVQ out+64(FP), BX
+	MOVQ ldq+56(FP), SI
+	MOVQ at+16(FP), DI
+	SHLQ $0x01, DX
+	SHLQ $0x02, SI
+
+rows:
+	CMPQ    AX, $0x0000000c
+	JL      near
+	MOVLQSX 32(DI), R8
+	IMULQ   DX, R8
+	ADDQ    CX, R8
+	LEAQ    (R8)(DX*1), R9
+
+key0:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, R9
+	JCS        key0
+	MOVLQSX    36(DI), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	LEAQ       (R8)(DX*1), R9
+
+key1:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, R9
+	JCS        key1
+	MOVLQSX    40(DI), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	LEAQ       (R8)(DX*1), R9
+
+key2:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, R9
+	JCS        key2
+	MOVLQSX    44(DI), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	LEAQ       (R8)(DX*1), R9
+
+key3:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, R9
+	JCS        key3
+
+near:
+	MOVQ    v+24(FP), R8
+	TESTQ   R8, R8
+	JZ      alone
+	CMPQ    AX, $0x00000004
+	JL      alone
+	MOVLQSX (DI), R9
+	IMULQ   DX, R9
+	ADDQ    R8, R9
+	LEAQ    (R9)(DX*1), R10
+
+value0:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R10
+	JCS        value0
+	MOVLQSX    4(DI), R9
+	IMULQ      DX, R9
+	ADDQ       R8, R9
+	LEAQ       (R9)(DX*1), R10
+
+value1:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R10
+	JCS        value1
+	MOVLQSX    8(DI), R9
+	IMULQ      DX, R9
+	ADDQ       R8, R9
+	LEAQ       (R9)(DX*1), R10
+
+value2:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R10
+	JCS        value2
+	MOVLQSX    12(DI), R9
+	IMULQ      DX, R9
+	ADDQ       R8, R9
+	LEAQ       (R9)(DX*1), R8
+
+value3:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R8
+	JCS        value3
+
+alone:
+	MOVQ    DI, R8
+	MOVLQSX (R8), R8
+	IMULQ   DX, R8
+	ADDQ    CX, R8
+	MOVQ    DI, R9
+	LEAQ    4(DI), R10
+	CMPQ    AX, $0x00000001
+	CMOVQGT R10, R9
+	MOVLQSX (R9), R9
+	IMULQ   DX, R9
+	ADDQ    CX, R9
+	MOVQ    DI, R10
+	LEAQ    8(DI), R11
+	CMPQ    AX, $0x00000002
+	CMOVQGT R11, R10
+	LEAQ    4(DI), R11
+	CMPQ    AX, $0x00000002
+	CMOVQEQ R11, R10
+	MOVLQSX (R10), R10
+	IMULQ   DX, R10
+	ADDQ    CX, R10
+	MOVQ    DI, R11
+	LEAQ    12(DI), R12
+	CMPQ    AX, $0x00000003
+	CMOVQGT R12, R11
+	LEAQ    8(DI), R12
+	CMPQ    AX, $0x00000003
+	CMOVQEQ R12, R11
+	LEAQ    4(DI), R12
+	CMPQ    AX, $0x00000002
+	CMOVQEQ R12, R11
+	MOVLQSX (R11), R11
+	IMULQ   DX, R11
+	ADDQ    CX, R11
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	VPXORD  Z8, Z8, Z8
+	VPXORD  Z9, Z9, Z9
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
+	MOVQ    width+0(FP), R12
+	MOVQ    q+48(FP), R13
+
+width:
+	VPMOVZXWD     (R8), Z12
+	VPSLLD        $0x10, Z12, Z12
+	ADDQ          $0x00000020, R8
+	VPMOVZXWD     (R9), Z13
+	VPSLLD        $0x10, Z13, Z13
+	ADDQ          $0x00000020, R9
+	VPMOVZXWD     (R10), Z14
+	VPSLLD        $0x10, Z14, Z14
+	ADDQ          $0x00000020, R10
+	VPMOVZXWD     (R11), Z15
+	VPSLLD        $0x10, Z15, Z15
+	ADDQ          $0x00000020, R11
+	VMOVUPS       (R13), Z16
+	VFMADD231PS   Z16, Z12, Z0
+	VFMADD231PS   Z16, Z13, Z1
+	VFMADD231PS   Z16, Z14, Z2
+	VFMADD231PS   Z16, Z15, Z3
+	VMOVUPS       (R13)(SI*1), Z16
+	VFMADD231PS   Z16, Z12, Z4
+	VFMADD231PS   Z16, Z13, Z5
+	VFMADD231PS   Z16, Z14, Z6
+	VFMADD231PS   Z16, Z15, Z7
+	VMOVUPS       (R13)(SI*2), Z16
+	VFMADD231PS   Z16, Z12, Z8
+	VFMADD231PS   Z16, Z13, Z9
+	VFMADD231PS   Z16, Z14, Z10
+	VFMADD231PS   Z16, Z15, Z11
+	ADDQ          $0x00000040, R13
+	SUBQ          $0x00000010, R12
+	JG            width
+	MOVQ          ldo+72(FP), R9
+	MOVQ          BX, R8
+	SHLQ          $0x02, R9
+	VUNPCKLPS     Z1, Z0, Z12
+	VUNPCKHPS     Z1, Z0, Z14
+	VADDPS        Z14, Z12, Z12
+	VUNPCKLPS     Z3, Z2, Z13
+	VUNPCKHPS     Z3, Z2, Z15
+	VADDPS        Z15, Z13, Z13
+	VUNPCKLPD     Z13, Z12, Z14
+	VUNPCKHPD     Z13, Z12, Z15
+	VADDPS        Z15, Z14, Z14
+	VEXTRACTF64X4 $0x01, Z14, Y12
+	VADDPS        Y12, Y14, Y12
+	VEXTRACTF32X4 $0x01, Y12, X13
+	VADDPS        X13, X12, X13
+	VMOVUPS       X13, (R8)
+	ADDQ          R9, R8
+	VUNPCKLPS     Z5, Z4, Z12
+	VUNPCKHPS     Z5, Z4, Z14
+	VADDPS        Z14, Z12, Z12
+	VUNPCKLPS     Z7, Z6, Z13
+	VUNPCKHPS     Z7, Z6, Z15
+	VADDPS        Z15, Z13, Z13
+	VUNPCKLPD     Z13, Z12, Z14
+	VUNPCKHPD     Z13, Z12, Z15
+	VADDPS        Z15, Z14, Z14
+	VEXTRACTF64X4 $0x01, Z14, Y12
+	VADDPS        Y12, Y14, Y12
+	VEXTRACTF32X4 $0x01, Y12, X13
+	VADDPS        X13, X12, X13
+	VMOVUPS       X13, (R8)
+	ADDQ          R9, R8
+	VUNPCKLPS     Z9, Z8, Z12
+	VUNPCKHPS     Z9, Z8, Z14
+	VADDPS        Z14, Z12, Z12
+	VUNPCKLPS     Z11, Z10, Z13
+	VUNPCKHPS     Z11, Z10, Z15
+	VADDPS        Z15, Z13, Z13
+	VUNPCKLPD     Z13, Z12, Z14
+	VUNPCKHPD     Z13, Z12, Z15
+	VADDPS        Z15, Z14, Z14
+	VEXTRACTF64X4 $0x01, Z14, Y12
+	VADDPS        Y12, Y14, Y12
+	VEXTRACTF32X4 $0x01, Y12, X13
+	VADDPS        X13, X12, X13
+	VMOVUPS       X13, (R8)
+	ADDQ          $0x00000010, BX
+	ADDQ          $0x10, DI
+	SUBQ          $0x00000004, AX
+	JG            rows
+	VZEROUPPER
+	RET
+
+// func mixAtBF163AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·mixAtBF163AVX512(SB), NOSPLIT, $0-72
+	MOVQ width+0(FP), AX
+	MOVQ v+24(FP), CX
+	MOVQ ldv+32(FP), DX
+	MOVQ ldp+48(FP), BX
+	MOVQ out+56(FP), SI
+	SHLQ $0x01, DX
+	SHLQ $0x02, BX
+
+chunk4:
+	CMPQ    AX, $0x00000040
+	JL      chunk4done
+	MOVQ    ldo+64(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Z0
+	VMOVUPS 64(DI), Z1
+	VMOVUPS 128(DI), Z2
+	VMOVUPS 192(DI), Z3
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z4
+	VMOVUPS 64(DI), Z5
+	VMOVUPS 128(DI), Z6
+	VMOVUPS 192(DI), Z7
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z8
+	VMOVUPS 64(DI), Z9
+	VMOVUPS 128(DI), Z10
+	VMOVUPS 192(DI), Z11
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+40(FP), R9
+	MOVQ    at+16(FP), R10
+
+chunk4rows:
+	MOVLQSX      (R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	ADDQ         $0x04, R10
+	VPMOVZXWD    (R8), Z12
+	VPSLLD       $0x10, Z12, Z12
+	VPMOVZXWD    32(R8), Z13
+	VPSLLD       $0x10, Z13, Z13
+	VPMOVZXWD    64(R8), Z14
+	VPSLLD       $0x10, Z14, Z14
+	VPMOVZXWD    96(R8), Z15
+	VPSLLD       $0x10, Z15, Z15
+	PREFETCHT0   128(R8)
+	PREFETCHT0   192(R8)
+	VBROADCASTSS (R9), Z16
+	VFMADD231PS  Z16, Z12, Z0
+	VFMADD231PS  Z16, Z13, Z1
+	VFMADD231PS  Z16, Z14, Z2
+	VFMADD231PS  Z16, Z15, Z3
+	VBROADCASTSS (R9)(BX*1), Z16
+	VFMADD231PS  Z16, Z12, Z4
+	VFMADD231PS  Z16, Z13, Z5
+	VFMADD231PS  Z16, Z14, Z6
+	VFMADD231PS  Z16, Z15, Z7
+	VBROADCASTSS (R9)(BX*2), Z16
+	VFMADD231PS  Z16, Z12, Z8
+	VFMADD231PS  Z16, Z13, Z9
+	VFMADD231PS  Z16, Z14, Z10
+	VFMADD231PS  Z16, Z15, Z11
+	ADDQ         $0x04, R9
+	DECQ         DI
+	JNZ          chunk4rows
+	MOVQ         SI, DI
+	MOVQ         ldo+64(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Z0, (DI)
+	VMOVUPS      Z1, 64(DI)
+	VMOVUPS      Z2, 128(DI)
+	VMOVUPS      Z3, 192(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z4, (DI)
+	VMOVUPS      Z5, 64(DI)
+	VMOVUPS      Z6, 128(DI)
+	VMOVUPS      Z7, 192(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z8, (DI)
+	VMOVUPS      Z9, 64(DI)
+	VMOVUPS      Z10, 128(DI)
+	VMOVUPS      Z11, 192(DI)
+	ADDQ         $0x00000100, SI
+	ADDQ         $0x00000080, CX
+	SUBQ         $0x00000040, AX
+	JMP          chunk4
+
+chunk4done:
+chunk1:
+	CMPQ    AX, $0x00000010
+	JL      chunk1done
+	MOVQ    ldo+64(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Z0
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z1
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z2
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+40(FP), R9
+	MOVQ    at+16(FP), R10
+
+chunk1rows:
+	MOVLQSX      (R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	ADDQ         $0x04, R10
+	VPMOVZXWD    (R8), Z3
+	VPSLLD       $0x10, Z3, Z3
+	PREFETCHT0   32(R8)
+	VBROADCASTSS (R9), Z4
+	VFMADD231PS  Z4, Z3, Z0
+	VBROADCASTSS (R9)(BX*1), Z4
+	VFMADD231PS  Z4, Z3, Z1
+	VBROADCASTSS (R9)(BX*2), Z4
+	VFMADD231PS  Z4, Z3, Z2
+	ADDQ         $0x04, R9
+	DECQ         DI
+	JNZ          chunk1rows
+	MOVQ         SI, DI
+	MOVQ         ldo+64(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Z0, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z1, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z2, (DI)
+	ADDQ         $0x00000040, SI
+	ADDQ         $0x00000020, CX
 	SUBQ         $0x00000010, AX
 	JMP          chunk1
 
@@ -1509,7 +3990,7 @@ chunk1done:
 	RET
 
 // func dotBF164AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
-// Requires: AVX, AVX512F, AVX512VL, CMOV
+// Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotBF164AVX512(SB), NOSPLIT, $0-64
 	MOVQ rows+8(FP), AX
 	MOVQ k+16(FP), CX
@@ -1556,15 +4037,19 @@ rows:
 width:
 	VPMOVZXWD     (R8), Z16
 	VPSLLD        $0x10, Z16, Z16
+	PREFETCHT0    4096(R8)
 	ADDQ          $0x00000020, R8
 	VPMOVZXWD     (R9), Z17
 	VPSLLD        $0x10, Z17, Z17
+	PREFETCHT0    4096(R9)
 	ADDQ          $0x00000020, R9
 	VPMOVZXWD     (R10), Z18
 	VPSLLD        $0x10, Z18, Z18
+	PREFETCHT0    4096(R10)
 	ADDQ          $0x00000020, R10
 	VPMOVZXWD     (R11), Z19
 	VPSLLD        $0x10, Z19, Z19
+	PREFETCHT0    4096(R11)
 	ADDQ          $0x00000020, R11
 	VMOVUPS       (R13), Z20
 	VFMADD231PS   Z20, Z16, Z0
@@ -1659,103 +4144,105 @@ width:
 	RET
 
 // func mixBF164AVX512(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, MMX+
 TEXT ·mixBF164AVX512(SB), NOSPLIT, $0-64
 	MOVQ width+0(FP), AX
-	MOVQ rows+8(FP), CX
-	MOVQ v+16(FP), DX
-	MOVQ ldv+24(FP), BX
-	MOVQ p+32(FP), SI
-	MOVQ ldp+40(FP), DI
-	MOVQ out+48(FP), R8
-	MOVQ ldo+56(FP), R9
-	SHLQ $0x01, BX
-	SHLQ $0x02, DI
-	SHLQ $0x02, R9
+	MOVQ v+16(FP), CX
+	MOVQ ldv+24(FP), DX
+	MOVQ ldp+40(FP), BX
+	MOVQ out+48(FP), SI
+	SHLQ $0x01, DX
+	SHLQ $0x02, BX
 
 chunk4:
 	CMPQ    AX, $0x00000040
 	JL      chunk4done
-	MOVQ    R8, R10
-	VMOVUPS (R10), Z0
-	VMOVUPS 64(R10), Z1
-	VMOVUPS 128(R10), Z2
-	VMOVUPS 192(R10), Z3
-	ADDQ    R9, R10
-	VMOVUPS (R10), Z4
-	VMOVUPS 64(R10), Z5
-	VMOVUPS 128(R10), Z6
-	VMOVUPS 192(R10), Z7
-	ADDQ    R9, R10
-	VMOVUPS (R10), Z8
-	VMOVUPS 64(R10), Z9
-	VMOVUPS 128(R10), Z10
-	VMOVUPS 192(R10), Z11
-	ADDQ    R9, R10
-	VMOVUPS (R10), Z12
-	VMOVUPS 64(R10), Z13
-	VMOVUPS 128(R10), Z14
-	VMOVUPS 192(R10), Z15
-	MOVQ    CX, R10
-	MOVQ    DX, R11
-	MOVQ    SI, R12
-	LEAQ    (DI)(DI*2), R13
+	MOVQ    ldo+56(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Z0
+	VMOVUPS 64(DI), Z1
+	VMOVUPS 128(DI), Z2
+	VMOVUPS 192(DI), Z3
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z4
+	VMOVUPS 64(DI), Z5
+	VMOVUPS 128(DI), Z6
+	VMOVUPS 192(DI), Z7
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z8
+	VMOVUPS 64(DI), Z9
+	VMOVUPS 128(DI), Z10
+	VMOVUPS 192(DI), Z11
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z12
+	VMOVUPS 64(DI), Z13
+	VMOVUPS 128(DI), Z14
+	VMOVUPS 192(DI), Z15
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+32(FP), R9
+	MOVQ    CX, R8
+	LEAQ    (BX)(BX*2), R10
 
 chunk4rows:
-	VPMOVZXWD    (R11), Z16
+	VPMOVZXWD    (R8), Z16
 	VPSLLD       $0x10, Z16, Z16
-	VPMOVZXWD    32(R11), Z17
+	VPMOVZXWD    32(R8), Z17
 	VPSLLD       $0x10, Z17, Z17
-	VPMOVZXWD    64(R11), Z18
+	VPMOVZXWD    64(R8), Z18
 	VPSLLD       $0x10, Z18, Z18
-	VPMOVZXWD    96(R11), Z19
+	VPMOVZXWD    96(R8), Z19
 	VPSLLD       $0x10, Z19, Z19
-	VBROADCASTSS (R12), Z20
+	PREFETCHT0   4096(R8)
+	PREFETCHT0   4160(R8)
+	VBROADCASTSS (R9), Z20
 	VFMADD231PS  Z20, Z16, Z0
 	VFMADD231PS  Z20, Z17, Z1
 	VFMADD231PS  Z20, Z18, Z2
 	VFMADD231PS  Z20, Z19, Z3
-	VBROADCASTSS (R12)(DI*1), Z20
+	VBROADCASTSS (R9)(BX*1), Z20
 	VFMADD231PS  Z20, Z16, Z4
 	VFMADD231PS  Z20, Z17, Z5
 	VFMADD231PS  Z20, Z18, Z6
 	VFMADD231PS  Z20, Z19, Z7
-	VBROADCASTSS (R12)(DI*2), Z20
+	VBROADCASTSS (R9)(BX*2), Z20
 	VFMADD231PS  Z20, Z16, Z8
 	VFMADD231PS  Z20, Z17, Z9
 	VFMADD231PS  Z20, Z18, Z10
 	VFMADD231PS  Z20, Z19, Z11
-	VBROADCASTSS (R12)(R13*1), Z20
+	VBROADCASTSS (R9)(R10*1), Z20
 	VFMADD231PS  Z20, Z16, Z12
 	VFMADD231PS  Z20, Z17, Z13
 	VFMADD231PS  Z20, Z18, Z14
 	VFMADD231PS  Z20, Z19, Z15
-	ADDQ         BX, R11
-	ADDQ         $0x04, R12
-	DECQ         R10
+	ADDQ         DX, R8
+	ADDQ         $0x04, R9
+	DECQ         DI
 	JNZ          chunk4rows
-	MOVQ         R8, R10
-	VMOVUPS      Z0, (R10)
-	VMOVUPS      Z1, 64(R10)
-	VMOVUPS      Z2, 128(R10)
-	VMOVUPS      Z3, 192(R10)
-	ADDQ         R9, R10
-	VMOVUPS      Z4, (R10)
-	VMOVUPS      Z5, 64(R10)
-	VMOVUPS      Z6, 128(R10)
-	VMOVUPS      Z7, 192(R10)
-	ADDQ         R9, R10
-	VMOVUPS      Z8, (R10)
-	VMOVUPS      Z9, 64(R10)
-	VMOVUPS      Z10, 128(R10)
-	VMOVUPS      Z11, 192(R10)
-	ADDQ         R9, R10
-	VMOVUPS      Z12, (R10)
-	VMOVUPS      Z13, 64(R10)
-	VMOVUPS      Z14, 128(R10)
-	VMOVUPS      Z15, 192(R10)
-	ADDQ         $0x00000100, R8
-	ADDQ         $0x00000080, DX
+	MOVQ         SI, DI
+	MOVQ         ldo+56(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Z0, (DI)
+	VMOVUPS      Z1, 64(DI)
+	VMOVUPS      Z2, 128(DI)
+	VMOVUPS      Z3, 192(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z4, (DI)
+	VMOVUPS      Z5, 64(DI)
+	VMOVUPS      Z6, 128(DI)
+	VMOVUPS      Z7, 192(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z8, (DI)
+	VMOVUPS      Z9, 64(DI)
+	VMOVUPS      Z10, 128(DI)
+	VMOVUPS      Z11, 192(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z12, (DI)
+	VMOVUPS      Z13, 64(DI)
+	VMOVUPS      Z14, 128(DI)
+	VMOVUPS      Z15, 192(DI)
+	ADDQ         $0x00000100, SI
+	ADDQ         $0x00000080, CX
 	SUBQ         $0x00000040, AX
 	JMP          chunk4
 
@@ -1763,44 +4250,475 @@ chunk4done:
 chunk1:
 	CMPQ    AX, $0x00000010
 	JL      chunk1done
-	MOVQ    R8, R10
-	VMOVUPS (R10), Z0
-	ADDQ    R9, R10
-	VMOVUPS (R10), Z1
-	ADDQ    R9, R10
-	VMOVUPS (R10), Z2
-	ADDQ    R9, R10
-	VMOVUPS (R10), Z3
-	MOVQ    CX, R10
-	MOVQ    DX, R11
-	MOVQ    SI, R12
-	LEAQ    (DI)(DI*2), R13
+	MOVQ    ldo+56(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Z0
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z1
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z2
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z3
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+32(FP), R9
+	MOVQ    CX, R8
+	LEAQ    (BX)(BX*2), R10
 
 chunk1rows:
-	VPMOVZXWD    (R11), Z4
+	VPMOVZXWD    (R8), Z4
 	VPSLLD       $0x10, Z4, Z4
-	VBROADCASTSS (R12), Z5
+	PREFETCHT0   4096(R8)
+	VBROADCASTSS (R9), Z5
 	VFMADD231PS  Z5, Z4, Z0
-	VBROADCASTSS (R12)(DI*1), Z5
+	VBROADCASTSS (R9)(BX*1), Z5
 	VFMADD231PS  Z5, Z4, Z1
-	VBROADCASTSS (R12)(DI*2), Z5
+	VBROADCASTSS (R9)(BX*2), Z5
 	VFMADD231PS  Z5, Z4, Z2
-	VBROADCASTSS (R12)(R13*1), Z5
+	VBROADCASTSS (R9)(R10*1), Z5
 	VFMADD231PS  Z5, Z4, Z3
-	ADDQ         BX, R11
-	ADDQ         $0x04, R12
-	DECQ         R10
+	ADDQ         DX, R8
+	ADDQ         $0x04, R9
+	DECQ         DI
 	JNZ          chunk1rows
-	MOVQ         R8, R10
-	VMOVUPS      Z0, (R10)
-	ADDQ         R9, R10
-	VMOVUPS      Z1, (R10)
-	ADDQ         R9, R10
-	VMOVUPS      Z2, (R10)
-	ADDQ         R9, R10
-	VMOVUPS      Z3, (R10)
-	ADDQ         $0x00000040, R8
-	ADDQ         $0x00000020, DX
+	MOVQ         SI, DI
+	MOVQ         ldo+56(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Z0, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z1, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z2, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z3, (DI)
+	ADDQ         $0x00000040, SI
+	ADDQ         $0x00000020, CX
+	SUBQ         $0x00000010, AX
+	JMP          chunk1
+
+chunk1done:
+	VZEROUPPER
+	RET
+
+// func dotAtBF164AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
+TEXT ·dotAtBF164AVX512(SB), NOSPLIT, $0-80
+	MOVQ rows+8(FP), AX
+	MOVQ k+32(FP), CX
+	MOVQ ldk+40(FP), DX
+	MOVQ out+64(FP), BX
+	MOVQ ldq+56(FP), SI
+	MOVQ at+16(FP), DI
+	SHLQ $0x01, DX
+	SHLQ $0x02, SI
+	LEAQ (SI)(SI*2), R8
+
+rows:
+	CMPQ    AX, $0x0000000c
+	JL      near
+	MOVLQSX 32(DI), R9
+	IMULQ   DX, R9
+	ADDQ    CX, R9
+	LEAQ    (R9)(DX*1), R10
+
+key0:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R10
+	JCS        key0
+	MOVLQSX    36(DI), R9
+	IMULQ      DX, R9
+	ADDQ       CX, R9
+	LEAQ       (R9)(DX*1), R10
+
+key1:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R10
+	JCS        key1
+	MOVLQSX    40(DI), R9
+	IMULQ      DX, R9
+	ADDQ       CX, R9
+	LEAQ       (R9)(DX*1), R10
+
+key2:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R10
+	JCS        key2
+	MOVLQSX    44(DI), R9
+	IMULQ      DX, R9
+	ADDQ       CX, R9
+	LEAQ       (R9)(DX*1), R10
+
+key3:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R10
+	JCS        key3
+
+near:
+	MOVQ    v+24(FP), R9
+	TESTQ   R9, R9
+	JZ      alone
+	CMPQ    AX, $0x00000004
+	JL      alone
+	MOVLQSX (DI), R10
+	IMULQ   DX, R10
+	ADDQ    R9, R10
+	LEAQ    (R10)(DX*1), R11
+
+value0:
+	PREFETCHT0 (R10)
+	ADDQ       $0x40, R10
+	CMPQ       R10, R11
+	JCS        value0
+	MOVLQSX    4(DI), R10
+	IMULQ      DX, R10
+	ADDQ       R9, R10
+	LEAQ       (R10)(DX*1), R11
+
+value1:
+	PREFETCHT0 (R10)
+	ADDQ       $0x40, R10
+	CMPQ       R10, R11
+	JCS        value1
+	MOVLQSX    8(DI), R10
+	IMULQ      DX, R10
+	ADDQ       R9, R10
+	LEAQ       (R10)(DX*1), R11
+
+value2:
+	PREFETCHT0 (R10)
+	ADDQ       $0x40, R10
+	CMPQ       R10, R11
+	JCS        value2
+	MOVLQSX    12(DI), R10
+	IMULQ      DX, R10
+	ADDQ       R9, R10
+	LEAQ       (R10)(DX*1), R9
+
+value3:
+	PREFETCHT0 (R10)
+	ADDQ       $0x40, R10
+	CMPQ       R10, R9
+	JCS        value3
+
+alone:
+	MOVQ    DI, R9
+	MOVLQSX (R9), R9
+	IMULQ   DX, R9
+	ADDQ    CX, R9
+	MOVQ    DI, R10
+	LEAQ    4(DI), R11
+	CMPQ    AX, $0x00000001
+	CMOVQGT R11, R10
+	MOVLQSX (R10), R10
+	IMULQ   DX, R10
+	ADDQ    CX, R10
+	MOVQ    DI, R11
+	LEAQ    8(DI), R12
+	CMPQ    AX, $0x00000002
+	CMOVQGT R12, R11
+	LEAQ    4(DI), R12
+	CMPQ    AX, $0x00000002
+	CMOVQEQ R12, R11
+	MOVLQSX (R11), R11
+	IMULQ   DX, R11
+	ADDQ    CX, R11
+	MOVQ    DI, R12
+	LEAQ    12(DI), R13
+	CMPQ    AX, $0x00000003
+	CMOVQGT R13, R12
+	LEAQ    8(DI), R13
+	CMPQ    AX, $0x00000003
+	CMOVQEQ R13, R12
+	LEAQ    4(DI), R13
+	CMPQ    AX, $0x00000002
+	CMOVQEQ R13, R12
+	MOVLQSX (R12), R12
+	IMULQ   DX, R12
+	ADDQ    CX, R12
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	VPXORD  Z4, Z4, Z4
+	VPXORD  Z5, Z5, Z5
+	VPXORD  Z6, Z6, Z6
+	VPXORD  Z7, Z7, Z7
+	VPXORD  Z8, Z8, Z8
+	VPXORD  Z9, Z9, Z9
+	VPXORD  Z10, Z10, Z10
+	VPXORD  Z11, Z11, Z11
+	VPXORD  Z12, Z12, Z12
+	VPXORD  Z13, Z13, Z13
+	VPXORD  Z14, Z14, Z14
+	VPXORD  Z15, Z15, Z15
+	MOVQ    width+0(FP), R13
+	MOVQ    q+48(FP), R14
+
+width:
+	VPMOVZXWD     (R9), Z16
+	VPSLLD        $0x10, Z16, Z16
+	ADDQ          $0x00000020, R9
+	VPMOVZXWD     (R10), Z17
+	VPSLLD        $0x10, Z17, Z17
+	ADDQ          $0x00000020, R10
+	VPMOVZXWD     (R11), Z18
+	VPSLLD        $0x10, Z18, Z18
+	ADDQ          $0x00000020, R11
+	VPMOVZXWD     (R12), Z19
+	VPSLLD        $0x10, Z19, Z19
+	ADDQ          $0x00000020, R12
+	VMOVUPS       (R14), Z20
+	VFMADD231PS   Z20, Z16, Z0
+	VFMADD231PS   Z20, Z17, Z1
+	VFMADD231PS   Z20, Z18, Z2
+	VFMADD231PS   Z20, Z19, Z3
+	VMOVUPS       (R14)(SI*1), Z20
+	VFMADD231PS   Z20, Z16, Z4
+	VFMADD231PS   Z20, Z17, Z5
+	VFMADD231PS   Z20, Z18, Z6
+	VFMADD231PS   Z20, Z19, Z7
+	VMOVUPS       (R14)(SI*2), Z20
+	VFMADD231PS   Z20, Z16, Z8
+	VFMADD231PS   Z20, Z17, Z9
+	VFMADD231PS   Z20, Z18, Z10
+	VFMADD231PS   Z20, Z19, Z11
+	VMOVUPS       (R14)(R8*1), Z20
+	VFMADD231PS   Z20, Z16, Z12
+	VFMADD231PS   Z20, Z17, Z13
+	VFMADD231PS   Z20, Z18, Z14
+	VFMADD231PS   Z20, Z19, Z15
+	ADDQ          $0x00000040, R14
+	SUBQ          $0x00000010, R13
+	JG            width
+	MOVQ          ldo+72(FP), R10
+	MOVQ          BX, R9
+	SHLQ          $0x02, R10
+	VUNPCKLPS     Z1, Z0, Z16
+	VUNPCKHPS     Z1, Z0, Z18
+	VADDPS        Z18, Z16, Z16
+	VUNPCKLPS     Z3, Z2, Z17
+	VUNPCKHPS     Z3, Z2, Z19
+	VADDPS        Z19, Z17, Z17
+	VUNPCKLPD     Z17, Z16, Z18
+	VUNPCKHPD     Z17, Z16, Z19
+	VADDPS        Z19, Z18, Z18
+	VEXTRACTF64X4 $0x01, Z18, Y16
+	VADDPS        Y16, Y18, Y16
+	VEXTRACTF32X4 $0x01, Y16, X17
+	VADDPS        X17, X16, X17
+	VMOVUPS       X17, (R9)
+	ADDQ          R10, R9
+	VUNPCKLPS     Z5, Z4, Z16
+	VUNPCKHPS     Z5, Z4, Z18
+	VADDPS        Z18, Z16, Z16
+	VUNPCKLPS     Z7, Z6, Z17
+	VUNPCKHPS     Z7, Z6, Z19
+	VADDPS        Z19, Z17, Z17
+	VUNPCKLPD     Z17, Z16, Z18
+	VUNPCKHPD     Z17, Z16, Z19
+	VADDPS        Z19, Z18, Z18
+	VEXTRACTF64X4 $0x01, Z18, Y16
+	VADDPS        Y16, Y18, Y16
+	VEXTRACTF32X4 $0x01, Y16, X17
+	VADDPS        X17, X16, X17
+	VMOVUPS       X17, (R9)
+	ADDQ          R10, R9
+	VUNPCKLPS     Z9, Z8, Z16
+	VUNPCKHPS     Z9, Z8, Z18
+	VADDPS        Z18, Z16, Z16
+	VUNPCKLPS     Z11, Z10, Z17
+	VUNPCKHPS     Z11, Z10, Z19
+	VADDPS        Z19, Z17, Z17
+	VUNPCKLPD     Z17, Z16, Z18
+	VUNPCKHPD     Z17, Z16, Z19
+	VADDPS        Z19, Z18, Z18
+	VEXTRACTF64X4 $0x01, Z18, Y16
+	VADDPS        Y16, Y18, Y16
+	VEXTRACTF32X4 $0x01, Y16, X17
+	VADDPS        X17, X16, X17
+	VMOVUPS       X17, (R9)
+	ADDQ          R10, R9
+	VUNPCKLPS     Z13, Z12, Z16
+	VUNPCKHPS     Z13, Z12, Z18
+	VADDPS        Z18, Z16, Z16
+	VUNPCKLPS     Z15, Z14, Z17
+	VUNPCKHPS     Z15, Z14, Z19
+	VADDPS        Z19, Z17, Z17
+	VUNPCKLPD     Z17, Z16, Z18
+	VUNPCKHPD     Z17, Z16, Z19
+	VADDPS        Z19, Z18, Z18
+	VEXTRACTF64X4 $0x01, Z18, Y16
+	VADDPS        Y16, Y18, Y16
+	VEXTRACTF32X4 $0x01, Y16, X17
+	VADDPS        X17, X16, X17
+	VMOVUPS       X17, (R9)
+	ADDQ          $0x00000010, BX
+	ADDQ          $0x10, DI
+	SUBQ          $0x00000004, AX
+	JG            rows
+	VZEROUPPER
+	RET
+
+// func mixAtBF164AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·mixAtBF164AVX512(SB), NOSPLIT, $0-72
+	MOVQ width+0(FP), AX
+	MOVQ v+24(FP), CX
+	MOVQ ldv+32(FP), DX
+	MOVQ ldp+48(FP), BX
+	MOVQ out+56(FP), SI
+	SHLQ $0x01, DX
+	SHLQ $0x02, BX
+
+chunk4:
+	CMPQ    AX, $0x00000040
+	JL      chunk4done
+	MOVQ    ldo+64(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Z0
+	VMOVUPS 64(DI), Z1
+	VMOVUPS 128(DI), Z2
+	VMOVUPS 192(DI), Z3
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z4
+	VMOVUPS 64(DI), Z5
+	VMOVUPS 128(DI), Z6
+	VMOVUPS 192(DI), Z7
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z8
+	VMOVUPS 64(DI), Z9
+	VMOVUPS 128(DI), Z10
+	VMOVUPS 192(DI), Z11
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z12
+	VMOVUPS 64(DI), Z13
+	VMOVUPS 128(DI), Z14
+	VMOVUPS 192(DI), Z15
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+40(FP), R9
+	MOVQ    at+16(FP), R10
+	LEAQ    (BX)(BX*2), R11
+
+chunk4rows:
+	MOVLQSX      (R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	ADDQ         $0x04, R10
+	VPMOVZXWD    (R8), Z16
+	VPSLLD       $0x10, Z16, Z16
+	VPMOVZXWD    32(R8), Z17
+	VPSLLD       $0x10, Z17, Z17
+	VPMOVZXWD    64(R8), Z18
+	VPSLLD       $0x10, Z18, Z18
+	VPMOVZXWD    96(R8), Z19
+	VPSLLD       $0x10, Z19, Z19
+	PREFETCHT0   128(R8)
+	PREFETCHT0   192(R8)
+	VBROADCASTSS (R9), Z20
+	VFMADD231PS  Z20, Z16, Z0
+	VFMADD231PS  Z20, Z17, Z1
+	VFMADD231PS  Z20, Z18, Z2
+	VFMADD231PS  Z20, Z19, Z3
+	VBROADCASTSS (R9)(BX*1), Z20
+	VFMADD231PS  Z20, Z16, Z4
+	VFMADD231PS  Z20, Z17, Z5
+	VFMADD231PS  Z20, Z18, Z6
+	VFMADD231PS  Z20, Z19, Z7
+	VBROADCASTSS (R9)(BX*2), Z20
+	VFMADD231PS  Z20, Z16, Z8
+	VFMADD231PS  Z20, Z17, Z9
+	VFMADD231PS  Z20, Z18, Z10
+	VFMADD231PS  Z20, Z19, Z11
+	VBROADCASTSS (R9)(R11*1), Z20
+	VFMADD231PS  Z20, Z16, Z12
+	VFMADD231PS  Z20, Z17, Z13
+	VFMADD231PS  Z20, Z18, Z14
+	VFMADD231PS  Z20, Z19, Z15
+	ADDQ         $0x04, R9
+	DECQ         DI
+	JNZ          chunk4rows
+	MOVQ         SI, DI
+	MOVQ         ldo+64(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Z0, (DI)
+	VMOVUPS      Z1, 64(DI)
+	VMOVUPS      Z2, 128(DI)
+	VMOVUPS      Z3, 192(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z4, (DI)
+	VMOVUPS      Z5, 64(DI)
+	VMOVUPS      Z6, 128(DI)
+	VMOVUPS      Z7, 192(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z8, (DI)
+	VMOVUPS      Z9, 64(DI)
+	VMOVUPS      Z10, 128(DI)
+	VMOVUPS      Z11, 192(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z12, (DI)
+	VMOVUPS      Z13, 64(DI)
+	VMOVUPS      Z14, 128(DI)
+	VMOVUPS      Z15, 192(DI)
+	ADDQ         $0x00000100, SI
+	ADDQ         $0x00000080, CX
+	SUBQ         $0x00000040, AX
+	JMP          chunk4
+
+chunk4done:
+chunk1:
+	CMPQ    AX, $0x00000010
+	JL      chunk1done
+	MOVQ    ldo+64(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Z0
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z1
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z2
+	ADDQ    R8, DI
+	VMOVUPS (DI), Z3
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+40(FP), R9
+	MOVQ    at+16(FP), R10
+	LEAQ    (BX)(BX*2), R11
+
+chunk1rows:
+	MOVLQSX      (R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	ADDQ         $0x04, R10
+	VPMOVZXWD    (R8), Z4
+	VPSLLD       $0x10, Z4, Z4
+	PREFETCHT0   32(R8)
+	VBROADCASTSS (R9), Z5
+	VFMADD231PS  Z5, Z4, Z0
+	VBROADCASTSS (R9)(BX*1), Z5
+	VFMADD231PS  Z5, Z4, Z1
+	VBROADCASTSS (R9)(BX*2), Z5
+	VFMADD231PS  Z5, Z4, Z2
+	VBROADCASTSS (R9)(R11*1), Z5
+	VFMADD231PS  Z5, Z4, Z3
+	ADDQ         $0x04, R9
+	DECQ         DI
+	JNZ          chunk1rows
+	MOVQ         SI, DI
+	MOVQ         ldo+64(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Z0, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z1, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z2, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Z3, (DI)
+	ADDQ         $0x00000040, SI
+	ADDQ         $0x00000020, CX
 	SUBQ         $0x00000010, AX
 	JMP          chunk1
 
@@ -1809,7 +4727,7 @@ chunk1done:
 	RET
 
 // func dotF321AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
-// Requires: AVX, CMOV, FMA3
+// Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·dotF321AVX2(SB), NOSPLIT, $0-64
 	MOVQ rows+8(FP), AX
 	MOVQ k+16(FP), CX
@@ -1832,8 +4750,10 @@ rows:
 
 width:
 	VMOVUPS      (SI), Y2
+	PREFETCHT0   4096(SI)
 	ADDQ         $0x00000020, SI
 	VMOVUPS      (DI), Y3
+	PREFETCHT0   4096(DI)
 	ADDQ         $0x00000020, DI
 	VMOVUPS      (R9), Y4
 	VFMADD231PS  Y4, Y2, Y0
@@ -1857,45 +4777,46 @@ width:
 	RET
 
 // func mixF321AVX2(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mixF321AVX2(SB), NOSPLIT, $0-64
 	MOVQ width+0(FP), AX
-	MOVQ rows+8(FP), CX
-	MOVQ v+16(FP), DX
-	MOVQ ldv+24(FP), BX
-	MOVQ p+32(FP), SI
-	MOVQ ldp+40(FP), DI
-	MOVQ out+48(FP), R8
-	MOVQ ldo+56(FP), R9
+	MOVQ v+16(FP), CX
+	MOVQ ldv+24(FP), DX
+	MOVQ ldp+40(FP), BX
+	MOVQ out+48(FP), SI
+	SHLQ $0x02, DX
 	SHLQ $0x02, BX
-	SHLQ $0x02, DI
-	SHLQ $0x02, R9
 
 chunk2:
 	CMPQ    AX, $0x00000010
 	JL      chunk2done
-	MOVQ    R8, DI
-	VMOVUPS (DI), Y0
-	VMOVUPS 32(DI), Y1
+	MOVQ    ldo+56(FP), DI
+	MOVQ    SI, BX
+	SHLQ    $0x02, DI
+	VMOVUPS (BX), Y0
+	VMOVUPS 32(BX), Y1
+	MOVQ    rows+8(FP), BX
+	MOVQ    p+32(FP), R8
 	MOVQ    CX, DI
-	MOVQ    DX, R9
-	MOVQ    SI, R10
 
 chunk2rows:
-	VMOVUPS      (R9), Y2
-	VMOVUPS      32(R9), Y3
-	VBROADCASTSS (R10), Y4
+	VMOVUPS      (DI), Y2
+	VMOVUPS      32(DI), Y3
+	PREFETCHT0   4096(DI)
+	VBROADCASTSS (R8), Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
-	ADDQ         BX, R9
-	ADDQ         $0x04, R10
-	DECQ         DI
+	ADDQ         DX, DI
+	ADDQ         $0x04, R8
+	DECQ         BX
 	JNZ          chunk2rows
-	MOVQ         R8, DI
-	VMOVUPS      Y0, (DI)
-	VMOVUPS      Y1, 32(DI)
-	ADDQ         $0x00000040, R8
-	ADDQ         $0x00000040, DX
+	MOVQ         SI, BX
+	MOVQ         ldo+56(FP), DI
+	SHLQ         $0x02, DI
+	VMOVUPS      Y0, (BX)
+	VMOVUPS      Y1, 32(BX)
+	ADDQ         $0x00000040, SI
+	ADDQ         $0x00000040, CX
 	SUBQ         $0x00000010, AX
 	JMP          chunk2
 
@@ -1903,24 +4824,219 @@ chunk2done:
 chunk1:
 	CMPQ    AX, $0x00000008
 	JL      chunk1done
-	MOVQ    R8, DI
-	VMOVUPS (DI), Y0
+	MOVQ    ldo+56(FP), DI
+	MOVQ    SI, BX
+	SHLQ    $0x02, DI
+	VMOVUPS (BX), Y0
+	MOVQ    rows+8(FP), BX
+	MOVQ    p+32(FP), R8
 	MOVQ    CX, DI
-	MOVQ    DX, R9
-	MOVQ    SI, R10
 
 chunk1rows:
-	VMOVUPS      (R9), Y1
-	VBROADCASTSS (R10), Y2
+	VMOVUPS      (DI), Y1
+	PREFETCHT0   4096(DI)
+	VBROADCASTSS (R8), Y2
 	VFMADD231PS  Y2, Y1, Y0
-	ADDQ         BX, R9
-	ADDQ         $0x04, R10
-	DECQ         DI
+	ADDQ         DX, DI
+	ADDQ         $0x04, R8
+	DECQ         BX
 	JNZ          chunk1rows
-	MOVQ         R8, DI
-	VMOVUPS      Y0, (DI)
+	MOVQ         SI, BX
+	MOVQ         ldo+56(FP), DI
+	SHLQ         $0x02, DI
+	VMOVUPS      Y0, (BX)
+	ADDQ         $0x00000020, SI
+	ADDQ         $0x00000020, CX
+	SUBQ         $0x00000008, AX
+	JMP          chunk1
+
+chunk1done:
+	VZEROUPPER
+	RET
+
+// func dotAtF321AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·dotAtF321AVX2(SB), NOSPLIT, $0-80
+	MOVQ rows+8(FP), AX
+	MOVQ k+32(FP), CX
+	MOVQ ldk+40(FP), DX
+	MOVQ out+64(FP), BX
+	MOVQ ldq+56(FP), SI
+	MOVQ at+16(FP), DI
+	SHLQ $0x02, DX
+	SHLQ $0x02, SI
+
+rows:
+	CMPQ    AX, $0x00000006
+	JL      near
+	MOVLQSX 16(DI), SI
+	IMULQ   DX, SI
+	ADDQ    CX, SI
+	LEAQ    (SI)(DX*1), R8
+
+key0:
+	PREFETCHT0 (SI)
+	ADDQ       $0x40, SI
+	CMPQ       SI, R8
+	JCS        key0
+	MOVLQSX    20(DI), SI
+	IMULQ      DX, SI
+	ADDQ       CX, SI
+	LEAQ       (SI)(DX*1), R8
+
+key1:
+	PREFETCHT0 (SI)
+	ADDQ       $0x40, SI
+	CMPQ       SI, R8
+	JCS        key1
+
+near:
+	MOVQ    v+24(FP), SI
+	TESTQ   SI, SI
+	JZ      alone
+	CMPQ    AX, $0x00000002
+	JL      alone
+	MOVLQSX (DI), R8
+	IMULQ   DX, R8
+	ADDQ    SI, R8
+	LEAQ    (R8)(DX*1), R9
+
+value0:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, R9
+	JCS        value0
+	MOVLQSX    4(DI), R8
+	IMULQ      DX, R8
+	ADDQ       SI, R8
+	LEAQ       (R8)(DX*1), SI
+
+value1:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, SI
+	JCS        value1
+
+alone:
+	MOVQ    DI, SI
+	MOVLQSX (SI), SI
+	IMULQ   DX, SI
+	ADDQ    CX, SI
+	MOVQ    DI, R8
+	LEAQ    4(DI), R9
+	CMPQ    AX, $0x00000001
+	CMOVQGT R9, R8
+	MOVLQSX (R8), R8
+	IMULQ   DX, R8
+	ADDQ    CX, R8
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	MOVQ    width+0(FP), R9
+	MOVQ    q+48(FP), R10
+
+width:
+	VMOVUPS      (SI), Y2
+	ADDQ         $0x00000020, SI
+	VMOVUPS      (R8), Y3
 	ADDQ         $0x00000020, R8
-	ADDQ         $0x00000020, DX
+	VMOVUPS      (R10), Y4
+	VFMADD231PS  Y4, Y2, Y0
+	VFMADD231PS  Y4, Y3, Y1
+	ADDQ         $0x00000020, R10
+	SUBQ         $0x00000008, R9
+	JG           width
+	MOVQ         ldo+72(FP), R8
+	MOVQ         BX, SI
+	SHLQ         $0x02, R8
+	VHADDPS      Y1, Y0, Y0
+	VHADDPS      Y0, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X1
+	VMOVSD       X1, (SI)
+	ADDQ         $0x00000008, BX
+	ADDQ         $0x08, DI
+	SUBQ         $0x00000002, AX
+	JG           rows
+	VZEROUPPER
+	RET
+
+// func mixAtF321AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mixAtF321AVX2(SB), NOSPLIT, $0-72
+	MOVQ width+0(FP), AX
+	MOVQ v+24(FP), CX
+	MOVQ ldv+32(FP), DX
+	MOVQ ldp+48(FP), BX
+	MOVQ out+56(FP), SI
+	SHLQ $0x02, DX
+	SHLQ $0x02, BX
+
+chunk2:
+	CMPQ    AX, $0x00000010
+	JL      chunk2done
+	MOVQ    ldo+64(FP), DI
+	MOVQ    SI, BX
+	SHLQ    $0x02, DI
+	VMOVUPS (BX), Y0
+	VMOVUPS 32(BX), Y1
+	MOVQ    rows+8(FP), BX
+	MOVQ    p+40(FP), R8
+	MOVQ    at+16(FP), R9
+
+chunk2rows:
+	MOVLQSX      (R9), DI
+	IMULQ        DX, DI
+	ADDQ         CX, DI
+	ADDQ         $0x04, R9
+	VMOVUPS      (DI), Y2
+	VMOVUPS      32(DI), Y3
+	PREFETCHT0   64(DI)
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y4, Y2, Y0
+	VFMADD231PS  Y4, Y3, Y1
+	ADDQ         $0x04, R8
+	DECQ         BX
+	JNZ          chunk2rows
+	MOVQ         SI, BX
+	MOVQ         ldo+64(FP), DI
+	SHLQ         $0x02, DI
+	VMOVUPS      Y0, (BX)
+	VMOVUPS      Y1, 32(BX)
+	ADDQ         $0x00000040, SI
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x00000010, AX
+	JMP          chunk2
+
+chunk2done:
+chunk1:
+	CMPQ    AX, $0x00000008
+	JL      chunk1done
+	MOVQ    ldo+64(FP), DI
+	MOVQ    SI, BX
+	SHLQ    $0x02, DI
+	VMOVUPS (BX), Y0
+	MOVQ    rows+8(FP), BX
+	MOVQ    p+40(FP), R8
+	MOVQ    at+16(FP), R9
+
+chunk1rows:
+	MOVLQSX      (R9), DI
+	IMULQ        DX, DI
+	ADDQ         CX, DI
+	ADDQ         $0x04, R9
+	VMOVUPS      (DI), Y1
+	PREFETCHT0   32(DI)
+	VBROADCASTSS (R8), Y2
+	VFMADD231PS  Y2, Y1, Y0
+	ADDQ         $0x04, R8
+	DECQ         BX
+	JNZ          chunk1rows
+	MOVQ         SI, BX
+	MOVQ         ldo+64(FP), DI
+	SHLQ         $0x02, DI
+	VMOVUPS      Y0, (BX)
+	ADDQ         $0x00000020, SI
+	ADDQ         $0x00000020, CX
 	SUBQ         $0x00000008, AX
 	JMP          chunk1
 
@@ -1929,7 +5045,7 @@ chunk1done:
 	RET
 
 // func dotF322AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
-// Requires: AVX, CMOV, FMA3
+// Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·dotF322AVX2(SB), NOSPLIT, $0-64
 	MOVQ rows+8(FP), AX
 	MOVQ k+16(FP), CX
@@ -1954,8 +5070,10 @@ rows:
 
 width:
 	VMOVUPS      (DI), Y4
+	PREFETCHT0   4096(DI)
 	ADDQ         $0x00000020, DI
 	VMOVUPS      (R8), Y5
+	PREFETCHT0   4096(R8)
 	ADDQ         $0x00000020, R8
 	VMOVUPS      (R10), Y6
 	VFMADD231PS  Y6, Y4, Y0
@@ -1988,54 +5106,55 @@ width:
 	RET
 
 // func mixF322AVX2(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mixF322AVX2(SB), NOSPLIT, $0-64
 	MOVQ width+0(FP), AX
-	MOVQ rows+8(FP), CX
-	MOVQ v+16(FP), DX
-	MOVQ ldv+24(FP), BX
-	MOVQ p+32(FP), SI
-	MOVQ ldp+40(FP), DI
-	MOVQ out+48(FP), R8
-	MOVQ ldo+56(FP), R9
+	MOVQ v+16(FP), CX
+	MOVQ ldv+24(FP), DX
+	MOVQ ldp+40(FP), BX
+	MOVQ out+48(FP), SI
+	SHLQ $0x02, DX
 	SHLQ $0x02, BX
-	SHLQ $0x02, DI
-	SHLQ $0x02, R9
 
 chunk2:
 	CMPQ    AX, $0x00000010
 	JL      chunk2done
-	MOVQ    R8, R10
-	VMOVUPS (R10), Y0
-	VMOVUPS 32(R10), Y1
-	ADDQ    R9, R10
-	VMOVUPS (R10), Y2
-	VMOVUPS 32(R10), Y3
-	MOVQ    CX, R10
-	MOVQ    DX, R11
-	MOVQ    SI, R12
+	MOVQ    ldo+56(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Y0
+	VMOVUPS 32(DI), Y1
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y2
+	VMOVUPS 32(DI), Y3
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+32(FP), R9
+	MOVQ    CX, R8
 
 chunk2rows:
-	VMOVUPS      (R11), Y4
-	VMOVUPS      32(R11), Y5
-	VBROADCASTSS (R12), Y6
+	VMOVUPS      (R8), Y4
+	VMOVUPS      32(R8), Y5
+	PREFETCHT0   4096(R8)
+	VBROADCASTSS (R9), Y6
 	VFMADD231PS  Y6, Y4, Y0
 	VFMADD231PS  Y6, Y5, Y1
-	VBROADCASTSS (R12)(DI*1), Y6
+	VBROADCASTSS (R9)(BX*1), Y6
 	VFMADD231PS  Y6, Y4, Y2
 	VFMADD231PS  Y6, Y5, Y3
-	ADDQ         BX, R11
-	ADDQ         $0x04, R12
-	DECQ         R10
+	ADDQ         DX, R8
+	ADDQ         $0x04, R9
+	DECQ         DI
 	JNZ          chunk2rows
-	MOVQ         R8, R10
-	VMOVUPS      Y0, (R10)
-	VMOVUPS      Y1, 32(R10)
-	ADDQ         R9, R10
-	VMOVUPS      Y2, (R10)
-	VMOVUPS      Y3, 32(R10)
-	ADDQ         $0x00000040, R8
-	ADDQ         $0x00000040, DX
+	MOVQ         SI, DI
+	MOVQ         ldo+56(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Y0, (DI)
+	VMOVUPS      Y1, 32(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y2, (DI)
+	VMOVUPS      Y3, 32(DI)
+	ADDQ         $0x00000040, SI
+	ADDQ         $0x00000040, CX
 	SUBQ         $0x00000010, AX
 	JMP          chunk2
 
@@ -2043,30 +5162,251 @@ chunk2done:
 chunk1:
 	CMPQ    AX, $0x00000008
 	JL      chunk1done
-	MOVQ    R8, R10
-	VMOVUPS (R10), Y0
-	ADDQ    R9, R10
-	VMOVUPS (R10), Y1
-	MOVQ    CX, R10
-	MOVQ    DX, R11
-	MOVQ    SI, R12
+	MOVQ    ldo+56(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Y0
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y1
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+32(FP), R9
+	MOVQ    CX, R8
 
 chunk1rows:
-	VMOVUPS      (R11), Y2
-	VBROADCASTSS (R12), Y3
+	VMOVUPS      (R8), Y2
+	PREFETCHT0   4096(R8)
+	VBROADCASTSS (R9), Y3
 	VFMADD231PS  Y3, Y2, Y0
-	VBROADCASTSS (R12)(DI*1), Y3
+	VBROADCASTSS (R9)(BX*1), Y3
 	VFMADD231PS  Y3, Y2, Y1
-	ADDQ         BX, R11
-	ADDQ         $0x04, R12
-	DECQ         R10
+	ADDQ         DX, R8
+	ADDQ         $0x04, R9
+	DECQ         DI
 	JNZ          chunk1rows
-	MOVQ         R8, R10
-	VMOVUPS      Y0, (R10)
-	ADDQ         R9, R10
-	VMOVUPS      Y1, (R10)
+	MOVQ         SI, DI
+	MOVQ         ldo+56(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Y0, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y1, (DI)
+	ADDQ         $0x00000020, SI
+	ADDQ         $0x00000020, CX
+	SUBQ         $0x00000008, AX
+	JMP          chunk1
+
+chunk1done:
+	VZEROUPPER
+	RET
+
+// func dotAtF322AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·dotAtF322AVX2(SB), NOSPLIT, $0-80
+	MOVQ rows+8(FP), AX
+	MOVQ k+32(FP), CX
+	MOVQ ldk+40(FP), DX
+	MOVQ out+64(FP), BX
+	MOVQ ldq+56(FP), SI
+	MOVQ at+16(FP), DI
+	SHLQ $0x02, DX
+	SHLQ $0x02, SI
+
+rows:
+	CMPQ    AX, $0x00000006
+	JL      near
+	MOVLQSX 16(DI), R8
+	IMULQ   DX, R8
+	ADDQ    CX, R8
+	LEAQ    (R8)(DX*1), R9
+
+key0:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, R9
+	JCS        key0
+	MOVLQSX    20(DI), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	LEAQ       (R8)(DX*1), R9
+
+key1:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, R9
+	JCS        key1
+
+near:
+	MOVQ    v+24(FP), R8
+	TESTQ   R8, R8
+	JZ      alone
+	CMPQ    AX, $0x00000002
+	JL      alone
+	MOVLQSX (DI), R9
+	IMULQ   DX, R9
+	ADDQ    R8, R9
+	LEAQ    (R9)(DX*1), R10
+
+value0:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R10
+	JCS        value0
+	MOVLQSX    4(DI), R9
+	IMULQ      DX, R9
+	ADDQ       R8, R9
+	LEAQ       (R9)(DX*1), R8
+
+value1:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R8
+	JCS        value1
+
+alone:
+	MOVQ    DI, R8
+	MOVLQSX (R8), R8
+	IMULQ   DX, R8
+	ADDQ    CX, R8
+	MOVQ    DI, R9
+	LEAQ    4(DI), R10
+	CMPQ    AX, $0x00000001
+	CMOVQGT R10, R9
+	MOVLQSX (R9), R9
+	IMULQ   DX, R9
+	ADDQ    CX, R9
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	MOVQ    width+0(FP), R10
+	MOVQ    q+48(FP), R11
+
+width:
+	VMOVUPS      (R8), Y4
 	ADDQ         $0x00000020, R8
-	ADDQ         $0x00000020, DX
+	VMOVUPS      (R9), Y5
+	ADDQ         $0x00000020, R9
+	VMOVUPS      (R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVUPS      (R11)(SI*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	ADDQ         $0x00000020, R11
+	SUBQ         $0x00000008, R10
+	JG           width
+	MOVQ         ldo+72(FP), R9
+	MOVQ         BX, R8
+	SHLQ         $0x02, R9
+	VHADDPS      Y1, Y0, Y0
+	VHADDPS      Y0, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X1
+	VMOVSD       X1, (R8)
+	ADDQ         R9, R8
+	VHADDPS      Y3, Y2, Y0
+	VHADDPS      Y0, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X1
+	VMOVSD       X1, (R8)
+	ADDQ         $0x00000008, BX
+	ADDQ         $0x08, DI
+	SUBQ         $0x00000002, AX
+	JG           rows
+	VZEROUPPER
+	RET
+
+// func mixAtF322AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mixAtF322AVX2(SB), NOSPLIT, $0-72
+	MOVQ width+0(FP), AX
+	MOVQ v+24(FP), CX
+	MOVQ ldv+32(FP), DX
+	MOVQ ldp+48(FP), BX
+	MOVQ out+56(FP), SI
+	SHLQ $0x02, DX
+	SHLQ $0x02, BX
+
+chunk2:
+	CMPQ    AX, $0x00000010
+	JL      chunk2done
+	MOVQ    ldo+64(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Y0
+	VMOVUPS 32(DI), Y1
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y2
+	VMOVUPS 32(DI), Y3
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+40(FP), R9
+	MOVQ    at+16(FP), R10
+
+chunk2rows:
+	MOVLQSX      (R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	ADDQ         $0x04, R10
+	VMOVUPS      (R8), Y4
+	VMOVUPS      32(R8), Y5
+	PREFETCHT0   64(R8)
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	ADDQ         $0x04, R9
+	DECQ         DI
+	JNZ          chunk2rows
+	MOVQ         SI, DI
+	MOVQ         ldo+64(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Y0, (DI)
+	VMOVUPS      Y1, 32(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y2, (DI)
+	VMOVUPS      Y3, 32(DI)
+	ADDQ         $0x00000040, SI
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x00000010, AX
+	JMP          chunk2
+
+chunk2done:
+chunk1:
+	CMPQ    AX, $0x00000008
+	JL      chunk1done
+	MOVQ    ldo+64(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Y0
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y1
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+40(FP), R9
+	MOVQ    at+16(FP), R10
+
+chunk1rows:
+	MOVLQSX      (R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	ADDQ         $0x04, R10
+	VMOVUPS      (R8), Y2
+	PREFETCHT0   32(R8)
+	VBROADCASTSS (R9), Y3
+	VFMADD231PS  Y3, Y2, Y0
+	VBROADCASTSS (R9)(BX*1), Y3
+	VFMADD231PS  Y3, Y2, Y1
+	ADDQ         $0x04, R9
+	DECQ         DI
+	JNZ          chunk1rows
+	MOVQ         SI, DI
+	MOVQ         ldo+64(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Y0, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y1, (DI)
+	ADDQ         $0x00000020, SI
+	ADDQ         $0x00000020, CX
 	SUBQ         $0x00000008, AX
 	JMP          chunk1
 
@@ -2075,7 +5415,7 @@ chunk1done:
 	RET
 
 // func dotF323AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
-// Requires: AVX, CMOV, FMA3
+// Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·dotF323AVX2(SB), NOSPLIT, $0-64
 	MOVQ rows+8(FP), AX
 	MOVQ k+16(FP), CX
@@ -2102,8 +5442,10 @@ rows:
 
 width:
 	VMOVUPS      (DI), Y6
+	PREFETCHT0   4096(DI)
 	ADDQ         $0x00000020, DI
 	VMOVUPS      (R8), Y7
+	PREFETCHT0   4096(R8)
 	ADDQ         $0x00000020, R8
 	VMOVUPS      (R10), Y8
 	VFMADD231PS  Y8, Y6, Y0
@@ -2145,63 +5487,64 @@ width:
 	RET
 
 // func mixF323AVX2(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mixF323AVX2(SB), NOSPLIT, $0-64
 	MOVQ width+0(FP), AX
-	MOVQ rows+8(FP), CX
-	MOVQ v+16(FP), DX
-	MOVQ ldv+24(FP), BX
-	MOVQ p+32(FP), SI
-	MOVQ ldp+40(FP), DI
-	MOVQ out+48(FP), R8
-	MOVQ ldo+56(FP), R9
+	MOVQ v+16(FP), CX
+	MOVQ ldv+24(FP), DX
+	MOVQ ldp+40(FP), BX
+	MOVQ out+48(FP), SI
+	SHLQ $0x02, DX
 	SHLQ $0x02, BX
-	SHLQ $0x02, DI
-	SHLQ $0x02, R9
 
 chunk2:
 	CMPQ    AX, $0x00000010
 	JL      chunk2done
-	MOVQ    R8, R10
-	VMOVUPS (R10), Y0
-	VMOVUPS 32(R10), Y1
-	ADDQ    R9, R10
-	VMOVUPS (R10), Y2
-	VMOVUPS 32(R10), Y3
-	ADDQ    R9, R10
-	VMOVUPS (R10), Y4
-	VMOVUPS 32(R10), Y5
-	MOVQ    CX, R10
-	MOVQ    DX, R11
-	MOVQ    SI, R12
+	MOVQ    ldo+56(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Y0
+	VMOVUPS 32(DI), Y1
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y2
+	VMOVUPS 32(DI), Y3
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y4
+	VMOVUPS 32(DI), Y5
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+32(FP), R9
+	MOVQ    CX, R8
 
 chunk2rows:
-	VMOVUPS      (R11), Y6
-	VMOVUPS      32(R11), Y7
-	VBROADCASTSS (R12), Y8
+	VMOVUPS      (R8), Y6
+	VMOVUPS      32(R8), Y7
+	PREFETCHT0   4096(R8)
+	VBROADCASTSS (R9), Y8
 	VFMADD231PS  Y8, Y6, Y0
 	VFMADD231PS  Y8, Y7, Y1
-	VBROADCASTSS (R12)(DI*1), Y8
+	VBROADCASTSS (R9)(BX*1), Y8
 	VFMADD231PS  Y8, Y6, Y2
 	VFMADD231PS  Y8, Y7, Y3
-	VBROADCASTSS (R12)(DI*2), Y8
+	VBROADCASTSS (R9)(BX*2), Y8
 	VFMADD231PS  Y8, Y6, Y4
 	VFMADD231PS  Y8, Y7, Y5
-	ADDQ         BX, R11
-	ADDQ         $0x04, R12
-	DECQ         R10
+	ADDQ         DX, R8
+	ADDQ         $0x04, R9
+	DECQ         DI
 	JNZ          chunk2rows
-	MOVQ         R8, R10
-	VMOVUPS      Y0, (R10)
-	VMOVUPS      Y1, 32(R10)
-	ADDQ         R9, R10
-	VMOVUPS      Y2, (R10)
-	VMOVUPS      Y3, 32(R10)
-	ADDQ         R9, R10
-	VMOVUPS      Y4, (R10)
-	VMOVUPS      Y5, 32(R10)
-	ADDQ         $0x00000040, R8
-	ADDQ         $0x00000040, DX
+	MOVQ         SI, DI
+	MOVQ         ldo+56(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Y0, (DI)
+	VMOVUPS      Y1, 32(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y2, (DI)
+	VMOVUPS      Y3, 32(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y4, (DI)
+	VMOVUPS      Y5, 32(DI)
+	ADDQ         $0x00000040, SI
+	ADDQ         $0x00000040, CX
 	SUBQ         $0x00000010, AX
 	JMP          chunk2
 
@@ -2209,36 +5552,283 @@ chunk2done:
 chunk1:
 	CMPQ    AX, $0x00000008
 	JL      chunk1done
-	MOVQ    R8, R10
-	VMOVUPS (R10), Y0
-	ADDQ    R9, R10
-	VMOVUPS (R10), Y1
-	ADDQ    R9, R10
-	VMOVUPS (R10), Y2
-	MOVQ    CX, R10
-	MOVQ    DX, R11
-	MOVQ    SI, R12
+	MOVQ    ldo+56(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Y0
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y1
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y2
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+32(FP), R9
+	MOVQ    CX, R8
 
 chunk1rows:
-	VMOVUPS      (R11), Y3
-	VBROADCASTSS (R12), Y4
+	VMOVUPS      (R8), Y3
+	PREFETCHT0   4096(R8)
+	VBROADCASTSS (R9), Y4
 	VFMADD231PS  Y4, Y3, Y0
-	VBROADCASTSS (R12)(DI*1), Y4
+	VBROADCASTSS (R9)(BX*1), Y4
 	VFMADD231PS  Y4, Y3, Y1
-	VBROADCASTSS (R12)(DI*2), Y4
+	VBROADCASTSS (R9)(BX*2), Y4
 	VFMADD231PS  Y4, Y3, Y2
-	ADDQ         BX, R11
-	ADDQ         $0x04, R12
-	DECQ         R10
+	ADDQ         DX, R8
+	ADDQ         $0x04, R9
+	DECQ         DI
 	JNZ          chunk1rows
-	MOVQ         R8, R10
-	VMOVUPS      Y0, (R10)
-	ADDQ         R9, R10
-	VMOVUPS      Y1, (R10)
-	ADDQ         R9, R10
-	VMOVUPS      Y2, (R10)
+	MOVQ         SI, DI
+	MOVQ         ldo+56(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Y0, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y1, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y2, (DI)
+	ADDQ         $0x00000020, SI
+	ADDQ         $0x00000020, CX
+	SUBQ         $0x00000008, AX
+	JMP          chunk1
+
+chunk1done:
+	VZEROUPPER
+	RET
+
+// func dotAtF323AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·dotAtF323AVX2(SB), NOSPLIT, $0-80
+	MOVQ rows+8(FP), AX
+	MOVQ k+32(FP), CX
+	MOVQ ldk+40(FP), DX
+	MOVQ out+64(FP), BX
+	MOVQ ldq+56(FP), SI
+	MOVQ at+16(FP), DI
+	SHLQ $0x02, DX
+	SHLQ $0x02, SI
+
+rows:
+	CMPQ    AX, $0x00000006
+	JL      near
+	MOVLQSX 16(DI), R8
+	IMULQ   DX, R8
+	ADDQ    CX, R8
+	LEAQ    (R8)(DX*1), R9
+
+key0:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, R9
+	JCS        key0
+	MOVLQSX    20(DI), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	LEAQ       (R8)(DX*1), R9
+
+key1:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, R9
+	JCS        key1
+
+near:
+	MOVQ    v+24(FP), R8
+	TESTQ   R8, R8
+	JZ      alone
+	CMPQ    AX, $0x00000002
+	JL      alone
+	MOVLQSX (DI), R9
+	IMULQ   DX, R9
+	ADDQ    R8, R9
+	LEAQ    (R9)(DX*1), R10
+
+value0:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R10
+	JCS        value0
+	MOVLQSX    4(DI), R9
+	IMULQ      DX, R9
+	ADDQ       R8, R9
+	LEAQ       (R9)(DX*1), R8
+
+value1:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R8
+	JCS        value1
+
+alone:
+	MOVQ    DI, R8
+	MOVLQSX (R8), R8
+	IMULQ   DX, R8
+	ADDQ    CX, R8
+	MOVQ    DI, R9
+	LEAQ    4(DI), R10
+	CMPQ    AX, $0x00000001
+	CMOVQGT R10, R9
+	MOVLQSX (R9), R9
+	IMULQ   DX, R9
+	ADDQ    CX, R9
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	VXORPS  Y4, Y4, Y4
+	VXORPS  Y5, Y5, Y5
+	MOVQ    width+0(FP), R10
+	MOVQ    q+48(FP), R11
+
+width:
+	VMOVUPS      (R8), Y6
 	ADDQ         $0x00000020, R8
-	ADDQ         $0x00000020, DX
+	VMOVUPS      (R9), Y7
+	ADDQ         $0x00000020, R9
+	VMOVUPS      (R11), Y8
+	VFMADD231PS  Y8, Y6, Y0
+	VFMADD231PS  Y8, Y7, Y1
+	VMOVUPS      (R11)(SI*1), Y8
+	VFMADD231PS  Y8, Y6, Y2
+	VFMADD231PS  Y8, Y7, Y3
+	VMOVUPS      (R11)(SI*2), Y8
+	VFMADD231PS  Y8, Y6, Y4
+	VFMADD231PS  Y8, Y7, Y5
+	ADDQ         $0x00000020, R11
+	SUBQ         $0x00000008, R10
+	JG           width
+	MOVQ         ldo+72(FP), R9
+	MOVQ         BX, R8
+	SHLQ         $0x02, R9
+	VHADDPS      Y1, Y0, Y0
+	VHADDPS      Y0, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X1
+	VMOVSD       X1, (R8)
+	ADDQ         R9, R8
+	VHADDPS      Y3, Y2, Y0
+	VHADDPS      Y0, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X1
+	VMOVSD       X1, (R8)
+	ADDQ         R9, R8
+	VHADDPS      Y5, Y4, Y0
+	VHADDPS      Y0, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X1
+	VMOVSD       X1, (R8)
+	ADDQ         $0x00000008, BX
+	ADDQ         $0x08, DI
+	SUBQ         $0x00000002, AX
+	JG           rows
+	VZEROUPPER
+	RET
+
+// func mixAtF323AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mixAtF323AVX2(SB), NOSPLIT, $0-72
+	MOVQ width+0(FP), AX
+	MOVQ v+24(FP), CX
+	MOVQ ldv+32(FP), DX
+	MOVQ ldp+48(FP), BX
+	MOVQ out+56(FP), SI
+	SHLQ $0x02, DX
+	SHLQ $0x02, BX
+
+chunk2:
+	CMPQ    AX, $0x00000010
+	JL      chunk2done
+	MOVQ    ldo+64(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Y0
+	VMOVUPS 32(DI), Y1
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y2
+	VMOVUPS 32(DI), Y3
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y4
+	VMOVUPS 32(DI), Y5
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+40(FP), R9
+	MOVQ    at+16(FP), R10
+
+chunk2rows:
+	MOVLQSX      (R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	ADDQ         $0x04, R10
+	VMOVUPS      (R8), Y6
+	VMOVUPS      32(R8), Y7
+	PREFETCHT0   64(R8)
+	VBROADCASTSS (R9), Y8
+	VFMADD231PS  Y8, Y6, Y0
+	VFMADD231PS  Y8, Y7, Y1
+	VBROADCASTSS (R9)(BX*1), Y8
+	VFMADD231PS  Y8, Y6, Y2
+	VFMADD231PS  Y8, Y7, Y3
+	VBROADCASTSS (R9)(BX*2), Y8
+	VFMADD231PS  Y8, Y6, Y4
+	VFMADD231PS  Y8, Y7, Y5
+	ADDQ         $0x04, R9
+	DECQ         DI
+	JNZ          chunk2rows
+	MOVQ         SI, DI
+	MOVQ         ldo+64(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Y0, (DI)
+	VMOVUPS      Y1, 32(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y2, (DI)
+	VMOVUPS      Y3, 32(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y4, (DI)
+	VMOVUPS      Y5, 32(DI)
+	ADDQ         $0x00000040, SI
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x00000010, AX
+	JMP          chunk2
+
+chunk2done:
+chunk1:
+	CMPQ    AX, $0x00000008
+	JL      chunk1done
+	MOVQ    ldo+64(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Y0
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y1
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y2
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+40(FP), R9
+	MOVQ    at+16(FP), R10
+
+chunk1rows:
+	MOVLQSX      (R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	ADDQ         $0x04, R10
+	VMOVUPS      (R8), Y3
+	PREFETCHT0   32(R8)
+	VBROADCASTSS (R9), Y4
+	VFMADD231PS  Y4, Y3, Y0
+	VBROADCASTSS (R9)(BX*1), Y4
+	VFMADD231PS  Y4, Y3, Y1
+	VBROADCASTSS (R9)(BX*2), Y4
+	VFMADD231PS  Y4, Y3, Y2
+	ADDQ         $0x04, R9
+	DECQ         DI
+	JNZ          chunk1rows
+	MOVQ         SI, DI
+	MOVQ         ldo+64(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Y0, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y1, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y2, (DI)
+	ADDQ         $0x00000020, SI
+	ADDQ         $0x00000020, CX
 	SUBQ         $0x00000008, AX
 	JMP          chunk1
 
@@ -2247,7 +5837,7 @@ chunk1done:
 	RET
 
 // func dotF324AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
-// Requires: AVX, CMOV, FMA3
+// Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·dotF324AVX2(SB), NOSPLIT, $0-64
 	MOVQ rows+8(FP), AX
 	MOVQ k+16(FP), CX
@@ -2277,8 +5867,10 @@ rows:
 
 width:
 	VMOVUPS      (R8), Y8
+	PREFETCHT0   4096(R8)
 	ADDQ         $0x00000020, R8
 	VMOVUPS      (R9), Y9
+	PREFETCHT0   4096(R9)
 	ADDQ         $0x00000020, R9
 	VMOVUPS      (R11), Y10
 	VFMADD231PS  Y10, Y8, Y0
@@ -2329,73 +5921,74 @@ width:
 	RET
 
 // func mixF324AVX2(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·mixF324AVX2(SB), NOSPLIT, $0-64
 	MOVQ width+0(FP), AX
-	MOVQ rows+8(FP), CX
-	MOVQ v+16(FP), DX
-	MOVQ ldv+24(FP), BX
-	MOVQ p+32(FP), SI
-	MOVQ ldp+40(FP), DI
-	MOVQ out+48(FP), R8
-	MOVQ ldo+56(FP), R9
+	MOVQ v+16(FP), CX
+	MOVQ ldv+24(FP), DX
+	MOVQ ldp+40(FP), BX
+	MOVQ out+48(FP), SI
+	SHLQ $0x02, DX
 	SHLQ $0x02, BX
-	SHLQ $0x02, DI
-	SHLQ $0x02, R9
 
 chunk2:
 	CMPQ    AX, $0x00000010
 	JL      chunk2done
-	MOVQ    R8, R10
-	VMOVUPS (R10), Y0
-	VMOVUPS 32(R10), Y1
-	ADDQ    R9, R10
-	VMOVUPS (R10), Y2
-	VMOVUPS 32(R10), Y3
-	ADDQ    R9, R10
-	VMOVUPS (R10), Y4
-	VMOVUPS 32(R10), Y5
-	ADDQ    R9, R10
-	VMOVUPS (R10), Y6
-	VMOVUPS 32(R10), Y7
-	MOVQ    CX, R10
-	MOVQ    DX, R11
-	MOVQ    SI, R12
-	LEAQ    (DI)(DI*2), R13
+	MOVQ    ldo+56(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Y0
+	VMOVUPS 32(DI), Y1
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y2
+	VMOVUPS 32(DI), Y3
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y4
+	VMOVUPS 32(DI), Y5
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y6
+	VMOVUPS 32(DI), Y7
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+32(FP), R9
+	MOVQ    CX, R8
+	LEAQ    (BX)(BX*2), R10
 
 chunk2rows:
-	VMOVUPS      (R11), Y8
-	VMOVUPS      32(R11), Y9
-	VBROADCASTSS (R12), Y10
+	VMOVUPS      (R8), Y8
+	VMOVUPS      32(R8), Y9
+	PREFETCHT0   4096(R8)
+	VBROADCASTSS (R9), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y1
-	VBROADCASTSS (R12)(DI*1), Y10
+	VBROADCASTSS (R9)(BX*1), Y10
 	VFMADD231PS  Y10, Y8, Y2
 	VFMADD231PS  Y10, Y9, Y3
-	VBROADCASTSS (R12)(DI*2), Y10
+	VBROADCASTSS (R9)(BX*2), Y10
 	VFMADD231PS  Y10, Y8, Y4
 	VFMADD231PS  Y10, Y9, Y5
-	VBROADCASTSS (R12)(R13*1), Y10
+	VBROADCASTSS (R9)(R10*1), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         BX, R11
-	ADDQ         $0x04, R12
-	DECQ         R10
+	ADDQ         DX, R8
+	ADDQ         $0x04, R9
+	DECQ         DI
 	JNZ          chunk2rows
-	MOVQ         R8, R10
-	VMOVUPS      Y0, (R10)
-	VMOVUPS      Y1, 32(R10)
-	ADDQ         R9, R10
-	VMOVUPS      Y2, (R10)
-	VMOVUPS      Y3, 32(R10)
-	ADDQ         R9, R10
-	VMOVUPS      Y4, (R10)
-	VMOVUPS      Y5, 32(R10)
-	ADDQ         R9, R10
-	VMOVUPS      Y6, (R10)
-	VMOVUPS      Y7, 32(R10)
-	ADDQ         $0x00000040, R8
-	ADDQ         $0x00000040, DX
+	MOVQ         SI, DI
+	MOVQ         ldo+56(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Y0, (DI)
+	VMOVUPS      Y1, 32(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y2, (DI)
+	VMOVUPS      Y3, 32(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y4, (DI)
+	VMOVUPS      Y5, 32(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y6, (DI)
+	VMOVUPS      Y7, 32(DI)
+	ADDQ         $0x00000040, SI
+	ADDQ         $0x00000040, CX
 	SUBQ         $0x00000010, AX
 	JMP          chunk2
 
@@ -2403,43 +5996,319 @@ chunk2done:
 chunk1:
 	CMPQ    AX, $0x00000008
 	JL      chunk1done
-	MOVQ    R8, R10
-	VMOVUPS (R10), Y0
-	ADDQ    R9, R10
-	VMOVUPS (R10), Y1
-	ADDQ    R9, R10
-	VMOVUPS (R10), Y2
-	ADDQ    R9, R10
-	VMOVUPS (R10), Y3
-	MOVQ    CX, R10
-	MOVQ    DX, R11
-	MOVQ    SI, R12
-	LEAQ    (DI)(DI*2), R13
+	MOVQ    ldo+56(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Y0
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y1
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y2
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y3
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+32(FP), R9
+	MOVQ    CX, R8
+	LEAQ    (BX)(BX*2), R10
 
 chunk1rows:
-	VMOVUPS      (R11), Y4
-	VBROADCASTSS (R12), Y5
+	VMOVUPS      (R8), Y4
+	PREFETCHT0   4096(R8)
+	VBROADCASTSS (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
-	VBROADCASTSS (R12)(DI*1), Y5
+	VBROADCASTSS (R9)(BX*1), Y5
 	VFMADD231PS  Y5, Y4, Y1
-	VBROADCASTSS (R12)(DI*2), Y5
+	VBROADCASTSS (R9)(BX*2), Y5
 	VFMADD231PS  Y5, Y4, Y2
-	VBROADCASTSS (R12)(R13*1), Y5
+	VBROADCASTSS (R9)(R10*1), Y5
 	VFMADD231PS  Y5, Y4, Y3
-	ADDQ         BX, R11
-	ADDQ         $0x04, R12
-	DECQ         R10
+	ADDQ         DX, R8
+	ADDQ         $0x04, R9
+	DECQ         DI
 	JNZ          chunk1rows
-	MOVQ         R8, R10
-	VMOVUPS      Y0, (R10)
-	ADDQ         R9, R10
-	VMOVUPS      Y1, (R10)
-	ADDQ         R9, R10
-	VMOVUPS      Y2, (R10)
-	ADDQ         R9, R10
-	VMOVUPS      Y3, (R10)
-	ADDQ         $0x00000020, R8
-	ADDQ         $0x00000020, DX
+	MOVQ         SI, DI
+	MOVQ         ldo+56(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Y0, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y1, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y2, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y3, (DI)
+	ADDQ         $0x00000020, SI
+	ADDQ         $0x00000020, CX
+	SUBQ         $0x00000008, AX
+	JMP          chunk1
+
+chunk1done:
+	VZEROUPPER
+	RET
+
+// func dotAtF324AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// Requires: AVX, CMOV, FMA3, MMX+
+TEXT ·dotAtF324AVX2(SB), NOSPLIT, $0-80
+	MOVQ rows+8(FP), AX
+	MOVQ k+32(FP), CX
+	MOVQ ldk+40(FP), DX
+	MOVQ out+64(FP), BX
+	MOVQ ldq+56(FP), SI
+	MOVQ at+16(FP), DI
+	SHLQ $0x02, DX
+	SHLQ $0x02, SI
+	LEAQ (SI)(SI*2), R8
+
+rows:
+	CMPQ    AX, $0x00000006
+	JL      near
+	MOVLQSX 16(DI), R9
+	IMULQ   DX, R9
+	ADDQ    CX, R9
+	LEAQ    (R9)(DX*1), R10
+
+key0:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R10
+	JCS        key0
+	MOVLQSX    20(DI), R9
+	IMULQ      DX, R9
+	ADDQ       CX, R9
+	LEAQ       (R9)(DX*1), R10
+
+key1:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R10
+	JCS        key1
+
+near:
+	MOVQ    v+24(FP), R9
+	TESTQ   R9, R9
+	JZ      alone
+	CMPQ    AX, $0x00000002
+	JL      alone
+	MOVLQSX (DI), R10
+	IMULQ   DX, R10
+	ADDQ    R9, R10
+	LEAQ    (R10)(DX*1), R11
+
+value0:
+	PREFETCHT0 (R10)
+	ADDQ       $0x40, R10
+	CMPQ       R10, R11
+	JCS        value0
+	MOVLQSX    4(DI), R10
+	IMULQ      DX, R10
+	ADDQ       R9, R10
+	LEAQ       (R10)(DX*1), R9
+
+value1:
+	PREFETCHT0 (R10)
+	ADDQ       $0x40, R10
+	CMPQ       R10, R9
+	JCS        value1
+
+alone:
+	MOVQ    DI, R9
+	MOVLQSX (R9), R9
+	IMULQ   DX, R9
+	ADDQ    CX, R9
+	MOVQ    DI, R10
+	LEAQ    4(DI), R11
+	CMPQ    AX, $0x00000001
+	CMOVQGT R11, R10
+	MOVLQSX (R10), R10
+	IMULQ   DX, R10
+	ADDQ    CX, R10
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	VXORPS  Y4, Y4, Y4
+	VXORPS  Y5, Y5, Y5
+	VXORPS  Y6, Y6, Y6
+	VXORPS  Y7, Y7, Y7
+	MOVQ    width+0(FP), R11
+	MOVQ    q+48(FP), R12
+
+width:
+	VMOVUPS      (R9), Y8
+	ADDQ         $0x00000020, R9
+	VMOVUPS      (R10), Y9
+	ADDQ         $0x00000020, R10
+	VMOVUPS      (R12), Y10
+	VFMADD231PS  Y10, Y8, Y0
+	VFMADD231PS  Y10, Y9, Y1
+	VMOVUPS      (R12)(SI*1), Y10
+	VFMADD231PS  Y10, Y8, Y2
+	VFMADD231PS  Y10, Y9, Y3
+	VMOVUPS      (R12)(SI*2), Y10
+	VFMADD231PS  Y10, Y8, Y4
+	VFMADD231PS  Y10, Y9, Y5
+	VMOVUPS      (R12)(R8*1), Y10
+	VFMADD231PS  Y10, Y8, Y6
+	VFMADD231PS  Y10, Y9, Y7
+	ADDQ         $0x00000020, R12
+	SUBQ         $0x00000008, R11
+	JG           width
+	MOVQ         ldo+72(FP), R10
+	MOVQ         BX, R9
+	SHLQ         $0x02, R10
+	VHADDPS      Y1, Y0, Y0
+	VHADDPS      Y0, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X1
+	VMOVSD       X1, (R9)
+	ADDQ         R10, R9
+	VHADDPS      Y3, Y2, Y0
+	VHADDPS      Y0, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X1
+	VMOVSD       X1, (R9)
+	ADDQ         R10, R9
+	VHADDPS      Y5, Y4, Y0
+	VHADDPS      Y0, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X1
+	VMOVSD       X1, (R9)
+	ADDQ         R10, R9
+	VHADDPS      Y7, Y6, Y0
+	VHADDPS      Y0, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X1
+	VMOVSD       X1, (R9)
+	ADDQ         $0x00000008, BX
+	ADDQ         $0x08, DI
+	SUBQ         $0x00000002, AX
+	JG           rows
+	VZEROUPPER
+	RET
+
+// func mixAtF324AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// Requires: AVX, FMA3, MMX+
+TEXT ·mixAtF324AVX2(SB), NOSPLIT, $0-72
+	MOVQ width+0(FP), AX
+	MOVQ v+24(FP), CX
+	MOVQ ldv+32(FP), DX
+	MOVQ ldp+48(FP), BX
+	MOVQ out+56(FP), SI
+	SHLQ $0x02, DX
+	SHLQ $0x02, BX
+
+chunk2:
+	CMPQ    AX, $0x00000010
+	JL      chunk2done
+	MOVQ    ldo+64(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Y0
+	VMOVUPS 32(DI), Y1
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y2
+	VMOVUPS 32(DI), Y3
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y4
+	VMOVUPS 32(DI), Y5
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y6
+	VMOVUPS 32(DI), Y7
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+40(FP), R9
+	MOVQ    at+16(FP), R10
+	LEAQ    (BX)(BX*2), R11
+
+chunk2rows:
+	MOVLQSX      (R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	ADDQ         $0x04, R10
+	VMOVUPS      (R8), Y8
+	VMOVUPS      32(R8), Y9
+	PREFETCHT0   64(R8)
+	VBROADCASTSS (R9), Y10
+	VFMADD231PS  Y10, Y8, Y0
+	VFMADD231PS  Y10, Y9, Y1
+	VBROADCASTSS (R9)(BX*1), Y10
+	VFMADD231PS  Y10, Y8, Y2
+	VFMADD231PS  Y10, Y9, Y3
+	VBROADCASTSS (R9)(BX*2), Y10
+	VFMADD231PS  Y10, Y8, Y4
+	VFMADD231PS  Y10, Y9, Y5
+	VBROADCASTSS (R9)(R11*1), Y10
+	VFMADD231PS  Y10, Y8, Y6
+	VFMADD231PS  Y10, Y9, Y7
+	ADDQ         $0x04, R9
+	DECQ         DI
+	JNZ          chunk2rows
+	MOVQ         SI, DI
+	MOVQ         ldo+64(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Y0, (DI)
+	VMOVUPS      Y1, 32(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y2, (DI)
+	VMOVUPS      Y3, 32(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y4, (DI)
+	VMOVUPS      Y5, 32(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y6, (DI)
+	VMOVUPS      Y7, 32(DI)
+	ADDQ         $0x00000040, SI
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x00000010, AX
+	JMP          chunk2
+
+chunk2done:
+chunk1:
+	CMPQ    AX, $0x00000008
+	JL      chunk1done
+	MOVQ    ldo+64(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Y0
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y1
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y2
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y3
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+40(FP), R9
+	MOVQ    at+16(FP), R10
+	LEAQ    (BX)(BX*2), R11
+
+chunk1rows:
+	MOVLQSX      (R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	ADDQ         $0x04, R10
+	VMOVUPS      (R8), Y4
+	PREFETCHT0   32(R8)
+	VBROADCASTSS (R9), Y5
+	VFMADD231PS  Y5, Y4, Y0
+	VBROADCASTSS (R9)(BX*1), Y5
+	VFMADD231PS  Y5, Y4, Y1
+	VBROADCASTSS (R9)(BX*2), Y5
+	VFMADD231PS  Y5, Y4, Y2
+	VBROADCASTSS (R9)(R11*1), Y5
+	VFMADD231PS  Y5, Y4, Y3
+	ADDQ         $0x04, R9
+	DECQ         DI
+	JNZ          chunk1rows
+	MOVQ         SI, DI
+	MOVQ         ldo+64(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Y0, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y1, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y2, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y3, (DI)
+	ADDQ         $0x00000020, SI
+	ADDQ         $0x00000020, CX
 	SUBQ         $0x00000008, AX
 	JMP          chunk1
 
@@ -2448,7 +6317,7 @@ chunk1done:
 	RET
 
 // func dotBF161AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
-// Requires: AVX, AVX2, CMOV, FMA3
+// Requires: AVX, AVX2, CMOV, FMA3, MMX+
 TEXT ·dotBF161AVX2(SB), NOSPLIT, $0-64
 	MOVQ rows+8(FP), AX
 	MOVQ k+16(FP), CX
@@ -2472,9 +6341,11 @@ rows:
 width:
 	VPMOVZXWD    (SI), Y2
 	VPSLLD       $0x10, Y2, Y2
+	PREFETCHT0   4096(SI)
 	ADDQ         $0x00000010, SI
 	VPMOVZXWD    (DI), Y3
 	VPSLLD       $0x10, Y3, Y3
+	PREFETCHT0   4096(DI)
 	ADDQ         $0x00000010, DI
 	VMOVUPS      (R9), Y4
 	VFMADD231PS  Y4, Y2, Y0
@@ -2498,47 +6369,48 @@ width:
 	RET
 
 // func mixBF161AVX2(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mixBF161AVX2(SB), NOSPLIT, $0-64
 	MOVQ width+0(FP), AX
-	MOVQ rows+8(FP), CX
-	MOVQ v+16(FP), DX
-	MOVQ ldv+24(FP), BX
-	MOVQ p+32(FP), SI
-	MOVQ ldp+40(FP), DI
-	MOVQ out+48(FP), R8
-	MOVQ ldo+56(FP), R9
-	SHLQ $0x01, BX
-	SHLQ $0x02, DI
-	SHLQ $0x02, R9
+	MOVQ v+16(FP), CX
+	MOVQ ldv+24(FP), DX
+	MOVQ ldp+40(FP), BX
+	MOVQ out+48(FP), SI
+	SHLQ $0x01, DX
+	SHLQ $0x02, BX
 
 chunk2:
 	CMPQ    AX, $0x00000010
 	JL      chunk2done
-	MOVQ    R8, DI
-	VMOVUPS (DI), Y0
-	VMOVUPS 32(DI), Y1
+	MOVQ    ldo+56(FP), DI
+	MOVQ    SI, BX
+	SHLQ    $0x02, DI
+	VMOVUPS (BX), Y0
+	VMOVUPS 32(BX), Y1
+	MOVQ    rows+8(FP), BX
+	MOVQ    p+32(FP), R8
 	MOVQ    CX, DI
-	MOVQ    DX, R9
-	MOVQ    SI, R10
 
 chunk2rows:
-	VPMOVZXWD    (R9), Y2
+	VPMOVZXWD    (DI), Y2
 	VPSLLD       $0x10, Y2, Y2
-	VPMOVZXWD    16(R9), Y3
+	VPMOVZXWD    16(DI), Y3
 	VPSLLD       $0x10, Y3, Y3
-	VBROADCASTSS (R10), Y4
+	PREFETCHT0   4096(DI)
+	VBROADCASTSS (R8), Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
-	ADDQ         BX, R9
-	ADDQ         $0x04, R10
-	DECQ         DI
+	ADDQ         DX, DI
+	ADDQ         $0x04, R8
+	DECQ         BX
 	JNZ          chunk2rows
-	MOVQ         R8, DI
-	VMOVUPS      Y0, (DI)
-	VMOVUPS      Y1, 32(DI)
-	ADDQ         $0x00000040, R8
-	ADDQ         $0x00000020, DX
+	MOVQ         SI, BX
+	MOVQ         ldo+56(FP), DI
+	SHLQ         $0x02, DI
+	VMOVUPS      Y0, (BX)
+	VMOVUPS      Y1, 32(BX)
+	ADDQ         $0x00000040, SI
+	ADDQ         $0x00000020, CX
 	SUBQ         $0x00000010, AX
 	JMP          chunk2
 
@@ -2546,25 +6418,225 @@ chunk2done:
 chunk1:
 	CMPQ    AX, $0x00000008
 	JL      chunk1done
-	MOVQ    R8, DI
-	VMOVUPS (DI), Y0
+	MOVQ    ldo+56(FP), DI
+	MOVQ    SI, BX
+	SHLQ    $0x02, DI
+	VMOVUPS (BX), Y0
+	MOVQ    rows+8(FP), BX
+	MOVQ    p+32(FP), R8
 	MOVQ    CX, DI
-	MOVQ    DX, R9
-	MOVQ    SI, R10
 
 chunk1rows:
-	VPMOVZXWD    (R9), Y1
+	VPMOVZXWD    (DI), Y1
 	VPSLLD       $0x10, Y1, Y1
-	VBROADCASTSS (R10), Y2
+	PREFETCHT0   4096(DI)
+	VBROADCASTSS (R8), Y2
 	VFMADD231PS  Y2, Y1, Y0
-	ADDQ         BX, R9
-	ADDQ         $0x04, R10
-	DECQ         DI
+	ADDQ         DX, DI
+	ADDQ         $0x04, R8
+	DECQ         BX
 	JNZ          chunk1rows
-	MOVQ         R8, DI
-	VMOVUPS      Y0, (DI)
-	ADDQ         $0x00000020, R8
-	ADDQ         $0x00000010, DX
+	MOVQ         SI, BX
+	MOVQ         ldo+56(FP), DI
+	SHLQ         $0x02, DI
+	VMOVUPS      Y0, (BX)
+	ADDQ         $0x00000020, SI
+	ADDQ         $0x00000010, CX
+	SUBQ         $0x00000008, AX
+	JMP          chunk1
+
+chunk1done:
+	VZEROUPPER
+	RET
+
+// func dotAtBF161AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// Requires: AVX, AVX2, CMOV, FMA3, MMX+
+TEXT ·dotAtBF161AVX2(SB), NOSPLIT, $0-80
+	MOVQ rows+8(FP), AX
+	MOVQ k+32(FP), CX
+	MOVQ ldk+40(FP), DX
+	MOVQ out+64(FP), BX
+	MOVQ ldq+56(FP), SI
+	MOVQ at+16(FP), DI
+	SHLQ $0x01, DX
+	SHLQ $0x02, SI
+
+rows:
+	CMPQ    AX, $0x00000006
+	JL      near
+	MOVLQSX 16(DI), SI
+	IMULQ   DX, SI
+	ADDQ    CX, SI
+	LEAQ    (SI)(DX*1), R8
+
+key0:
+	PREFETCHT0 (SI)
+	ADDQ       $0x40, SI
+	CMPQ       SI, R8
+	JCS        key0
+	MOVLQSX    20(DI), SI
+	IMULQ      DX, SI
+	ADDQ       CX, SI
+	LEAQ       (SI)(DX*1), R8
+
+key1:
+	PREFETCHT0 (SI)
+	ADDQ       $0x40, SI
+	CMPQ       SI, R8
+	JCS        key1
+
+near:
+	MOVQ    v+24(FP), SI
+	TESTQ   SI, SI
+	JZ      alone
+	CMPQ    AX, $0x00000002
+	JL      alone
+	MOVLQSX (DI), R8
+	IMULQ   DX, R8
+	ADDQ    SI, R8
+	LEAQ    (R8)(DX*1), R9
+
+value0:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, R9
+	JCS        value0
+	MOVLQSX    4(DI), R8
+	IMULQ      DX, R8
+	ADDQ       SI, R8
+	LEAQ       (R8)(DX*1), SI
+
+value1:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, SI
+	JCS        value1
+
+alone:
+	MOVQ    DI, SI
+	MOVLQSX (SI), SI
+	IMULQ   DX, SI
+	ADDQ    CX, SI
+	MOVQ    DI, R8
+	LEAQ    4(DI), R9
+	CMPQ    AX, $0x00000001
+	CMOVQGT R9, R8
+	MOVLQSX (R8), R8
+	IMULQ   DX, R8
+	ADDQ    CX, R8
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	MOVQ    width+0(FP), R9
+	MOVQ    q+48(FP), R10
+
+width:
+	VPMOVZXWD    (SI), Y2
+	VPSLLD       $0x10, Y2, Y2
+	ADDQ         $0x00000010, SI
+	VPMOVZXWD    (R8), Y3
+	VPSLLD       $0x10, Y3, Y3
+	ADDQ         $0x00000010, R8
+	VMOVUPS      (R10), Y4
+	VFMADD231PS  Y4, Y2, Y0
+	VFMADD231PS  Y4, Y3, Y1
+	ADDQ         $0x00000020, R10
+	SUBQ         $0x00000008, R9
+	JG           width
+	MOVQ         ldo+72(FP), R8
+	MOVQ         BX, SI
+	SHLQ         $0x02, R8
+	VHADDPS      Y1, Y0, Y0
+	VHADDPS      Y0, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X1
+	VMOVSD       X1, (SI)
+	ADDQ         $0x00000008, BX
+	ADDQ         $0x08, DI
+	SUBQ         $0x00000002, AX
+	JG           rows
+	VZEROUPPER
+	RET
+
+// func mixAtBF161AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mixAtBF161AVX2(SB), NOSPLIT, $0-72
+	MOVQ width+0(FP), AX
+	MOVQ v+24(FP), CX
+	MOVQ ldv+32(FP), DX
+	MOVQ ldp+48(FP), BX
+	MOVQ out+56(FP), SI
+	SHLQ $0x01, DX
+	SHLQ $0x02, BX
+
+chunk2:
+	CMPQ    AX, $0x00000010
+	JL      chunk2done
+	MOVQ    ldo+64(FP), DI
+	MOVQ    SI, BX
+	SHLQ    $0x02, DI
+	VMOVUPS (BX), Y0
+	VMOVUPS 32(BX), Y1
+	MOVQ    rows+8(FP), BX
+	MOVQ    p+40(FP), R8
+	MOVQ    at+16(FP), R9
+
+chunk2rows:
+	MOVLQSX      (R9), DI
+	IMULQ        DX, DI
+	ADDQ         CX, DI
+	ADDQ         $0x04, R9
+	VPMOVZXWD    (DI), Y2
+	VPSLLD       $0x10, Y2, Y2
+	VPMOVZXWD    16(DI), Y3
+	VPSLLD       $0x10, Y3, Y3
+	PREFETCHT0   32(DI)
+	VBROADCASTSS (R8), Y4
+	VFMADD231PS  Y4, Y2, Y0
+	VFMADD231PS  Y4, Y3, Y1
+	ADDQ         $0x04, R8
+	DECQ         BX
+	JNZ          chunk2rows
+	MOVQ         SI, BX
+	MOVQ         ldo+64(FP), DI
+	SHLQ         $0x02, DI
+	VMOVUPS      Y0, (BX)
+	VMOVUPS      Y1, 32(BX)
+	ADDQ         $0x00000040, SI
+	ADDQ         $0x00000020, CX
+	SUBQ         $0x00000010, AX
+	JMP          chunk2
+
+chunk2done:
+chunk1:
+	CMPQ    AX, $0x00000008
+	JL      chunk1done
+	MOVQ    ldo+64(FP), DI
+	MOVQ    SI, BX
+	SHLQ    $0x02, DI
+	VMOVUPS (BX), Y0
+	MOVQ    rows+8(FP), BX
+	MOVQ    p+40(FP), R8
+	MOVQ    at+16(FP), R9
+
+chunk1rows:
+	MOVLQSX      (R9), DI
+	IMULQ        DX, DI
+	ADDQ         CX, DI
+	ADDQ         $0x04, R9
+	VPMOVZXWD    (DI), Y1
+	VPSLLD       $0x10, Y1, Y1
+	PREFETCHT0   16(DI)
+	VBROADCASTSS (R8), Y2
+	VFMADD231PS  Y2, Y1, Y0
+	ADDQ         $0x04, R8
+	DECQ         BX
+	JNZ          chunk1rows
+	MOVQ         SI, BX
+	MOVQ         ldo+64(FP), DI
+	SHLQ         $0x02, DI
+	VMOVUPS      Y0, (BX)
+	ADDQ         $0x00000020, SI
+	ADDQ         $0x00000010, CX
 	SUBQ         $0x00000008, AX
 	JMP          chunk1
 
@@ -2573,7 +6645,7 @@ chunk1done:
 	RET
 
 // func dotBF162AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
-// Requires: AVX, AVX2, CMOV, FMA3
+// Requires: AVX, AVX2, CMOV, FMA3, MMX+
 TEXT ·dotBF162AVX2(SB), NOSPLIT, $0-64
 	MOVQ rows+8(FP), AX
 	MOVQ k+16(FP), CX
@@ -2599,9 +6671,11 @@ rows:
 width:
 	VPMOVZXWD    (DI), Y4
 	VPSLLD       $0x10, Y4, Y4
+	PREFETCHT0   4096(DI)
 	ADDQ         $0x00000010, DI
 	VPMOVZXWD    (R8), Y5
 	VPSLLD       $0x10, Y5, Y5
+	PREFETCHT0   4096(R8)
 	ADDQ         $0x00000010, R8
 	VMOVUPS      (R10), Y6
 	VFMADD231PS  Y6, Y4, Y0
@@ -2634,56 +6708,57 @@ width:
 	RET
 
 // func mixBF162AVX2(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mixBF162AVX2(SB), NOSPLIT, $0-64
 	MOVQ width+0(FP), AX
-	MOVQ rows+8(FP), CX
-	MOVQ v+16(FP), DX
-	MOVQ ldv+24(FP), BX
-	MOVQ p+32(FP), SI
-	MOVQ ldp+40(FP), DI
-	MOVQ out+48(FP), R8
-	MOVQ ldo+56(FP), R9
-	SHLQ $0x01, BX
-	SHLQ $0x02, DI
-	SHLQ $0x02, R9
+	MOVQ v+16(FP), CX
+	MOVQ ldv+24(FP), DX
+	MOVQ ldp+40(FP), BX
+	MOVQ out+48(FP), SI
+	SHLQ $0x01, DX
+	SHLQ $0x02, BX
 
 chunk2:
 	CMPQ    AX, $0x00000010
 	JL      chunk2done
-	MOVQ    R8, R10
-	VMOVUPS (R10), Y0
-	VMOVUPS 32(R10), Y1
-	ADDQ    R9, R10
-	VMOVUPS (R10), Y2
-	VMOVUPS 32(R10), Y3
-	MOVQ    CX, R10
-	MOVQ    DX, R11
-	MOVQ    SI, R12
+	MOVQ    ldo+56(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Y0
+	VMOVUPS 32(DI), Y1
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y2
+	VMOVUPS 32(DI), Y3
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+32(FP), R9
+	MOVQ    CX, R8
 
 chunk2rows:
-	VPMOVZXWD    (R11), Y4
+	VPMOVZXWD    (R8), Y4
 	VPSLLD       $0x10, Y4, Y4
-	VPMOVZXWD    16(R11), Y5
+	VPMOVZXWD    16(R8), Y5
 	VPSLLD       $0x10, Y5, Y5
-	VBROADCASTSS (R12), Y6
+	PREFETCHT0   4096(R8)
+	VBROADCASTSS (R9), Y6
 	VFMADD231PS  Y6, Y4, Y0
 	VFMADD231PS  Y6, Y5, Y1
-	VBROADCASTSS (R12)(DI*1), Y6
+	VBROADCASTSS (R9)(BX*1), Y6
 	VFMADD231PS  Y6, Y4, Y2
 	VFMADD231PS  Y6, Y5, Y3
-	ADDQ         BX, R11
-	ADDQ         $0x04, R12
-	DECQ         R10
+	ADDQ         DX, R8
+	ADDQ         $0x04, R9
+	DECQ         DI
 	JNZ          chunk2rows
-	MOVQ         R8, R10
-	VMOVUPS      Y0, (R10)
-	VMOVUPS      Y1, 32(R10)
-	ADDQ         R9, R10
-	VMOVUPS      Y2, (R10)
-	VMOVUPS      Y3, 32(R10)
-	ADDQ         $0x00000040, R8
-	ADDQ         $0x00000020, DX
+	MOVQ         SI, DI
+	MOVQ         ldo+56(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Y0, (DI)
+	VMOVUPS      Y1, 32(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y2, (DI)
+	VMOVUPS      Y3, 32(DI)
+	ADDQ         $0x00000040, SI
+	ADDQ         $0x00000020, CX
 	SUBQ         $0x00000010, AX
 	JMP          chunk2
 
@@ -2691,31 +6766,257 @@ chunk2done:
 chunk1:
 	CMPQ    AX, $0x00000008
 	JL      chunk1done
-	MOVQ    R8, R10
-	VMOVUPS (R10), Y0
-	ADDQ    R9, R10
-	VMOVUPS (R10), Y1
-	MOVQ    CX, R10
-	MOVQ    DX, R11
-	MOVQ    SI, R12
+	MOVQ    ldo+56(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Y0
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y1
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+32(FP), R9
+	MOVQ    CX, R8
 
 chunk1rows:
-	VPMOVZXWD    (R11), Y2
+	VPMOVZXWD    (R8), Y2
 	VPSLLD       $0x10, Y2, Y2
-	VBROADCASTSS (R12), Y3
+	PREFETCHT0   4096(R8)
+	VBROADCASTSS (R9), Y3
 	VFMADD231PS  Y3, Y2, Y0
-	VBROADCASTSS (R12)(DI*1), Y3
+	VBROADCASTSS (R9)(BX*1), Y3
 	VFMADD231PS  Y3, Y2, Y1
-	ADDQ         BX, R11
-	ADDQ         $0x04, R12
-	DECQ         R10
+	ADDQ         DX, R8
+	ADDQ         $0x04, R9
+	DECQ         DI
 	JNZ          chunk1rows
-	MOVQ         R8, R10
-	VMOVUPS      Y0, (R10)
-	ADDQ         R9, R10
-	VMOVUPS      Y1, (R10)
-	ADDQ         $0x00000020, R8
-	ADDQ         $0x00000010, DX
+	MOVQ         SI, DI
+	MOVQ         ldo+56(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Y0, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y1, (DI)
+	ADDQ         $0x00000020, SI
+	ADDQ         $0x00000010, CX
+	SUBQ         $0x00000008, AX
+	JMP          chunk1
+
+chunk1done:
+	VZEROUPPER
+	RET
+
+// func dotAtBF162AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// Requires: AVX, AVX2, CMOV, FMA3, MMX+
+TEXT ·dotAtBF162AVX2(SB), NOSPLIT, $0-80
+	MOVQ rows+8(FP), AX
+	MOVQ k+32(FP), CX
+	MOVQ ldk+40(FP), DX
+	MOVQ out+64(FP), BX
+	MOVQ ldq+56(FP), SI
+	MOVQ at+16(FP), DI
+	SHLQ $0x01, DX
+	SHLQ $0x02, SI
+
+rows:
+	CMPQ    AX, $0x00000006
+	JL      near
+	MOVLQSX 16(DI), R8
+	IMULQ   DX, R8
+	ADDQ    CX, R8
+	LEAQ    (R8)(DX*1), R9
+
+key0:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, R9
+	JCS        key0
+	MOVLQSX    20(DI), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	LEAQ       (R8)(DX*1), R9
+
+key1:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, R9
+	JCS        key1
+
+near:
+	MOVQ    v+24(FP), R8
+	TESTQ   R8, R8
+	JZ      alone
+	CMPQ    AX, $0x00000002
+	JL      alone
+	MOVLQSX (DI), R9
+	IMULQ   DX, R9
+	ADDQ    R8, R9
+	LEAQ    (R9)(DX*1), R10
+
+value0:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R10
+	JCS        value0
+	MOVLQSX    4(DI), R9
+	IMULQ      DX, R9
+	ADDQ       R8, R9
+	LEAQ       (R9)(DX*1), R8
+
+value1:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R8
+	JCS        value1
+
+alone:
+	MOVQ    DI, R8
+	MOVLQSX (R8), R8
+	IMULQ   DX, R8
+	ADDQ    CX, R8
+	MOVQ    DI, R9
+	LEAQ    4(DI), R10
+	CMPQ    AX, $0x00000001
+	CMOVQGT R10, R9
+	MOVLQSX (R9), R9
+	IMULQ   DX, R9
+	ADDQ    CX, R9
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	MOVQ    width+0(FP), R10
+	MOVQ    q+48(FP), R11
+
+width:
+	VPMOVZXWD    (R8), Y4
+	VPSLLD       $0x10, Y4, Y4
+	ADDQ         $0x00000010, R8
+	VPMOVZXWD    (R9), Y5
+	VPSLLD       $0x10, Y5, Y5
+	ADDQ         $0x00000010, R9
+	VMOVUPS      (R11), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VMOVUPS      (R11)(SI*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	ADDQ         $0x00000020, R11
+	SUBQ         $0x00000008, R10
+	JG           width
+	MOVQ         ldo+72(FP), R9
+	MOVQ         BX, R8
+	SHLQ         $0x02, R9
+	VHADDPS      Y1, Y0, Y0
+	VHADDPS      Y0, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X1
+	VMOVSD       X1, (R8)
+	ADDQ         R9, R8
+	VHADDPS      Y3, Y2, Y0
+	VHADDPS      Y0, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X1
+	VMOVSD       X1, (R8)
+	ADDQ         $0x00000008, BX
+	ADDQ         $0x08, DI
+	SUBQ         $0x00000002, AX
+	JG           rows
+	VZEROUPPER
+	RET
+
+// func mixAtBF162AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mixAtBF162AVX2(SB), NOSPLIT, $0-72
+	MOVQ width+0(FP), AX
+	MOVQ v+24(FP), CX
+	MOVQ ldv+32(FP), DX
+	MOVQ ldp+48(FP), BX
+	MOVQ out+56(FP), SI
+	SHLQ $0x01, DX
+	SHLQ $0x02, BX
+
+chunk2:
+	CMPQ    AX, $0x00000010
+	JL      chunk2done
+	MOVQ    ldo+64(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Y0
+	VMOVUPS 32(DI), Y1
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y2
+	VMOVUPS 32(DI), Y3
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+40(FP), R9
+	MOVQ    at+16(FP), R10
+
+chunk2rows:
+	MOVLQSX      (R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	ADDQ         $0x04, R10
+	VPMOVZXWD    (R8), Y4
+	VPSLLD       $0x10, Y4, Y4
+	VPMOVZXWD    16(R8), Y5
+	VPSLLD       $0x10, Y5, Y5
+	PREFETCHT0   32(R8)
+	VBROADCASTSS (R9), Y6
+	VFMADD231PS  Y6, Y4, Y0
+	VFMADD231PS  Y6, Y5, Y1
+	VBROADCASTSS (R9)(BX*1), Y6
+	VFMADD231PS  Y6, Y4, Y2
+	VFMADD231PS  Y6, Y5, Y3
+	ADDQ         $0x04, R9
+	DECQ         DI
+	JNZ          chunk2rows
+	MOVQ         SI, DI
+	MOVQ         ldo+64(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Y0, (DI)
+	VMOVUPS      Y1, 32(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y2, (DI)
+	VMOVUPS      Y3, 32(DI)
+	ADDQ         $0x00000040, SI
+	ADDQ         $0x00000020, CX
+	SUBQ         $0x00000010, AX
+	JMP          chunk2
+
+chunk2done:
+chunk1:
+	CMPQ    AX, $0x00000008
+	JL      chunk1done
+	MOVQ    ldo+64(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Y0
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y1
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+40(FP), R9
+	MOVQ    at+16(FP), R10
+
+chunk1rows:
+	MOVLQSX      (R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	ADDQ         $0x04, R10
+	VPMOVZXWD    (R8), Y2
+	VPSLLD       $0x10, Y2, Y2
+	PREFETCHT0   16(R8)
+	VBROADCASTSS (R9), Y3
+	VFMADD231PS  Y3, Y2, Y0
+	VBROADCASTSS (R9)(BX*1), Y3
+	VFMADD231PS  Y3, Y2, Y1
+	ADDQ         $0x04, R9
+	DECQ         DI
+	JNZ          chunk1rows
+	MOVQ         SI, DI
+	MOVQ         ldo+64(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Y0, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y1, (DI)
+	ADDQ         $0x00000020, SI
+	ADDQ         $0x00000010, CX
 	SUBQ         $0x00000008, AX
 	JMP          chunk1
 
@@ -2724,7 +7025,7 @@ chunk1done:
 	RET
 
 // func dotBF163AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
-// Requires: AVX, AVX2, CMOV, FMA3
+// Requires: AVX, AVX2, CMOV, FMA3, MMX+
 TEXT ·dotBF163AVX2(SB), NOSPLIT, $0-64
 	MOVQ rows+8(FP), AX
 	MOVQ k+16(FP), CX
@@ -2752,9 +7053,11 @@ rows:
 width:
 	VPMOVZXWD    (DI), Y6
 	VPSLLD       $0x10, Y6, Y6
+	PREFETCHT0   4096(DI)
 	ADDQ         $0x00000010, DI
 	VPMOVZXWD    (R8), Y7
 	VPSLLD       $0x10, Y7, Y7
+	PREFETCHT0   4096(R8)
 	ADDQ         $0x00000010, R8
 	VMOVUPS      (R10), Y8
 	VFMADD231PS  Y8, Y6, Y0
@@ -2796,65 +7099,66 @@ width:
 	RET
 
 // func mixBF163AVX2(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mixBF163AVX2(SB), NOSPLIT, $0-64
 	MOVQ width+0(FP), AX
-	MOVQ rows+8(FP), CX
-	MOVQ v+16(FP), DX
-	MOVQ ldv+24(FP), BX
-	MOVQ p+32(FP), SI
-	MOVQ ldp+40(FP), DI
-	MOVQ out+48(FP), R8
-	MOVQ ldo+56(FP), R9
-	SHLQ $0x01, BX
-	SHLQ $0x02, DI
-	SHLQ $0x02, R9
+	MOVQ v+16(FP), CX
+	MOVQ ldv+24(FP), DX
+	MOVQ ldp+40(FP), BX
+	MOVQ out+48(FP), SI
+	SHLQ $0x01, DX
+	SHLQ $0x02, BX
 
 chunk2:
 	CMPQ    AX, $0x00000010
 	JL      chunk2done
-	MOVQ    R8, R10
-	VMOVUPS (R10), Y0
-	VMOVUPS 32(R10), Y1
-	ADDQ    R9, R10
-	VMOVUPS (R10), Y2
-	VMOVUPS 32(R10), Y3
-	ADDQ    R9, R10
-	VMOVUPS (R10), Y4
-	VMOVUPS 32(R10), Y5
-	MOVQ    CX, R10
-	MOVQ    DX, R11
-	MOVQ    SI, R12
+	MOVQ    ldo+56(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Y0
+	VMOVUPS 32(DI), Y1
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y2
+	VMOVUPS 32(DI), Y3
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y4
+	VMOVUPS 32(DI), Y5
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+32(FP), R9
+	MOVQ    CX, R8
 
 chunk2rows:
-	VPMOVZXWD    (R11), Y6
+	VPMOVZXWD    (R8), Y6
 	VPSLLD       $0x10, Y6, Y6
-	VPMOVZXWD    16(R11), Y7
+	VPMOVZXWD    16(R8), Y7
 	VPSLLD       $0x10, Y7, Y7
-	VBROADCASTSS (R12), Y8
+	PREFETCHT0   4096(R8)
+	VBROADCASTSS (R9), Y8
 	VFMADD231PS  Y8, Y6, Y0
 	VFMADD231PS  Y8, Y7, Y1
-	VBROADCASTSS (R12)(DI*1), Y8
+	VBROADCASTSS (R9)(BX*1), Y8
 	VFMADD231PS  Y8, Y6, Y2
 	VFMADD231PS  Y8, Y7, Y3
-	VBROADCASTSS (R12)(DI*2), Y8
+	VBROADCASTSS (R9)(BX*2), Y8
 	VFMADD231PS  Y8, Y6, Y4
 	VFMADD231PS  Y8, Y7, Y5
-	ADDQ         BX, R11
-	ADDQ         $0x04, R12
-	DECQ         R10
+	ADDQ         DX, R8
+	ADDQ         $0x04, R9
+	DECQ         DI
 	JNZ          chunk2rows
-	MOVQ         R8, R10
-	VMOVUPS      Y0, (R10)
-	VMOVUPS      Y1, 32(R10)
-	ADDQ         R9, R10
-	VMOVUPS      Y2, (R10)
-	VMOVUPS      Y3, 32(R10)
-	ADDQ         R9, R10
-	VMOVUPS      Y4, (R10)
-	VMOVUPS      Y5, 32(R10)
-	ADDQ         $0x00000040, R8
-	ADDQ         $0x00000020, DX
+	MOVQ         SI, DI
+	MOVQ         ldo+56(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Y0, (DI)
+	VMOVUPS      Y1, 32(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y2, (DI)
+	VMOVUPS      Y3, 32(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y4, (DI)
+	VMOVUPS      Y5, 32(DI)
+	ADDQ         $0x00000040, SI
+	ADDQ         $0x00000020, CX
 	SUBQ         $0x00000010, AX
 	JMP          chunk2
 
@@ -2862,37 +7166,289 @@ chunk2done:
 chunk1:
 	CMPQ    AX, $0x00000008
 	JL      chunk1done
-	MOVQ    R8, R10
-	VMOVUPS (R10), Y0
-	ADDQ    R9, R10
-	VMOVUPS (R10), Y1
-	ADDQ    R9, R10
-	VMOVUPS (R10), Y2
-	MOVQ    CX, R10
-	MOVQ    DX, R11
-	MOVQ    SI, R12
+	MOVQ    ldo+56(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Y0
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y1
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y2
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+32(FP), R9
+	MOVQ    CX, R8
 
 chunk1rows:
-	VPMOVZXWD    (R11), Y3
+	VPMOVZXWD    (R8), Y3
 	VPSLLD       $0x10, Y3, Y3
-	VBROADCASTSS (R12), Y4
+	PREFETCHT0   4096(R8)
+	VBROADCASTSS (R9), Y4
 	VFMADD231PS  Y4, Y3, Y0
-	VBROADCASTSS (R12)(DI*1), Y4
+	VBROADCASTSS (R9)(BX*1), Y4
 	VFMADD231PS  Y4, Y3, Y1
-	VBROADCASTSS (R12)(DI*2), Y4
+	VBROADCASTSS (R9)(BX*2), Y4
 	VFMADD231PS  Y4, Y3, Y2
-	ADDQ         BX, R11
-	ADDQ         $0x04, R12
-	DECQ         R10
+	ADDQ         DX, R8
+	ADDQ         $0x04, R9
+	DECQ         DI
 	JNZ          chunk1rows
-	MOVQ         R8, R10
-	VMOVUPS      Y0, (R10)
-	ADDQ         R9, R10
-	VMOVUPS      Y1, (R10)
-	ADDQ         R9, R10
-	VMOVUPS      Y2, (R10)
-	ADDQ         $0x00000020, R8
-	ADDQ         $0x00000010, DX
+	MOVQ         SI, DI
+	MOVQ         ldo+56(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Y0, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y1, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y2, (DI)
+	ADDQ         $0x00000020, SI
+	ADDQ         $0x00000010, CX
+	SUBQ         $0x00000008, AX
+	JMP          chunk1
+
+chunk1done:
+	VZEROUPPER
+	RET
+
+// func dotAtBF163AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// Requires: AVX, AVX2, CMOV, FMA3, MMX+
+TEXT ·dotAtBF163AVX2(SB), NOSPLIT, $0-80
+	MOVQ rows+8(FP), AX
+	MOVQ k+32(FP), CX
+	MOVQ ldk+40(FP), DX
+	MOVQ out+64(FP), BX
+	MOVQ ldq+56(FP), SI
+	MOVQ at+16(FP), DI
+	SHLQ $0x01, DX
+	SHLQ $0x02, SI
+
+rows:
+	CMPQ    AX, $0x00000006
+	JL      near
+	MOVLQSX 16(DI), R8
+	IMULQ   DX, R8
+	ADDQ    CX, R8
+	LEAQ    (R8)(DX*1), R9
+
+key0:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, R9
+	JCS        key0
+	MOVLQSX    20(DI), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	LEAQ       (R8)(DX*1), R9
+
+key1:
+	PREFETCHT0 (R8)
+	ADDQ       $0x40, R8
+	CMPQ       R8, R9
+	JCS        key1
+
+near:
+	MOVQ    v+24(FP), R8
+	TESTQ   R8, R8
+	JZ      alone
+	CMPQ    AX, $0x00000002
+	JL      alone
+	MOVLQSX (DI), R9
+	IMULQ   DX, R9
+	ADDQ    R8, R9
+	LEAQ    (R9)(DX*1), R10
+
+value0:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R10
+	JCS        value0
+	MOVLQSX    4(DI), R9
+	IMULQ      DX, R9
+	ADDQ       R8, R9
+	LEAQ       (R9)(DX*1), R8
+
+value1:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R8
+	JCS        value1
+
+alone:
+	MOVQ    DI, R8
+	MOVLQSX (R8), R8
+	IMULQ   DX, R8
+	ADDQ    CX, R8
+	MOVQ    DI, R9
+	LEAQ    4(DI), R10
+	CMPQ    AX, $0x00000001
+	CMOVQGT R10, R9
+	MOVLQSX (R9), R9
+	IMULQ   DX, R9
+	ADDQ    CX, R9
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	VXORPS  Y4, Y4, Y4
+	VXORPS  Y5, Y5, Y5
+	MOVQ    width+0(FP), R10
+	MOVQ    q+48(FP), R11
+
+width:
+	VPMOVZXWD    (R8), Y6
+	VPSLLD       $0x10, Y6, Y6
+	ADDQ         $0x00000010, R8
+	VPMOVZXWD    (R9), Y7
+	VPSLLD       $0x10, Y7, Y7
+	ADDQ         $0x00000010, R9
+	VMOVUPS      (R11), Y8
+	VFMADD231PS  Y8, Y6, Y0
+	VFMADD231PS  Y8, Y7, Y1
+	VMOVUPS      (R11)(SI*1), Y8
+	VFMADD231PS  Y8, Y6, Y2
+	VFMADD231PS  Y8, Y7, Y3
+	VMOVUPS      (R11)(SI*2), Y8
+	VFMADD231PS  Y8, Y6, Y4
+	VFMADD231PS  Y8, Y7, Y5
+	ADDQ         $0x00000020, R11
+	SUBQ         $0x00000008, R10
+	JG           width
+	MOVQ         ldo+72(FP), R9
+	MOVQ         BX, R8
+	SHLQ         $0x02, R9
+	VHADDPS      Y1, Y0, Y0
+	VHADDPS      Y0, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X1
+	VMOVSD       X1, (R8)
+	ADDQ         R9, R8
+	VHADDPS      Y3, Y2, Y0
+	VHADDPS      Y0, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X1
+	VMOVSD       X1, (R8)
+	ADDQ         R9, R8
+	VHADDPS      Y5, Y4, Y0
+	VHADDPS      Y0, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X1
+	VMOVSD       X1, (R8)
+	ADDQ         $0x00000008, BX
+	ADDQ         $0x08, DI
+	SUBQ         $0x00000002, AX
+	JG           rows
+	VZEROUPPER
+	RET
+
+// func mixAtBF163AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mixAtBF163AVX2(SB), NOSPLIT, $0-72
+	MOVQ width+0(FP), AX
+	MOVQ v+24(FP), CX
+	MOVQ ldv+32(FP), DX
+	MOVQ ldp+48(FP), BX
+	MOVQ out+56(FP), SI
+	SHLQ $0x01, DX
+	SHLQ $0x02, BX
+
+chunk2:
+	CMPQ    AX, $0x00000010
+	JL      chunk2done
+	MOVQ    ldo+64(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Y0
+	VMOVUPS 32(DI), Y1
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y2
+	VMOVUPS 32(DI), Y3
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y4
+	VMOVUPS 32(DI), Y5
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+40(FP), R9
+	MOVQ    at+16(FP), R10
+
+chunk2rows:
+	MOVLQSX      (R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	ADDQ         $0x04, R10
+	VPMOVZXWD    (R8), Y6
+	VPSLLD       $0x10, Y6, Y6
+	VPMOVZXWD    16(R8), Y7
+	VPSLLD       $0x10, Y7, Y7
+	PREFETCHT0   32(R8)
+	VBROADCASTSS (R9), Y8
+	VFMADD231PS  Y8, Y6, Y0
+	VFMADD231PS  Y8, Y7, Y1
+	VBROADCASTSS (R9)(BX*1), Y8
+	VFMADD231PS  Y8, Y6, Y2
+	VFMADD231PS  Y8, Y7, Y3
+	VBROADCASTSS (R9)(BX*2), Y8
+	VFMADD231PS  Y8, Y6, Y4
+	VFMADD231PS  Y8, Y7, Y5
+	ADDQ         $0x04, R9
+	DECQ         DI
+	JNZ          chunk2rows
+	MOVQ         SI, DI
+	MOVQ         ldo+64(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Y0, (DI)
+	VMOVUPS      Y1, 32(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y2, (DI)
+	VMOVUPS      Y3, 32(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y4, (DI)
+	VMOVUPS      Y5, 32(DI)
+	ADDQ         $0x00000040, SI
+	ADDQ         $0x00000020, CX
+	SUBQ         $0x00000010, AX
+	JMP          chunk2
+
+chunk2done:
+chunk1:
+	CMPQ    AX, $0x00000008
+	JL      chunk1done
+	MOVQ    ldo+64(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Y0
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y1
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y2
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+40(FP), R9
+	MOVQ    at+16(FP), R10
+
+chunk1rows:
+	MOVLQSX      (R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	ADDQ         $0x04, R10
+	VPMOVZXWD    (R8), Y3
+	VPSLLD       $0x10, Y3, Y3
+	PREFETCHT0   16(R8)
+	VBROADCASTSS (R9), Y4
+	VFMADD231PS  Y4, Y3, Y0
+	VBROADCASTSS (R9)(BX*1), Y4
+	VFMADD231PS  Y4, Y3, Y1
+	VBROADCASTSS (R9)(BX*2), Y4
+	VFMADD231PS  Y4, Y3, Y2
+	ADDQ         $0x04, R9
+	DECQ         DI
+	JNZ          chunk1rows
+	MOVQ         SI, DI
+	MOVQ         ldo+64(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Y0, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y1, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y2, (DI)
+	ADDQ         $0x00000020, SI
+	ADDQ         $0x00000010, CX
 	SUBQ         $0x00000008, AX
 	JMP          chunk1
 
@@ -2901,7 +7457,7 @@ chunk1done:
 	RET
 
 // func dotBF164AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
-// Requires: AVX, AVX2, CMOV, FMA3
+// Requires: AVX, AVX2, CMOV, FMA3, MMX+
 TEXT ·dotBF164AVX2(SB), NOSPLIT, $0-64
 	MOVQ rows+8(FP), AX
 	MOVQ k+16(FP), CX
@@ -2932,9 +7488,11 @@ rows:
 width:
 	VPMOVZXWD    (R8), Y8
 	VPSLLD       $0x10, Y8, Y8
+	PREFETCHT0   4096(R8)
 	ADDQ         $0x00000010, R8
 	VPMOVZXWD    (R9), Y9
 	VPSLLD       $0x10, Y9, Y9
+	PREFETCHT0   4096(R9)
 	ADDQ         $0x00000010, R9
 	VMOVUPS      (R11), Y10
 	VFMADD231PS  Y10, Y8, Y0
@@ -2985,75 +7543,76 @@ width:
 	RET
 
 // func mixBF164AVX2(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
-// Requires: AVX, AVX2, FMA3
+// Requires: AVX, AVX2, FMA3, MMX+
 TEXT ·mixBF164AVX2(SB), NOSPLIT, $0-64
 	MOVQ width+0(FP), AX
-	MOVQ rows+8(FP), CX
-	MOVQ v+16(FP), DX
-	MOVQ ldv+24(FP), BX
-	MOVQ p+32(FP), SI
-	MOVQ ldp+40(FP), DI
-	MOVQ out+48(FP), R8
-	MOVQ ldo+56(FP), R9
-	SHLQ $0x01, BX
-	SHLQ $0x02, DI
-	SHLQ $0x02, R9
+	MOVQ v+16(FP), CX
+	MOVQ ldv+24(FP), DX
+	MOVQ ldp+40(FP), BX
+	MOVQ out+48(FP), SI
+	SHLQ $0x01, DX
+	SHLQ $0x02, BX
 
 chunk2:
 	CMPQ    AX, $0x00000010
 	JL      chunk2done
-	MOVQ    R8, R10
-	VMOVUPS (R10), Y0
-	VMOVUPS 32(R10), Y1
-	ADDQ    R9, R10
-	VMOVUPS (R10), Y2
-	VMOVUPS 32(R10), Y3
-	ADDQ    R9, R10
-	VMOVUPS (R10), Y4
-	VMOVUPS 32(R10), Y5
-	ADDQ    R9, R10
-	VMOVUPS (R10), Y6
-	VMOVUPS 32(R10), Y7
-	MOVQ    CX, R10
-	MOVQ    DX, R11
-	MOVQ    SI, R12
-	LEAQ    (DI)(DI*2), R13
+	MOVQ    ldo+56(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Y0
+	VMOVUPS 32(DI), Y1
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y2
+	VMOVUPS 32(DI), Y3
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y4
+	VMOVUPS 32(DI), Y5
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y6
+	VMOVUPS 32(DI), Y7
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+32(FP), R9
+	MOVQ    CX, R8
+	LEAQ    (BX)(BX*2), R10
 
 chunk2rows:
-	VPMOVZXWD    (R11), Y8
+	VPMOVZXWD    (R8), Y8
 	VPSLLD       $0x10, Y8, Y8
-	VPMOVZXWD    16(R11), Y9
+	VPMOVZXWD    16(R8), Y9
 	VPSLLD       $0x10, Y9, Y9
-	VBROADCASTSS (R12), Y10
+	PREFETCHT0   4096(R8)
+	VBROADCASTSS (R9), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y1
-	VBROADCASTSS (R12)(DI*1), Y10
+	VBROADCASTSS (R9)(BX*1), Y10
 	VFMADD231PS  Y10, Y8, Y2
 	VFMADD231PS  Y10, Y9, Y3
-	VBROADCASTSS (R12)(DI*2), Y10
+	VBROADCASTSS (R9)(BX*2), Y10
 	VFMADD231PS  Y10, Y8, Y4
 	VFMADD231PS  Y10, Y9, Y5
-	VBROADCASTSS (R12)(R13*1), Y10
+	VBROADCASTSS (R9)(R10*1), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         BX, R11
-	ADDQ         $0x04, R12
-	DECQ         R10
+	ADDQ         DX, R8
+	ADDQ         $0x04, R9
+	DECQ         DI
 	JNZ          chunk2rows
-	MOVQ         R8, R10
-	VMOVUPS      Y0, (R10)
-	VMOVUPS      Y1, 32(R10)
-	ADDQ         R9, R10
-	VMOVUPS      Y2, (R10)
-	VMOVUPS      Y3, 32(R10)
-	ADDQ         R9, R10
-	VMOVUPS      Y4, (R10)
-	VMOVUPS      Y5, 32(R10)
-	ADDQ         R9, R10
-	VMOVUPS      Y6, (R10)
-	VMOVUPS      Y7, 32(R10)
-	ADDQ         $0x00000040, R8
-	ADDQ         $0x00000020, DX
+	MOVQ         SI, DI
+	MOVQ         ldo+56(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Y0, (DI)
+	VMOVUPS      Y1, 32(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y2, (DI)
+	VMOVUPS      Y3, 32(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y4, (DI)
+	VMOVUPS      Y5, 32(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y6, (DI)
+	VMOVUPS      Y7, 32(DI)
+	ADDQ         $0x00000040, SI
+	ADDQ         $0x00000020, CX
 	SUBQ         $0x00000010, AX
 	JMP          chunk2
 
@@ -3061,44 +7620,325 @@ chunk2done:
 chunk1:
 	CMPQ    AX, $0x00000008
 	JL      chunk1done
-	MOVQ    R8, R10
-	VMOVUPS (R10), Y0
-	ADDQ    R9, R10
-	VMOVUPS (R10), Y1
-	ADDQ    R9, R10
-	VMOVUPS (R10), Y2
-	ADDQ    R9, R10
-	VMOVUPS (R10), Y3
-	MOVQ    CX, R10
-	MOVQ    DX, R11
-	MOVQ    SI, R12
-	LEAQ    (DI)(DI*2), R13
+	MOVQ    ldo+56(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Y0
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y1
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y2
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y3
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+32(FP), R9
+	MOVQ    CX, R8
+	LEAQ    (BX)(BX*2), R10
 
 chunk1rows:
-	VPMOVZXWD    (R11), Y4
+	VPMOVZXWD    (R8), Y4
 	VPSLLD       $0x10, Y4, Y4
-	VBROADCASTSS (R12), Y5
+	PREFETCHT0   4096(R8)
+	VBROADCASTSS (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
-	VBROADCASTSS (R12)(DI*1), Y5
+	VBROADCASTSS (R9)(BX*1), Y5
 	VFMADD231PS  Y5, Y4, Y1
-	VBROADCASTSS (R12)(DI*2), Y5
+	VBROADCASTSS (R9)(BX*2), Y5
 	VFMADD231PS  Y5, Y4, Y2
-	VBROADCASTSS (R12)(R13*1), Y5
+	VBROADCASTSS (R9)(R10*1), Y5
 	VFMADD231PS  Y5, Y4, Y3
-	ADDQ         BX, R11
-	ADDQ         $0x04, R12
-	DECQ         R10
+	ADDQ         DX, R8
+	ADDQ         $0x04, R9
+	DECQ         DI
 	JNZ          chunk1rows
-	MOVQ         R8, R10
-	VMOVUPS      Y0, (R10)
-	ADDQ         R9, R10
-	VMOVUPS      Y1, (R10)
-	ADDQ         R9, R10
-	VMOVUPS      Y2, (R10)
-	ADDQ         R9, R10
-	VMOVUPS      Y3, (R10)
-	ADDQ         $0x00000020, R8
-	ADDQ         $0x00000010, DX
+	MOVQ         SI, DI
+	MOVQ         ldo+56(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Y0, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y1, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y2, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y3, (DI)
+	ADDQ         $0x00000020, SI
+	ADDQ         $0x00000010, CX
+	SUBQ         $0x00000008, AX
+	JMP          chunk1
+
+chunk1done:
+	VZEROUPPER
+	RET
+
+// func dotAtBF164AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// Requires: AVX, AVX2, CMOV, FMA3, MMX+
+TEXT ·dotAtBF164AVX2(SB), NOSPLIT, $0-80
+	MOVQ rows+8(FP), AX
+	MOVQ k+32(FP), CX
+	MOVQ ldk+40(FP), DX
+	MOVQ out+64(FP), BX
+	MOVQ ldq+56(FP), SI
+	MOVQ at+16(FP), DI
+	SHLQ $0x01, DX
+	SHLQ $0x02, SI
+	LEAQ (SI)(SI*2), R8
+
+rows:
+	CMPQ    AX, $0x00000006
+	JL      near
+	MOVLQSX 16(DI), R9
+	IMULQ   DX, R9
+	ADDQ    CX, R9
+	LEAQ    (R9)(DX*1), R10
+
+key0:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R10
+	JCS        key0
+	MOVLQSX    20(DI), R9
+	IMULQ      DX, R9
+	ADDQ       CX, R9
+	LEAQ       (R9)(DX*1), R10
+
+key1:
+	PREFETCHT0 (R9)
+	ADDQ       $0x40, R9
+	CMPQ       R9, R10
+	JCS        key1
+
+near:
+	MOVQ    v+24(FP), R9
+	TESTQ   R9, R9
+	JZ      alone
+	CMPQ    AX, $0x00000002
+	JL      alone
+	MOVLQSX (DI), R10
+	IMULQ   DX, R10
+	ADDQ    R9, R10
+	LEAQ    (R10)(DX*1), R11
+
+value0:
+	PREFETCHT0 (R10)
+	ADDQ       $0x40, R10
+	CMPQ       R10, R11
+	JCS        value0
+	MOVLQSX    4(DI), R10
+	IMULQ      DX, R10
+	ADDQ       R9, R10
+	LEAQ       (R10)(DX*1), R9
+
+value1:
+	PREFETCHT0 (R10)
+	ADDQ       $0x40, R10
+	CMPQ       R10, R9
+	JCS        value1
+
+alone:
+	MOVQ    DI, R9
+	MOVLQSX (R9), R9
+	IMULQ   DX, R9
+	ADDQ    CX, R9
+	MOVQ    DI, R10
+	LEAQ    4(DI), R11
+	CMPQ    AX, $0x00000001
+	CMOVQGT R11, R10
+	MOVLQSX (R10), R10
+	IMULQ   DX, R10
+	ADDQ    CX, R10
+	VXORPS  Y0, Y0, Y0
+	VXORPS  Y1, Y1, Y1
+	VXORPS  Y2, Y2, Y2
+	VXORPS  Y3, Y3, Y3
+	VXORPS  Y4, Y4, Y4
+	VXORPS  Y5, Y5, Y5
+	VXORPS  Y6, Y6, Y6
+	VXORPS  Y7, Y7, Y7
+	MOVQ    width+0(FP), R11
+	MOVQ    q+48(FP), R12
+
+width:
+	VPMOVZXWD    (R9), Y8
+	VPSLLD       $0x10, Y8, Y8
+	ADDQ         $0x00000010, R9
+	VPMOVZXWD    (R10), Y9
+	VPSLLD       $0x10, Y9, Y9
+	ADDQ         $0x00000010, R10
+	VMOVUPS      (R12), Y10
+	VFMADD231PS  Y10, Y8, Y0
+	VFMADD231PS  Y10, Y9, Y1
+	VMOVUPS      (R12)(SI*1), Y10
+	VFMADD231PS  Y10, Y8, Y2
+	VFMADD231PS  Y10, Y9, Y3
+	VMOVUPS      (R12)(SI*2), Y10
+	VFMADD231PS  Y10, Y8, Y4
+	VFMADD231PS  Y10, Y9, Y5
+	VMOVUPS      (R12)(R8*1), Y10
+	VFMADD231PS  Y10, Y8, Y6
+	VFMADD231PS  Y10, Y9, Y7
+	ADDQ         $0x00000020, R12
+	SUBQ         $0x00000008, R11
+	JG           width
+	MOVQ         ldo+72(FP), R10
+	MOVQ         BX, R9
+	SHLQ         $0x02, R10
+	VHADDPS      Y1, Y0, Y0
+	VHADDPS      Y0, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X1
+	VMOVSD       X1, (R9)
+	ADDQ         R10, R9
+	VHADDPS      Y3, Y2, Y0
+	VHADDPS      Y0, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X1
+	VMOVSD       X1, (R9)
+	ADDQ         R10, R9
+	VHADDPS      Y5, Y4, Y0
+	VHADDPS      Y0, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X1
+	VMOVSD       X1, (R9)
+	ADDQ         R10, R9
+	VHADDPS      Y7, Y6, Y0
+	VHADDPS      Y0, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X1
+	VMOVSD       X1, (R9)
+	ADDQ         $0x00000008, BX
+	ADDQ         $0x08, DI
+	SUBQ         $0x00000002, AX
+	JG           rows
+	VZEROUPPER
+	RET
+
+// func mixAtBF164AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// Requires: AVX, AVX2, FMA3, MMX+
+TEXT ·mixAtBF164AVX2(SB), NOSPLIT, $0-72
+	MOVQ width+0(FP), AX
+	MOVQ v+24(FP), CX
+	MOVQ ldv+32(FP), DX
+	MOVQ ldp+48(FP), BX
+	MOVQ out+56(FP), SI
+	SHLQ $0x01, DX
+	SHLQ $0x02, BX
+
+chunk2:
+	CMPQ    AX, $0x00000010
+	JL      chunk2done
+	MOVQ    ldo+64(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Y0
+	VMOVUPS 32(DI), Y1
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y2
+	VMOVUPS 32(DI), Y3
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y4
+	VMOVUPS 32(DI), Y5
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y6
+	VMOVUPS 32(DI), Y7
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+40(FP), R9
+	MOVQ    at+16(FP), R10
+	LEAQ    (BX)(BX*2), R11
+
+chunk2rows:
+	MOVLQSX      (R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	ADDQ         $0x04, R10
+	VPMOVZXWD    (R8), Y8
+	VPSLLD       $0x10, Y8, Y8
+	VPMOVZXWD    16(R8), Y9
+	VPSLLD       $0x10, Y9, Y9
+	PREFETCHT0   32(R8)
+	VBROADCASTSS (R9), Y10
+	VFMADD231PS  Y10, Y8, Y0
+	VFMADD231PS  Y10, Y9, Y1
+	VBROADCASTSS (R9)(BX*1), Y10
+	VFMADD231PS  Y10, Y8, Y2
+	VFMADD231PS  Y10, Y9, Y3
+	VBROADCASTSS (R9)(BX*2), Y10
+	VFMADD231PS  Y10, Y8, Y4
+	VFMADD231PS  Y10, Y9, Y5
+	VBROADCASTSS (R9)(R11*1), Y10
+	VFMADD231PS  Y10, Y8, Y6
+	VFMADD231PS  Y10, Y9, Y7
+	ADDQ         $0x04, R9
+	DECQ         DI
+	JNZ          chunk2rows
+	MOVQ         SI, DI
+	MOVQ         ldo+64(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Y0, (DI)
+	VMOVUPS      Y1, 32(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y2, (DI)
+	VMOVUPS      Y3, 32(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y4, (DI)
+	VMOVUPS      Y5, 32(DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y6, (DI)
+	VMOVUPS      Y7, 32(DI)
+	ADDQ         $0x00000040, SI
+	ADDQ         $0x00000020, CX
+	SUBQ         $0x00000010, AX
+	JMP          chunk2
+
+chunk2done:
+chunk1:
+	CMPQ    AX, $0x00000008
+	JL      chunk1done
+	MOVQ    ldo+64(FP), R8
+	MOVQ    SI, DI
+	SHLQ    $0x02, R8
+	VMOVUPS (DI), Y0
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y1
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y2
+	ADDQ    R8, DI
+	VMOVUPS (DI), Y3
+	MOVQ    rows+8(FP), DI
+	MOVQ    p+40(FP), R9
+	MOVQ    at+16(FP), R10
+	LEAQ    (BX)(BX*2), R11
+
+chunk1rows:
+	MOVLQSX      (R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	ADDQ         $0x04, R10
+	VPMOVZXWD    (R8), Y4
+	VPSLLD       $0x10, Y4, Y4
+	PREFETCHT0   16(R8)
+	VBROADCASTSS (R9), Y5
+	VFMADD231PS  Y5, Y4, Y0
+	VBROADCASTSS (R9)(BX*1), Y5
+	VFMADD231PS  Y5, Y4, Y1
+	VBROADCASTSS (R9)(BX*2), Y5
+	VFMADD231PS  Y5, Y4, Y2
+	VBROADCASTSS (R9)(R11*1), Y5
+	VFMADD231PS  Y5, Y4, Y3
+	ADDQ         $0x04, R9
+	DECQ         DI
+	JNZ          chunk1rows
+	MOVQ         SI, DI
+	MOVQ         ldo+64(FP), R8
+	SHLQ         $0x02, R8
+	VMOVUPS      Y0, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y1, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y2, (DI)
+	ADDQ         R8, DI
+	VMOVUPS      Y3, (DI)
+	ADDQ         $0x00000020, SI
+	ADDQ         $0x00000010, CX
 	SUBQ         $0x00000008, AX
 	JMP          chunk1
 

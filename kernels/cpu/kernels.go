@@ -23,6 +23,9 @@ type kernelSet struct {
 	// by number of queries, less one
 	dotF32, dotBF16 [4]func(width, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 	mixF32, mixBF16 [4]func(width, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+	// the same on the rows that a list names
+	dotAtF32, dotAtBF16 [4]func(width, rows int, at *int32, v, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+	mixAtF32, mixAtBF16 [4]func(width, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
 	maximum        func(n int, x *float32) float32
 	expSum         func(n int, x *float32, scale, shift float32) float32
@@ -33,6 +36,14 @@ type kernelSet struct {
 	addTo          func(n int, x, y *float32)
 	widen          func(n int, dst *float32, src *uint16)
 	readAll        func(n int, p *byte) uint64
+
+	toFloat func(n int, dst *float32, src *int32)
+	// counts of scan are multiples of scanUnit, of cut of cutUnit; scan is nil
+	// where Go looks the codes up
+	scanUnit, cutUnit    int
+	scanNarrow, scanWide func(n int, codes *uint32, tables *byte, bias int32, scores *int32, add int)
+	cutI32               func(n int, scores *int32, threshold int32, first int, positions, kept *int32) int
+	cutF32               func(n int, scores *float32, threshold float32, first int, positions *int32, kept *float32) int
 
 	formats map[dtype.Type]formatKernels
 }

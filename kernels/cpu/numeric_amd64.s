@@ -18,10 +18,10 @@ TEXT ·maximumAVX512(SB), NOSPLIT, $0-20
 	MOVQ    n+0(FP), AX
 	MOVQ    x+8(FP), CX
 	VMOVUPS (CX), Z0
-	VMOVUPS (CX), Z1
 
 loop:
-	VMAXPS        (CX), Z0, Z0
+	VMOVUPS       (CX), Z1
+	VMAXPS        Z0, Z1, Z0
 	ADDQ          $0x00000040, CX
 	SUBQ          $0x00000010, AX
 	JG            loop
@@ -469,10 +469,10 @@ TEXT ·maximumAVX2(SB), NOSPLIT, $0-20
 	MOVQ    n+0(FP), AX
 	MOVQ    x+8(FP), CX
 	VMOVUPS (CX), Y0
-	VMOVUPS (CX), Y1
 
 loop:
-	VMAXPS       (CX), Y0, Y0
+	VMOVUPS      (CX), Y1
+	VMAXPS       Y0, Y1, Y0
 	ADDQ         $0x00000020, CX
 	SUBQ         $0x00000008, AX
 	JG           loop

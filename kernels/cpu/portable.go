@@ -17,6 +17,7 @@ func portable() *kernelSet {
 		maximum: maximumPortable, expSum: expSumPortable, softmaxColumns: softmaxColumnsPortable,
 		scaleColumns: scaleColumnsPortable, gate: gatePortable, scaleBy: scaleByPortable,
 		addTo: addToPortable, widen: widenPortable, readAll: readAllPortable,
+		toFloat: toFloatPortable, cutUnit: 1, cutI32: cutPortable[int32], cutF32: cutPortable[float32],
 		formats: map[dtype.Type]formatKernels{},
 	}
 	for i := range 4 {
@@ -24,6 +25,8 @@ func portable() *kernelSet {
 		s.dotBF16[i] = dotPortable(i+1, widenBF16)
 		s.mixF32[i] = mixPortable(i+1, widenF32)
 		s.mixBF16[i] = mixPortable(i+1, widenBF16)
+		s.dotAtF32[i], s.mixAtF32[i] = dotAtPortable(s.dotF32[i], 4), mixAtPortable(s.mixF32[i], 4)
+		s.dotAtBF16[i], s.mixAtBF16[i] = dotAtPortable(s.dotBF16[i], 2), mixAtPortable(s.mixBF16[i], 2)
 	}
 	for _, t := range []dtype.Type{dtype.F32, dtype.F16, dtype.BF16, dtype.Q4_0, dtype.Q4_1, dtype.Q5_0, dtype.Q5_1,
 		dtype.Q8_0, dtype.Q2_K, dtype.Q3_K, dtype.Q4_K, dtype.Q5_K, dtype.Q6_K} {
@@ -102,6 +105,25 @@ func mixPortable(queries int, load func(p *byte, at int) float32) func(width, ro
 					o[j*ldo+x] += ps[j*ldp+i] * value
 				}
 			}
+		}
+	}
+}
+
+// dotAtPortable and mixAtPortable take the listed rows one by one.
+func dotAtPortable(dot func(width, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int), size int) func(width, rows int, at *int32, v, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int) {
+	return func(width, rows int, at *int32, _, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int) {
+		for i, p := range unsafe.Slice(at, rows) {
+			row := (*byte)(unsafe.Add(unsafe.Pointer(k), int(p)*ldk*size))
+			dot(width, 1, row, ldk, q, ldq, (*float32)(unsafe.Add(unsafe.Pointer(out), 4*i)), ldo)
+		}
+	}
+}
+
+func mixAtPortable(mix func(width, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int), size int) func(width, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int) {
+	return func(width, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int) {
+		for i, position := range unsafe.Slice(at, rows) {
+			row := (*byte)(unsafe.Add(unsafe.Pointer(v), int(position)*ldv*size))
+			mix(width, 1, row, ldv, (*float32)(unsafe.Add(unsafe.Pointer(p), 4*i)), ldp, out, ldo)
 		}
 	}
 }
@@ -225,4 +247,23 @@ func formatPortable(t dtype.Type) formatKernels {
 			}
 		},
 	}
+}
+
+func toFloatPortable(n int, dst *float32, src *int32) {
+	d := floats(dst, n)
+	for i, v := range unsafe.Slice(src, n) {
+		d[i] = float32(v)
+	}
+}
+
+func cutPortable[T int32 | float32](n int, scores *T, threshold T, first int, positions *int32, kept *T) int {
+	ps, ks := unsafe.Slice(positions, n), unsafe.Slice(kept, n)
+	count := 0
+	for i, v := range unsafe.Slice(scores, n) {
+		if v >= threshold {
+			ps[count], ks[count] = int32(first+i), v
+			count++
+		}
+	}
+	return count
 }

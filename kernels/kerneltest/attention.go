@@ -1,8 +1,6 @@
 package kerneltest
 
 import (
-	"testing"
-
 	"github.com/hashattn/hashattn/kernels"
 	"github.com/hashattn/hashattn/kernels/dtype"
 )
@@ -29,12 +27,15 @@ var shapes = []struct{ kv, group, d int }{
 }
 
 func testAttend(s *suite) {
-	for _, shape := range shapes {
+	for i, shape := range shapes {
 		for _, t := range []dtype.Type{dtype.BF16, dtype.F32} {
+			if t == dtype.F32 && i > 2 {
+				continue
+			}
 			s.sub(label("kv%d group%d d%d %v", shape.kv, shape.group, shape.d, t), func(s *suite) {
 				for _, run := range []struct{ start, n, window int }{
-					{0, 1, 0}, {32, 1, 0}, {99, 1, 31}, {999, 1, 0}, {997, 3, 0}, {0, 7, 3},
-					{0, 8, 0}, {0, 33, 0}, {100, 99, 0}, {300, 33, 40}, {0, 130, 31},
+					{0, 1, 0}, {32, 1, 0}, {99, 1, 31}, {999, 1, 0}, {397, 3, 0}, {0, 7, 3},
+					{0, 8, 0}, {0, 33, 0}, {90, 70, 0}, {300, 33, 40}, {0, 130, 31},
 				} {
 					q := s.cache(shape.kv, shape.d, run.start+run.n, t)
 					q.tokens(run.start, run.n)
@@ -69,12 +70,12 @@ func testAttend(s *suite) {
 		s.attend(0, 1, 2, a, b)
 		s.reads()
 	})
-	if !testing.Short() {
-		q := s.cache(1, 128, 20001, dtype.BF16)
+	if !quick() {
+		q := s.cache(1, 64, 20001, dtype.BF16)
 		q.tokens(20000, 1)
-		s.attend(0, 1, 4, q)
-		q.tokens(19990, 11)
-		s.attend(0, 1, 4, q)
+		s.attend(0, 1, 2, q)
+		q.tokens(19992, 9)
+		s.attend(0, 1, 1, q)
 	}
 }
 

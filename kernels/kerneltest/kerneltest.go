@@ -276,6 +276,9 @@ func (s *suite) batch(sequences ...sequence) (want, got *kernels.Batch) {
 	return want, got
 }
 
+// quick says to leave out the slow sizes.
+func quick() bool { return raced || testing.Short() }
+
 // none is the absent operand.
 var none pair
 

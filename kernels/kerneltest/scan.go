@@ -97,6 +97,12 @@ func testScans(s *suite) {
 				capacity := q.want.Cache.Capacity
 				pages := (capacity + pageLen - 1) / pageLen
 				lo, hi := s.normal(shape.kv, pages, shape.d), s.normal(shape.kv, pages, shape.d)
+				for i, v := range lo.want.F32() {
+					w := hi.want.F32()[i]
+					lo.want.F32()[i], hi.want.F32()[i] = min(v, w), max(v, w)
+				}
+				s.send(lo)
+				s.send(hi)
 				q.index(lo, hi, s.normal(shape.kv, capacity, channels))
 			}
 			want, got := s.batch(a, b)

@@ -133,13 +133,13 @@ func (t Task) Generate(ctx context.Context, c Config) ([]Sample, error) {
 	out := []Sample{}
 	for i := range c.Samples {
 		s, err := build(i, size)
-		// Samples of one size differ by some tokens: give up a little haystack
-		// where one is too long.
+		// Samples of one size differ by some tokens: give up as much haystack
+		// as one is too long.
 		for n := size; err == nil && s.Length > c.Length; s, err = build(i, n) {
 			if n <= g.smallest() {
 				return nil, t.tooShort(c, s.Length)
 			}
-			n = max(g.smallest(), n-max(1, n/100))
+			n = max(g.smallest(), n-1-n*(s.Length-c.Length)/s.Length)
 		}
 		if err != nil {
 			return nil, err

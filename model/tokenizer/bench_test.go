@@ -62,18 +62,19 @@ func BenchmarkFromJSON(b *testing.B) {
 	}
 }
 
-// TestLongWords checks that a single long word is not quadratic: at 10 us a character even 256 KB would take minutes if it were.
+// TestLongWords checks that a single long word is not quadratic: 128 KB take some 50 ms, and would take 10 s at one nanosecond for each
+// pair of bytes.
 func TestLongWords(t *testing.T) {
-	for _, name := range []string{"smollm2", "small-llama2", "small-spm", "small-spm-unused", "small-gemma"} {
+	for _, name := range []string{"smollm2", "small-spm-unused", "small-gemma"} {
 		tok := load(t, name)
 		for kind, text := range map[string]string{
 			"letters": "a", "spaces": " ", "newlines": "\n", "ideographs": "中文", "punctuation": "=-", "marks": "\u0301",
 			"emoji": "👍\u200d", "bytes": "\xff", "quotes": "'", "specials": "<|im_end|",
 		} {
-			text = strings.Repeat(text, 1<<18/len(text))
+			text = strings.Repeat(text, 1<<17/len(text))
 			start := time.Now()
 			ids := tok.Encode(text, false)
-			if took := time.Since(start); took > 20*time.Second {
+			if took := time.Since(start); took > 5*time.Second {
 				t.Errorf("%s: %d bytes of %s took %v", name, len(text), kind, took)
 			} else {
 				t.Logf("%s: %s: %d tokens in %v", name, kind, len(ids), took)

@@ -22,7 +22,8 @@ type Message struct {
 	Role    string // "system", "user", "assistant" or "tool"
 	Content string
 	// Fields are further keys, such as tool_calls or reasoning_content; "content" here stands in place of Content (a list of parts,
-	// say). Values are what encoding/json can write; a json.RawMessage keeps the order of its keys.
+	// say). Values are what encoding/json can write; a json.RawMessage keeps the order of its keys. A template that knows only text
+	// prints a list of parts as Python would, where Jinja itself gives an error.
 	Fields map[string]any
 }
 

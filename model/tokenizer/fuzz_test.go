@@ -129,6 +129,9 @@ func FuzzEncode(f *testing.F) {
 			t.Fatalf("%q is repaired to %q", text, valid)
 		}
 		for name, tok := range lossless {
+			if lacksByte(tok, valid) {
+				continue
+			}
 			ids := tok.Encode(text, false)
 			if got := tok.Decode(ids, false); got != valid {
 				t.Errorf("%s: %q comes back as %q", name, valid, got)
@@ -148,6 +151,12 @@ func FuzzEncode(f *testing.F) {
 			}
 		}
 	})
+}
+
+// lacksByte says whether text has a byte that is not in the vocabulary (SmolLM2 lacks some control characters, which its encoding drops).
+func lacksByte(tok *Tokenizer, text string) bool {
+	ids := tok.model.(*bpe).byteID
+	return slices.ContainsFunc([]byte(text), func(b byte) bool { return ids[b] == absent })
 }
 
 // FuzzChatTemplate looks for panics and differences between rewriting a template once and twice.

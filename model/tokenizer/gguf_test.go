@@ -72,7 +72,10 @@ func TestGGUFBytePairs(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			checkGolden(t, tok, name)
+			// The same hash is the same ids, which TestGolden checks; once more for the small one.
+			if name == "small-default" {
+				checkGolden(t, tok, name)
+			}
 			if want := load(t, name); tok.Hash() != want.Hash() {
 				t.Errorf("hash %s, from tokenizer.json %s", tok.Hash(), want.Hash())
 			}

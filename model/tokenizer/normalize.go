@@ -28,6 +28,8 @@ func replaceNormalizer(old, new string) normalizer {
 	return normalizer{"replace " + old + " " + new, func(s string) string { return strings.ReplaceAll(s, old, new) }}
 }
 
+// unicodeNormalizer is a Unicode normal form. Hugging Face's tokenizers have the same NFC for every character; their NFD of U+11938 and
+// NFKC of U+32FF come from older tables.
 func unicodeNormalizer(name string, form norm.Form) normalizer {
 	return normalizer{name, func(s string) string { return normalForm(form, s) }}
 }

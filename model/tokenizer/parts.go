@@ -137,15 +137,15 @@ func (p *parts) addNormalizer(c *component, depth int) error {
 		p.normalize = append(p.normalize, unicodeNormalizer("nfkd", norm.NFKD))
 	case "Prepend":
 		if len(c.Prepend) > maxMark {
-			return fmt.Errorf("Prepend of %d bytes is not supported", len(c.Prepend))
+			return fmt.Errorf("a Prepend of %d bytes is not supported", len(c.Prepend))
 		}
 		p.normalize = append(p.normalize, prependNormalizer(c.Prepend))
 	case "Replace":
 		if c.Pattern == nil || c.Pattern.String == nil || *c.Pattern.String == "" {
-			return fmt.Errorf("Replace with a pattern that is no literal string is not supported")
+			return fmt.Errorf("a Replace with a pattern that is no literal string is not supported")
 		}
 		if len(c.Content) > maxGrowth*len(*c.Pattern.String) {
-			return fmt.Errorf("Replace of %d bytes by %d is not supported", len(*c.Pattern.String), len(c.Content))
+			return fmt.Errorf("a Replace of %d bytes by %d is not supported", len(*c.Pattern.String), len(c.Content))
 		}
 		p.normalize = append(p.normalize, replaceNormalizer(*c.Pattern.String, c.Content))
 	default:
@@ -200,7 +200,7 @@ func (p *parts) addPreTokenizer(c *component, depth int) error {
 func splitOf(c *component) (splitter, error) {
 	switch {
 	case c.Pattern == nil:
-		return splitter{}, fmt.Errorf("Split without a pattern")
+		return splitter{}, fmt.Errorf("a Split without a pattern")
 	case c.Pattern.Regex != nil:
 		scan, ok := scanPatterns[*c.Pattern.Regex]
 		if !ok {
@@ -219,7 +219,7 @@ func splitOf(c *component) (splitter, error) {
 			return literalSplitter(*c.Pattern.String, c.Behavior), nil
 		}
 	}
-	return splitter{}, fmt.Errorf("Split with behavior %q and invert %v is not supported", c.Behavior, c.Invert)
+	return splitter{}, fmt.Errorf("a Split with behavior %q and invert %v is not supported", c.Behavior, c.Invert)
 }
 
 // metaspaceOf reads the old form (add_prefix_space) and the new one (prepend_scheme) of Metaspace.
@@ -229,7 +229,7 @@ func metaspaceOf(c *component) (metaspace, error) {
 		m.replacement = string(chunkMark)
 	}
 	if len(m.replacement) > maxMark {
-		return m, fmt.Errorf("Metaspace with a replacement of %d bytes is not supported", len(m.replacement))
+		return m, fmt.Errorf("a Metaspace with a replacement of %d bytes is not supported", len(m.replacement))
 	}
 	switch m.prepend {
 	case "":
@@ -239,7 +239,7 @@ func metaspaceOf(c *component) (metaspace, error) {
 		}
 	case "always", "first", "never":
 	default:
-		return m, fmt.Errorf("Metaspace with prepend_scheme %q is not supported", m.prepend)
+		return m, fmt.Errorf("a Metaspace with prepend_scheme %q is not supported", m.prepend)
 	}
 	return m, nil
 }
@@ -264,11 +264,11 @@ func (p *parts) addProcessor(c *component, depth int) error {
 					before = append(before, tok)
 				}
 			default:
-				return fmt.Errorf("TemplateProcessing: the template for a single text must have the text once")
+				return fmt.Errorf("the template of TemplateProcessing for a single text must have the text once")
 			}
 		}
 		if !seen {
-			return fmt.Errorf("TemplateProcessing: the template for a single text leaves the text out")
+			return fmt.Errorf("the template of TemplateProcessing for a single text leaves the text out")
 		}
 		p.prefix = append(before, p.prefix...)
 		p.suffix = append(p.suffix, after...)
@@ -277,7 +277,7 @@ func (p *parts) addProcessor(c *component, depth int) error {
 			around += max(len(tok.ids), 1)
 		}
 		if around > maxAround {
-			return fmt.Errorf("TemplateProcessing puts %d tokens around a text, more than %d", around, maxAround)
+			return fmt.Errorf("the template of TemplateProcessing puts %d tokens around a text, more than %d", around, maxAround)
 		}
 	default:
 		return fmt.Errorf("type %q is not supported", c.Type)

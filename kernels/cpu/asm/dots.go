@@ -8,14 +8,20 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
+// streamAhead is how many bytes before their use the rows of a cache are asked for:
+// the hardware notices a stream too late where keys and values alternate.
+const streamAhead = 4096
+
 // dots is the kernels of few queries: scores of rows against queries, and sums
 // of rows weighted by probabilities.
 func dots() {
 	for _, s := range isas {
 		for _, e := range []element{f32, bf16} {
 			for queries := 1; queries <= 4; queries++ {
-				dot(s, e, queries)
-				mix(s, e, queries)
+				for _, gathered := range []bool{false, true} {
+					dot(s, e, queries, gathered)
+					mix(s, e, queries, gathered)
+				}
 			}
 		}
 	}
@@ -23,12 +29,22 @@ func dots() {
 
 // dot computes the dot products of rows with 1 to 4 queries. s.keys rows are
 // read at once so that a load of the query serves all of them; rows behind the
-// last repeat the last, and out has room for them.
-func dot(s isa, e element, queries int) {
-	s.text(fmt.Sprintf("dot%s%d", e.name, queries), "func(width, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)",
-		fmt.Sprintf("sets out[j*ldo+i] to q[j].k[i] for rows i and %d queries j; width is a multiple of %d. Values up to the next multiple of %d rows are overwritten.", queries, s.lanes, s.keys))
+// last repeat the last, and out has room for them. Rows are neighbours, or
+// gathered: those that a list names. Gathered rows need no copy, and several
+// are on their way from memory while one is multiplied.
+func dot(s isa, e element, queries int, gathered bool) {
+	name, list, which := "dot", "", "for rows i"
+	if gathered {
+		name, list, which = "dotAt", "at *int32, v, ", "for rows at[i] of k"
+	}
+	s.text(fmt.Sprintf("%s%s%d", name, e.name, queries), "func(width, rows int, "+list+"k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)",
+		fmt.Sprintf("sets out[j*ldo+i] to q[j].k[i] %s and %d queries j; width is a multiple of %d. Values up to the next multiple of %d rows are overwritten.", which, queries, s.lanes, s.keys))
 	// width, q and ldo are loaded where they are used: registers are short
 	rows, k, ldk, out, ldq := param("rows"), param("k"), param("ldk"), param("out"), param("ldq")
+	var positions GPVirtual
+	if gathered {
+		positions = param("at")
+	}
 	if e.bytes == 4 {
 		SHLQ(Imm(2), ldk)
 	} else {
@@ -42,8 +58,29 @@ func dot(s isa, e element, queries int) {
 	}
 	Label("rows")
 	row := make([]GPVirtual, s.keys)
+	if gathered {
+		prefetchRows(positions, rows, k, ldk, s.keys)
+	}
 	for i := range row {
 		row[i] = GP64()
+		if gathered {
+			entry, next := GP64(), GP64()
+			MOVQ(positions, entry)
+			if i > 0 { // the last row's entry where there is no other
+				LEAQ(at(positions, 4*i), next)
+				CMPQ(rows, U32(i))
+				CMOVQGT(next, entry)
+				for before := i - 1; before > 0; before-- {
+					LEAQ(at(positions, 4*before), next)
+					CMPQ(rows, U32(before+1))
+					CMOVQEQ(next, entry)
+				}
+			}
+			MOVLQSX(at(entry, 0), row[i])
+			IMULQ(ldk, row[i])
+			ADDQ(k, row[i])
+			continue
+		}
 		if i == 0 {
 			MOVQ(k, row[0])
 			continue
@@ -74,6 +111,9 @@ func dot(s isa, e element, queries int) {
 	keys := make([]VecVirtual, s.keys)
 	for i := range keys {
 		keys[i] = s.load(e, at(row[i], 0))
+		if !gathered {
+			PREFETCHT0(at(row[i], streamAhead))
+		}
 		ADDQ(U32(s.lanes*e.bytes), row[i])
 	}
 	for j := range queries {
@@ -121,7 +161,11 @@ func dot(s isa, e element, queries int) {
 		}
 	}
 	ADDQ(U32(4*s.keys), out)
-	LEAQ(Mem{Base: k, Index: ldk, Scale: uint8(s.keys)}, k)
+	if gathered {
+		ADDQ(Imm(uint64(4*s.keys)), positions)
+	} else {
+		LEAQ(Mem{Base: k, Index: ldk, Scale: uint8(s.keys)}, k)
+	}
 	SUBQ(U32(s.keys), rows)
 	JG(LabelRef("rows"))
 	VZEROUPPER()
@@ -130,26 +174,30 @@ func dot(s isa, e element, queries int) {
 
 // mix adds up rows weighted by 1 to 4 sets of probabilities. It keeps a few
 // registers of every output row and walks down the rows, chunk after chunk.
-func mix(s isa, e element, queries int) {
-	s.text(fmt.Sprintf("mix%s%d", e.name, queries), "func(width, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)",
-		fmt.Sprintf("adds to out[j] the rows v[i] times p[j*ldp+i] for %d sets j; width is a multiple of %d.", queries, s.lanes))
-	width, rows, v, ldv := param("width"), param("rows"), param("v"), param("ldv")
-	p, ldp, out, ldo := param("p"), param("ldp"), param("out"), param("ldo")
+func mix(s isa, e element, queries int, gathered bool) {
+	name, list, which := "mix", "", "the rows v[i]"
+	if gathered {
+		name, list, which = "mixAt", "at *int32, ", "the rows at[i] of v"
+	}
+	s.text(fmt.Sprintf("%s%s%d", name, e.name, queries), "func(width, rows int, "+list+"v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)",
+		fmt.Sprintf("adds to out[j] %s times p[j*ldp+i] for %d sets j; width is a multiple of %d.", which, queries, s.lanes))
+	// rows, p and ldo are loaded where they are used: registers are short
+	width, v, ldv, ldp, out := param("width"), param("v"), param("ldv"), param("ldp"), param("out")
 	if e.bytes == 4 {
 		SHLQ(Imm(2), ldv)
 	} else {
 		SHLQ(Imm(1), ldv)
 	}
 	SHLQ(Imm(2), ldp)
-	SHLQ(Imm(2), ldo)
 	for _, chunks := range []int{s.chunks, 1} {
 		loop := fmt.Sprintf("chunk%d", chunks)
 		Label(loop)
 		CMPQ(width, U32(chunks*s.lanes))
 		JL(LabelRef(loop + "done"))
 		acc := s.vecs(queries * chunks)
-		to := GP64()
+		to, ldo := GP64(), param("ldo")
 		MOVQ(out, to)
+		SHLQ(Imm(2), ldo)
 		for j := range queries {
 			for c := range chunks {
 				VMOVUPS(at(to, c*s.bytes()), acc[j*chunks+c])
@@ -158,18 +206,34 @@ func mix(s isa, e element, queries int) {
 				ADDQ(ldo, to)
 			}
 		}
-		n, row, weight := GP64(), GP64(), GP64()
-		MOVQ(rows, n)
-		MOVQ(v, row)
-		MOVQ(p, weight)
+		n, row, weight := param("rows"), GP64(), param("p")
+		var positions GPVirtual
+		if gathered {
+			positions = param("at")
+		} else {
+			MOVQ(v, row)
+		}
 		ldp3 := GP64()
 		if queries == 4 {
 			LEAQ(Mem{Base: ldp, Index: ldp, Scale: 2}, ldp3)
 		}
 		Label(loop + "rows")
+		if gathered {
+			MOVLQSX(at(positions, 0), row)
+			IMULQ(ldv, row)
+			ADDQ(v, row)
+			ADDQ(Imm(4), positions)
+		}
 		values := make([]VecVirtual, chunks)
 		for c := range values {
 			values[c] = s.load(e, at(row, c*s.lanes*e.bytes))
+		}
+		for line := 0; line < chunks*s.lanes*e.bytes; line += 64 {
+			if gathered { // the chunk after this one, of the same row
+				PREFETCHT0(at(row, line+chunks*s.lanes*e.bytes))
+			} else {
+				PREFETCHT0(at(row, line+streamAhead))
+			}
 		}
 		for j := range queries {
 			from := at(weight, 0)
@@ -187,11 +251,15 @@ func mix(s isa, e element, queries int) {
 				VFMADD231PS(w, values[c], acc[j*chunks+c])
 			}
 		}
-		ADDQ(ldv, row)
+		if !gathered {
+			ADDQ(ldv, row)
+		}
 		ADDQ(Imm(4), weight)
 		DECQ(n)
 		JNZ(LabelRef(loop + "rows"))
 		MOVQ(out, to)
+		ldo = param("ldo")
+		SHLQ(Imm(2), ldo)
 		for j := range queries {
 			for c := range chunks {
 				VMOVUPS(acc[j*chunks+c], at(to, c*s.bytes()))
@@ -208,4 +276,39 @@ func mix(s isa, e element, queries int) {
 	}
 	VZEROUPPER()
 	RET()
+}
+
+// prefetchRows asks for the group of keys two groups behind the current one,
+// and for the values of that group if v is not nil.
+func prefetchRows(positions, rows, k, ldk GPVirtual, keys int) {
+	const groups = 2
+	CMPQ(rows, U32((groups+1)*keys))
+	JL(LabelRef("near"))
+	for i := range keys {
+		ahead(fmt.Sprintf("key%d", i), positions, 4*(groups*keys+i), k, ldk)
+	}
+	Label("near")
+	v := param("v")
+	TESTQ(v, v)
+	JZ(LabelRef("alone"))
+	CMPQ(rows, U32(keys))
+	JL(LabelRef("alone"))
+	for i := range keys {
+		ahead(fmt.Sprintf("value%d", i), positions, 4*i, v, ldk)
+	}
+	Label("alone")
+}
+
+// ahead asks for the cache lines of one listed row.
+func ahead(label string, positions GPVirtual, entry int, base, stride GPVirtual) {
+	row, end := GP64(), GP64()
+	MOVLQSX(at(positions, entry), row)
+	IMULQ(stride, row)
+	ADDQ(base, row)
+	LEAQ(Mem{Base: row, Index: stride, Scale: 1}, end)
+	Label(label)
+	PREFETCHT0(at(row, 0))
+	ADDQ(Imm(64), row)
+	CMPQ(row, end)
+	JCS(LabelRef(label))
 }

@@ -113,16 +113,18 @@ func (e exponential) reduce(x, n, y VecVirtual) {
 func maximum(s isa) {
 	s.text("maximum", "func(n int, x *float32) float32", "is the largest of n values, a multiple of the register width.")
 	n, x := param("n"), param("x")
-	best := s.vecs(2)
-	for _, v := range best {
-		VMOVUPS(at(x, 0), v)
-	}
+	best := s.vec()
+	VMOVUPS(at(x, 0), best)
 	Label("loop")
-	VMAXPS(at(x, 0), best[0], best[0])
+	// of a number and NaN the second operand is taken: NaN does not spread
+	v := s.vec()
+	VMOVUPS(at(x, 0), v)
+	VMAXPS(best, v, best)
 	ADDQ(U32(s.bytes()), x)
 	SUBQ(U32(s.lanes), n)
 	JG(LabelRef("loop"))
-	v, r := best[0], XMM()
+	r := XMM()
+	v = best
 	if s.lanes == 16 {
 		h := YMM()
 		VEXTRACTF64X4(Imm(1), v, h)

@@ -1,0 +1,6 @@
+//go:build !linux
+
+package cpu
+
+// useHugePages does nothing where the system has no such advice.
+func useHugePages([]byte) {}

@@ -1,0 +1,251 @@
+package cpu
+
+import (
+	"github.com/hashattn/hashattn/kernels"
+)
+
+// wordTable scores a 32-bit word of key codes against 32 query weights. The
+// nibble form is what the assembly looks up, the byte form what Go does.
+type wordTable struct {
+	nibbles [256]byte // as asm/scan.go describes
+	bias    int32
+	wide    bool // entries take two bytes
+	useGo   bool
+	bytes   [4][256]int32
+}
+
+// build sets the table up for weights: bit i of the word adds weights[i], or
+// subtracts it where it is 0.
+func (t *wordTable) build(weights *[32]int32, set *kernelSet) {
+	if set.scanNarrow == nil || !t.buildNibbles(weights) {
+		t.useGo = true
+		t.buildBytes(weights)
+	}
+}
+
+func (t *wordTable) buildNibbles(weights *[32]int32) bool {
+	var entries [8][16]int32
+	t.bias, t.wide, t.useGo = 0, false, false
+	previous := int32(0)
+	for i := range entries {
+		w := (*[4]int32)(weights[4*i:])
+		offset := int32(0)
+		for _, v := range w {
+			offset += max(v, -v)
+		}
+		e := &entries[i]
+		e[0] = offset - w[0] - w[1] - w[2] - w[3]
+		for bit, v := range w {
+			for j := range 1 << bit {
+				e[1<<bit+j] = e[j] + 2*v
+			}
+		}
+		t.bias -= offset
+		if i%2 == 1 && 2*(offset+previous) > 255 {
+			t.wide = true
+		}
+		previous = offset
+	}
+	if -2*t.bias > 0xffff { // more than the sums of some kernels hold
+		return false
+	}
+	for i := range entries {
+		for j, v := range entries[i] {
+			at := i%2*64 + i/2*16 + j
+			t.nibbles[at], t.nibbles[at+128] = byte(v), byte(v>>8)
+		}
+	}
+	return true
+}
+
+func (t *wordTable) buildBytes(weights *[32]int32) {
+	for b := range t.bytes {
+		e := &t.bytes[b]
+		w := (*[8]int32)(weights[8*b:])
+		e[0] = 0
+		for _, v := range w {
+			e[0] -= v
+		}
+		for bit, v := range w {
+			for j := range 1 << bit {
+				e[1<<bit+j] = e[j] + 2*v
+			}
+		}
+	}
+}
+
+// score sets, or adds to, the scores of codes.
+func (t *wordTable) score(set *kernelSet, codes []uint32, scores []int32, add bool) {
+	if len(codes) == 0 {
+		return
+	}
+	if !t.useGo {
+		f, flag := set.scanNarrow, 0
+		if t.wide {
+			f = set.scanWide
+		}
+		if add {
+			flag = 1
+		}
+		whole := len(codes) / set.scanUnit * set.scanUnit
+		if whole > 0 {
+			f(whole, &codes[0], &t.nibbles[0], t.bias, &scores[0], flag)
+		}
+		for i := whole; i < len(codes); i++ {
+			v := t.lookUp(codes[i])
+			if add {
+				v += scores[i]
+			}
+			scores[i] = v
+		}
+		return
+	}
+	scores = scores[:len(codes)]
+	for i, c := range codes {
+		v := t.bytes[0][c&255] + t.bytes[1][c>>8&255] + t.bytes[2][c>>16&255] + t.bytes[3][c>>24]
+		if add {
+			v += scores[i]
+		}
+		scores[i] = v
+	}
+}
+
+// lookUp is the score of one code by the nibble tables.
+func (t *wordTable) lookUp(code uint32) int32 {
+	v := t.bias
+	for i := range 8 {
+		at := i%2*64 + i/2*16 + int(code>>(4*i)&15)
+		v += int32(t.nibbles[at]) + int32(t.nibbles[at+128])<<8
+	}
+	return v
+}
+
+// codeSource is the codes of a key head with the tables of the maps that read
+// it, summed.
+type codeSource struct {
+	codes  []uint32 // [capacity, words]
+	words  int
+	tables []wordTable // one per word
+}
+
+// setScan is what one row's selection set scans.
+type setScan struct {
+	row, position int
+	sources       []codeSource
+}
+
+// hashScans prepares scans for all rows and sets of a batch, in memory that
+// the next call reuses.
+type hashScans struct {
+	sets    []setScan
+	sources []codeSource
+	tables  []wordTable
+}
+
+func (h *hashScans) prepare(d *Device, weights []int8, maps, bits, sets, layer int, b *kernels.Batch) {
+	words := (bits + 31) / 32
+	// the most there can be: each map has codes of its own
+	h.sets = resize(h.sets, b.Tokens*sets)
+	h.sources = resize(h.sources, b.Tokens*maps)
+	h.tables = resize(h.tables, b.Tokens*maps*words)
+	nextSource, nextTable, row := 0, 0, 0
+	for i := range b.Segments {
+		seg := &b.Segments[i]
+		codes := seg.Index.Layers[layer][0]
+		all, keyHeads, capacity := codes.U32(), codes.Dim(0), codes.Dim(1)
+		for t := range seg.Len {
+			for set := range sets {
+				first := nextSource
+				lo, hi := set*maps/sets, (set+1)*maps/sets
+				for m := lo; m < hi; {
+					key := m * keyHeads / maps
+					end := m + 1
+					for end < hi && end*keyHeads/maps == key {
+						end++
+					}
+					source := &h.sources[nextSource]
+					nextSource++
+					source.codes = all[key*capacity*words : (key+1)*capacity*words]
+					source.words = words
+					source.tables = h.tables[nextTable : nextTable+words]
+					nextTable += words
+					for w := range words {
+						var sum [32]int32
+						n := min(32, bits-w*32)
+						for x := m; x < end; x++ {
+							for y, v := range weights[((row+t)*maps+x)*bits+w*32:][:n] {
+								sum[y] += int32(v)
+							}
+						}
+						source.tables[w].build(&sum, d.set)
+					}
+					m = end
+				}
+				h.sets[(row+t)*sets+set] = setScan{row + t, seg.Start + t, h.sources[first:nextSource]}
+			}
+		}
+		row += seg.Len
+	}
+}
+
+// resize is s with n elements, reusing its memory; contents are kept.
+func resize[T any](s []T, n int) []T {
+	if cap(s) < n {
+		return append(s[:cap(s)], make([]T, n-cap(s))...)
+	}
+	return s[:n]
+}
+
+// scores sets out to the scores of tokens from on.
+func (s *setScan) scores(set *kernelSet, buf *[]uint32, from int, out []int32) {
+	add := false
+	for i := range s.sources {
+		src := &s.sources[i]
+		if src.words == 1 {
+			src.tables[0].score(set, src.codes[from:from+len(out)], out, add)
+			add = true
+			continue
+		}
+		*buf = resize(*buf, len(out))
+		codes := src.codes[from*src.words : (from+len(out))*src.words]
+		for w := range src.tables {
+			plane := *buf
+			for j := range plane {
+				plane[j] = codes[j*src.words+w]
+			}
+			src.tables[w].score(set, plane, out, add)
+			add = true
+		}
+	}
+}
+
+// scanPart is the tokens that one task scans.
+const scanPart = 16 << 10
+
+// scanJob is ScanHash: a task scans a part of a row's tokens for one set.
+type scanJob struct {
+	d      *Device
+	scans  hashScans
+	scores []int32
+	stride int
+	parts  int // per row and set
+}
+
+func (j *scanJob) task(worker, index int) {
+	s := &j.scans.sets[index/j.parts]
+	lo := index % j.parts * scanPart
+	hi := min(lo+scanPart, s.position+1)
+	if lo < hi {
+		s.scores(j.d.set, &j.d.scratch[worker].words, lo, j.scores[index/j.parts*j.stride:][lo:hi])
+	}
+}
+
+// ScanHash implements kernels.Device.
+func (d *Device) ScanHash(scores, weights kernels.Tensor, layer int, b *kernels.Batch) {
+	j := &d.scan
+	sets := scores.Dim(1)
+	j.scans.prepare(d, weights.I8(), weights.Dim(1), weights.Dim(2), sets, layer, b)
+	j.d, j.scores, j.stride = d, scores.I32(), scores.Dim(2)
+	j.parts = (b.Longest + scanPart - 1) / scanPart
+	d.pool.run(b.Tokens*sets*j.parts, j)
+}

@@ -1,0 +1,110 @@
+package cpu
+
+import (
+	"math"
+
+	"github.com/hashattn/hashattn/kernels"
+)
+
+// rerankJob is Rerank: a task computes the exact logits of one row and set.
+type rerankJob struct {
+	d         *Device
+	q         []float32
+	heads     int
+	width     int
+	layer     int
+	scale     float32
+	selection kernels.Selection
+	rows      []rerankRow
+}
+
+type rerankRow struct {
+	seg        *kernels.Segment
+	row, set   int
+	n          int // tokens the row sees
+	candidates []int32
+	kept       []int32 // the chosen, then -1
+}
+
+func (j *rerankJob) task(worker, index int) {
+	r := &j.rows[index]
+	k, s := j.d.set, &j.d.scratch[worker]
+	count := j.selection.Chosen(r.n)
+	for i := count; i < len(r.kept); i++ {
+		r.kept[i] = -1
+	}
+	if count == 0 {
+		return
+	}
+	queries := j.heads / j.selection.Heads
+	lo, hi := j.selection.Range(r.n)
+	read := positions{sink: lo, selected: r.candidates, localFrom: hi, local: r.n - hi}
+	total := read.count()
+	if queries == 1 { // the softmax does not change the order
+		read = positions{selected: r.candidates}
+		total = len(r.candidates)
+		lo = 0
+	}
+	stride := total + 2*attendBlock
+	logits := grow(&s.a, queries*stride)
+	first := (r.row*j.heads + r.set*queries) * j.width
+	rows := newCacheRows(r.seg.Cache, j.layer, r.set*queries/(j.heads/r.seg.Cache.KVHeads))
+	for at := 0; at < total; {
+		b := rows.block(&read, at, total)
+		k.logits(&rows, &b, nil, j.q[first:], queries, logits[at:], stride)
+		at += b.n
+	}
+	values := logits[lo : lo+len(r.candidates)]
+	if queries > 1 {
+		for i := range queries {
+			row := logits[i*stride : (i+1)*stride]
+			rounded := j.d.fill(row, total)
+			top := k.maximum(rounded, &row[0]) * j.scale
+			inverse := 1 / k.expSum(rounded, &row[0], j.scale, top)
+			for x, v := range row[lo : lo+len(r.candidates)] {
+				if i == 0 {
+					values[x] = v * inverse
+				} else {
+					values[x] += v * inverse
+				}
+			}
+		}
+	}
+	s.cut.keys = resize(s.cut.keys, len(values))
+	for i, v := range values {
+		if queries == 1 {
+			v *= j.scale
+		}
+		s.cut.keys[i] = floatKey(math.Float32bits(v))
+	}
+	s.cut.best(s.cut.keys, r.candidates, r.kept[:count])
+}
+
+func (j *rerankJob) begin(d *Device, q kernels.Tensor, layer int, scale float32, s kernels.Selection, rows int) {
+	j.d, j.q, j.heads, j.width, j.layer, j.scale, j.selection = d, q.F32(), q.Dim(1), q.Dim(2), layer, scale, s
+	j.rows = resize(j.rows, rows)
+}
+
+// Rerank implements kernels.Device.
+func (d *Device) Rerank(selected, candidates, q kernels.Tensor, layer int, b *kernels.Batch, scale float32, s kernels.Selection) {
+	if q.Dim(2)%d.set.lanes != 0 {
+		d.Reference.Rerank(selected, candidates, q, layer, b, scale, s)
+		return
+	}
+	d.rerank.begin(d, q, layer, scale, s, b.Tokens*s.Heads)
+	from, to := candidates.I32(), selected.I32()
+	k, kept := candidates.Dim(2), selected.Dim(2)
+	row := 0
+	for i := range b.Segments {
+		seg := &b.Segments[i]
+		for t := range seg.Len {
+			n := seg.Start + t + 1
+			for set := range s.Heads {
+				at := row*s.Heads + set
+				d.rerank.rows[at] = rerankRow{seg, row, set, n, from[at*k:][:s.Scored(n)], to[at*kept:][:kept]}
+			}
+			row++
+		}
+	}
+	d.pool.run(len(d.rerank.rows), &d.rerank)
+}

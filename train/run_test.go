@@ -1,0 +1,416 @@
+package train
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/hashattn/hashattn/kernels"
+	"github.com/hashattn/hashattn/kernels/dtype"
+	"github.com/hashattn/hashattn/model/mapping"
+	"github.com/hashattn/hashattn/model/shape"
+	"github.com/hashattn/hashattn/model/trace"
+)
+
+var tiny = shape.Model{Name: "tiny", Fingerprint: "f00d", Layers: 3, QueryHeads: 4, KVHeads: 2, HeadDim: 16}
+
+// synthetic writes a trace of keys around a few topics, with queries that ask
+// for one topic: structure that codes can learn. It has layers 0 and 2.
+func synthetic(t *testing.T, documents int, spoil func(layer int, k []uint16)) *trace.Reader {
+	t.Helper()
+	const n = 640
+	dir := t.TempDir()
+	w, err := trace.Create(dir, trace.Header{Model: tiny, Tokenizer: "t", Context: n, Captured: []int{0, 2}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := tiny.HeadDim
+	topics := rand.New(rand.NewPCG(5, 5))
+	// topics in coarse groups: the largest differences are not those that matter
+	coarse, centre := make([][]float64, 3), make([][]float64, 24)
+	for i := range coarse {
+		for range d {
+			coarse[i] = append(coarse[i], 2*topics.NormFloat64())
+		}
+	}
+	for i := range centre {
+		for j := range d {
+			centre[i] = append(centre[i], coarse[i%len(coarse)][j]+topics.NormFloat64())
+		}
+	}
+	for doc := range documents {
+		rng := rand.New(rand.NewPCG(9, uint64(doc)))
+		around := func(heads, rows int, scale float64) []uint16 {
+			x := make([]uint16, 0, heads*rows*d)
+			for h := range heads {
+				for range rows {
+					c := centre[rng.IntN(len(centre))]
+					for j := range d {
+						// a strong direction that says nothing, as real keys have
+						v := c[j] + 0.4*rng.NormFloat64()
+						if j == h%d {
+							v = 6 * rng.NormFloat64()
+						}
+						x = append(x, dtype.BF16FromF32(float32(scale*v)))
+					}
+				}
+			}
+			return x
+		}
+		positions := trace.Blocks(n)
+		err := w.Add(trace.Document{ID: fmt.Sprint("doc", doc), Hash: fmt.Sprintf("%064d", doc), Kind: "test", Tokens: make([]int32, n), Positions: positions,
+			Layer: func(l int) (q, k, v []uint16, err error) {
+				q, k = around(tiny.QueryHeads, len(positions), 1), around(tiny.KVHeads, n, 1)
+				for i := range q { // queries do not care for the strong direction
+					if h := i / d / len(positions); i%d == h/tiny.Group() {
+						q[i] = 0
+					}
+				}
+				if spoil != nil {
+					spoil(l, k)
+				}
+				return q, k, k, nil
+			}})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := trace.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close() })
+	return r
+}
+
+// small is a preset at a size that tests can afford.
+func small(t *testing.T, preset string, steps int) Config {
+	t.Helper()
+	c, err := Preset(preset)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Bits, c.Sink, c.Local, c.Steps, c.Documents, c.Queries, c.Keys = 8, 8, 8, steps, 2, 16, 256
+	return c
+}
+
+// recall is the share of each query's 16 keys of highest logit that are among
+// the 64 of highest score, over the last block of a document.
+func recall(t *testing.T, r *trace.Reader, m *mapping.Mapping, document int) float64 {
+	t.Helper()
+	doc, err := r.Document(document)
+	if err != nil {
+		t.Fatal(err)
+	}
+	device := kernels.NewReference()
+	alloc := func(kind dtype.Type, shape ...int) kernels.Tensor {
+		x, err := device.Alloc(kind, shape...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return x
+	}
+	s := m.Model
+	n, d, sum, count := len(doc.Tokens), s.HeadDim, 0.0, 0.0
+	for l, layer := range m.Layers {
+		if layer == nil {
+			continue
+		}
+		views, err := doc.Layer(l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cache, err := device.NewCache(kernels.CacheSpec{Layers: s.Layers, KVHeads: s.KVHeads, HeadDim: d, Capacity: n, Type: dtype.F32})
+		if err != nil {
+			t.Fatal(err)
+		}
+		dtype.F32FromBF16s(cache.K[l].F32(), views.K)
+		index := &kernels.Index{Layers: make([][]kernels.Tensor, s.Layers)}
+		index.Layers[l] = []kernels.Tensor{alloc(dtype.U32, m.KeyHeads(), n, layer.Key.Words())}
+		key, err := device.LoadProjection(layer.Key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		query, err := device.LoadProjection(layer.Query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all, one kernels.Batch
+		if err := device.SetBatch(&all, []kernels.Segment{{Cache: cache, Index: index, Len: n}}); err != nil {
+			t.Fatal(err)
+		}
+		device.EncodeKeys(key, l, &all)
+		for row := doc.Queries - 16; row < doc.Queries; row += 4 {
+			position := int(doc.Positions[row])
+			if err := device.SetBatch(&one, []kernels.Segment{{Cache: cache, Index: index, Start: position, Len: 1}}); err != nil {
+				t.Fatal(err)
+			}
+			q := alloc(dtype.F32, 1, s.QueryHeads, d)
+			for h := range s.QueryHeads {
+				dtype.F32FromBF16s(q.F32()[h*d:(h+1)*d], views.Q[(h*doc.Queries+row)*d:][:d])
+			}
+			sets := m.SelectionHeads(l)
+			weights, scores := alloc(dtype.I8, 1, layer.Query.Heads, m.Bits), alloc(dtype.I32, 1, sets, n)
+			device.EncodeQueries(weights, kernels.Tensor{}, query, q, m.QueryBits)
+			device.ScanHash(scores, weights, l, &one)
+			chosen, exact, best := alloc(dtype.I32, 1, sets, 64), alloc(dtype.F32, 1, s.QueryHeads, n), alloc(dtype.I32, 1, s.QueryHeads, 16)
+			rule := m.SelectionFor(l, kernels.Budget{Count: 64})
+			rule.Candidates = 0
+			device.TopK(chosen, scores, &one, rule)
+			device.ScanDot(exact, q, l, -1, &one, 1)
+			rule.Budget.Count = 16
+			device.TopK(best, exact, &one, rule)
+			for h := range s.QueryHeads {
+				set := chosen.I32()[h*sets/s.QueryHeads*64:][:64]
+				for _, p := range best.I32()[h*16 : (h+1)*16] {
+					if slices.Contains(set, p) {
+						sum++
+					}
+					count++
+				}
+			}
+		}
+	}
+	return sum / count
+}
+
+func run(t *testing.T, o Options) *mapping.Mapping {
+	t.Helper()
+	m, err := Run(context.Background(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// Every recipe must find more of what attention reads than before training,
+// on a document that it has not seen. Chance is 64 of about 600.
+func TestTrainingRaisesRecall(t *testing.T) {
+	all := synthetic(t, 4, nil)
+	dir := t.TempDir()
+	w, err := trace.Create(dir, all.Header)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 { // train on three, hold the fourth out
+		doc, err := all.Document(i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = w.Add(trace.Document{ID: doc.ID, Hash: doc.Hash, Tokens: doc.Tokens, Positions: doc.Positions,
+			Layer: func(l int) (q, k, v []uint16, err error) {
+				x, err := doc.Layer(l)
+				return x.Q, x.K, x.V, err
+			}})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := trace.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	for _, want := range []struct {
+		preset             string
+		steps              int
+		least, improvement float64
+	}{{"shared", 100, 0.6, 0.03}, {"grouped", 100, 0.4, 0.02}, {"paper", 150, 0.3, 0.1}} {
+		c := small(t, want.preset, 1)
+		if want.preset == "shared" {
+			c.BlockBits = 0 // the plain linear code
+		}
+		c.LearningRate = 1e-9
+		before := recall(t, all, run(t, Options{Trace: r, Config: c}), 3)
+		c.Steps, c.LearningRate = want.steps, presets[want.preset].LearningRate
+		after := recall(t, all, run(t, Options{Trace: r, Config: c}), 3)
+		t.Logf("%s: recall %.3f, after %d steps %.3f", want.preset, before, want.steps, after)
+		if !(after >= want.least && after >= before+want.improvement) {
+			t.Errorf("%s: recall %.3f, after %d steps %.3f", want.preset, before, want.steps, after)
+		}
+	}
+}
+
+func TestWorkersDoNotMatter(t *testing.T) {
+	r := synthetic(t, 2, nil)
+	c := small(t, "grouped", 12)
+	c.PerHeadLayers = []int{2}
+	one := run(t, Options{Trace: r, Config: c, Workers: 1})
+	four := run(t, Options{Trace: r, Config: c, Workers: 4})
+	if !reflect.DeepEqual(one, four) {
+		t.Error("four workers learn another mapping than one")
+	}
+	if !reflect.DeepEqual(one.DenseLayers, []int{1}) || one.Layers[0].Query.Heads != 2 || one.Layers[2].Query.Heads != 4 {
+		t.Errorf("dense layers %v, query maps %d and %d", one.DenseLayers, one.Layers[0].Query.Heads, one.Layers[2].Query.Heads)
+	}
+	c.Seed++
+	if reflect.DeepEqual(one, run(t, Options{Trace: r, Config: c})) {
+		t.Error("another seed learns the same mapping")
+	}
+}
+
+func TestResume(t *testing.T) {
+	r := synthetic(t, 2, nil)
+	c := small(t, "shared", 20)
+	whole := run(t, Options{Trace: r, Config: c})
+
+	dir := t.TempDir()
+	ctx, cancel := context.WithCancel(context.Background())
+	_, err := Run(ctx, Options{Trace: r, Config: c, Workers: 1, CheckpointDir: dir, OnProgress: func(p Progress) {
+		if p.UnitsDone == 2 {
+			cancel()
+		}
+	}})
+	if !errors.Is(err, context.Canceled) {
+		t.Fatalf("cancelled: %v", err)
+	}
+	var last Progress
+	resumed := run(t, Options{Trace: r, Config: c, CheckpointDir: dir, OnProgress: func(p Progress) { last = p }})
+	if !reflect.DeepEqual(whole, resumed) {
+		t.Error("an interrupted run ends with another mapping")
+	}
+	if last.StepsResumed != 40 || last.UnitsDone != 4 || last.StepsDone != last.TotalSteps {
+		t.Errorf("progress %+v", last)
+	}
+	curve, err := os.ReadFile(filepath.Join(dir, LossFile))
+	if err != nil || strings.Count(string(curve), "\n") != 4*2 {
+		t.Errorf("loss curves: %v\n%s", err, curve)
+	}
+	calls := 0
+	again := run(t, Options{Trace: r, Config: c, CheckpointDir: dir, OnProgress: func(Progress) { calls++ }})
+	if !reflect.DeepEqual(whole, again) || calls != 0 {
+		t.Errorf("a finished run trained again (%d calls)", calls)
+	}
+	// what only matters in use changes no weight and trains nothing
+	c.QueryBits, c.Candidates = 4, 3
+	used := run(t, Options{Trace: r, Config: c, CheckpointDir: dir, OnProgress: func(Progress) { calls++ }})
+	if !reflect.DeepEqual(whole.Layers, used.Layers) || calls != 0 || used.QueryBits != 4 || used.Candidates != 3 {
+		t.Errorf("other query bits trained again (%d calls)", calls)
+	}
+	// a damaged checkpoint is named
+	found, _ := filepath.Glob(filepath.Join(dir, "*.safetensors"))
+	if err := os.Truncate(found[0], 40); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Run(context.Background(), Options{Trace: r, Config: c, CheckpointDir: dir}); err == nil || !strings.Contains(err.Error(), found[0]) {
+		t.Errorf("damaged checkpoint: %v", err)
+	}
+}
+
+func TestNotFinite(t *testing.T) {
+	r := synthetic(t, 2, nil)
+	dir := t.TempDir()
+	w, err := trace.Create(dir, r.Header)
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, _ := r.Document(0)
+	err = w.Add(trace.Document{ID: "huge", Hash: doc.Hash, Tokens: doc.Tokens, Positions: doc.Positions,
+		Layer: func(l int) (q, k, v []uint16, err error) {
+			x, err := doc.Layer(l)
+			q = slices.Clone(x.Q)
+			if l == 2 { // finite, but logits are not
+				for i := range q {
+					q[i] = dtype.BF16FromF32(1e38)
+				}
+			}
+			return q, x.K, x.V, err
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad, err := trace.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer bad.Close()
+	for _, preset := range []string{"shared", "grouped"} {
+		_, err = Run(context.Background(), Options{Trace: bad, Config: small(t, preset, 5), Workers: 1})
+		if err == nil || !strings.Contains(err.Error(), "layer 2 KV head 0") {
+			t.Errorf("%s: %v", preset, err)
+		}
+	}
+}
+
+func TestConfigCheck(t *testing.T) {
+	for want, change := range map[string]func(*Config){
+		"preset":       func(c *Config) { c.Preset = "other" },
+		"bits":         func(c *Config) { c.Bits = 0 },
+		"blockBits":    func(c *Config) { c.BlockBits = 5 },
+		"queryBits":    func(c *Config) { c.QueryBits = 3 },
+		"steps":        func(c *Config) { c.Steps = -1 },
+		"learningRate": func(c *Config) { c.LearningRate = math.NaN() },
+	} {
+		c, err := Preset("grouped")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Check(); err != nil {
+			t.Fatal(err)
+		}
+		change(&c)
+		if err := c.Check(); err == nil || !strings.HasPrefix(err.Error(), want+":") {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
+	r := synthetic(t, 1, nil)
+	for want, change := range map[string]func(*Config){
+		"layer 1 is not in the trace": func(c *Config) { c.Layers = []int{1} },
+		"none is left to train":       func(c *Config) { c.DenseLayers = []int{0, 2} },
+		"has no run of 128 queries":   func(c *Config) { c.Queries, c.Local = 128, 600 },
+	} {
+		c := small(t, "shared", 1)
+		change(&c)
+		if _, err := Run(context.Background(), Options{Trace: r, Config: c}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("want %q, got %v", want, err)
+		}
+	}
+}
+
+func TestTop(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	for _, n := range []int{1, 5, 33, 100} {
+		x, got := make([]float32, n), make([]float32, n)
+		for i := range x {
+			x[i] = rng.Float32()
+		}
+		top(got, x, 32)
+		sorted := slices.Sorted(slices.Values(x))
+		least := sorted[max(0, n-32)]
+		for i, v := range x {
+			if (got[i] == 1) != (v >= least) {
+				t.Errorf("n %d: %v of %v", n, got[i], v)
+			}
+		}
+	}
+}
+
+func TestStepDrawsSubsets(t *testing.T) {
+	c := Config{Documents: 3, Queries: 64, Keys: 100, Sink: 8, Local: 8, Seed: 4}
+	blocks := [][]block{{{document: 0, start: 400, first: 0, len: 128}}, {{document: 1, start: 80, first: 128, len: 100}}}
+	a, b := c.step(7, blocks), c.step(7, blocks)
+	if !reflect.DeepEqual(a, b) {
+		t.Error("a step draws differently the second time")
+	}
+	if reflect.DeepEqual(a, c.step(8, blocks)) {
+		t.Error("two steps draw the same")
+	}
+	for step := range 20 {
+		for _, d := range c.step(step, blocks) {
+			if len(d.queries) != 64 || d.queries[0] < d.first || d.queries[63] >= d.first+d.len {
+				t.Errorf("queries %v of block %+v", d.queries, d.block)
+			}
+			if len(d.keys) != min(100, d.start-16) || d.keys[0] < 8 || d.keys[len(d.keys)-1] >= d.start-8 || !slices.IsSorted(d.keys) {
+				t.Errorf("%d keys %v of block %+v", len(d.keys), d.keys, d.block)
+			}
+		}
+	}
+}
