@@ -53,15 +53,15 @@ func (h HashShape) projections(s AttentionShape) (key, query kernels.Projection,
 
 // stages is one hash selection on one device.
 type stages struct {
-	device     kernels.Device
-	encode     kernels.Encoder
-	query      kernels.HashQuery
-	selection  kernels.Selection
-	all, batch *kernels.Batch
-	weights    kernels.Tensor
-	scores     kernels.Tensor
-	selected   kernels.Tensor
-	kept       kernels.Tensor
+	device    kernels.Device
+	encode    kernels.Encoder
+	query     kernels.HashQuery
+	selection kernels.Selection
+	batch     *kernels.Batch
+	weights   kernels.Tensor
+	scores    kernels.Tensor
+	selected  kernels.Tensor
+	kept      kernels.Tensor
 }
 
 // stages loads the maps on a device and encodes all cached keys.

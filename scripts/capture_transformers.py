@@ -51,7 +51,7 @@ def block_positions(context, count=24):
         raise SystemExit(f"a document of {context} tokens is too short, at least {2 * BLOCK} are needed")
     lo = max(BLOCK, min(1024, context // 4))
     hi = context - BLOCK
-    starts = {round(math.exp(math.log(lo) + (math.log(hi) - math.log(lo)) * i / (count - 1))) // BLOCK * BLOCK for i in range(count)}
+    starts = {max(BLOCK, int(math.exp(math.log(lo) + (math.log(hi) - math.log(lo)) * i / (count - 1))) // BLOCK * BLOCK) for i in range(count)}
     return [p for start in sorted(starts) for p in range(start, start + BLOCK)]
 
 
@@ -131,7 +131,7 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--model", required=True, help="hub name or folder")
     ap.add_argument("--gguf", help="GGUF file inside the model's folder")
-    ap.add_argument("--fingerprint", help="the model's fingerprint; default: SHA-256 of its files")
+    ap.add_argument("--fingerprint", help="the model's fingerprint; default: SHA-256 of its files. A mapping for hashattn needs the one that `hashattn inspect` prints")
     ap.add_argument("--out", required=True, help="trace folder")
     ap.add_argument("--context", type=int, default=4096, help="tokens taken of each document")
     ap.add_argument("--documents", type=int, help="stop after that many documents")
@@ -162,6 +162,8 @@ def main():
         "context": args.context, "captured": wanted, "shards": []}
     out = pathlib.Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
+    umask = os.umask(0)
+    os.umask(umask)
     index = out / "index.json"
     if index.exists():
         old = json.loads(index.read_text())
@@ -198,6 +200,7 @@ def main():
         file = out / f"{hashlib.sha256(doc.encode()).hexdigest()[:8]}-{digest[:16]}.safetensors"
         tmp = file.with_name(f".{file.name}.{os.getpid()}.tmp")
         save_file(tensors, tmp, metadata={"format": FORMAT, "version": str(VERSION), "document": doc, "hash": digest, "model": header["model"]["fingerprint"]})
+        os.chmod(tmp, 0o666 & ~umask)  # safetensors makes it private
         with open(tmp, "rb") as f:
             os.fsync(f.fileno())
         shard = {"file": file.name, "id": doc, "hash": digest, "kind": kind, "tokens": n, "queries": len(positions), "bytes": tmp.stat().st_size, "sha256": sha256_file(tmp)}

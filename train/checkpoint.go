@@ -19,15 +19,17 @@ import (
 
 // recipe counts changes of the code that change what is learnt, so that
 // checkpoints of other versions are not mixed in.
-const recipe = 1
+const recipe = 2
 
 // store keeps the maps of finished units, each as a mapping of one layer with
 // one KV head, and their loss curves. With an empty dir it keeps nothing.
 type store struct{ dir, hash string }
 
-// Hash identifies what a configuration learns from a trace.
+// Hash identifies what a configuration learns from a trace. Settings that only
+// matter when the mapping is used do not count.
 func Hash(r *trace.Reader, c Config) string {
 	c.Layers, c.DenseLayers = nil, nil // units do not know of each other
+	c.QueryBits, c.Candidates = 0, 0
 	h := sha256.New()
 	e := json.NewEncoder(h)
 	for _, part := range []any{recipe, c, r.Header, r.Shards} {
@@ -90,7 +92,7 @@ func (s *store) save(u *unit, m trained, curve []point) error {
 	model := u.trace.Model
 	c := u.config.mapping(shape.Model{Name: model.Name, Fingerprint: model.Fingerprint, Rope: model.Rope,
 		Layers: 1, QueryHeads: u.heads, KVHeads: 1, HeadDim: u.dim}, []int{0})
-	if u.config.Preset == "grouped" && !u.joint {
+	if u.config.Preset == "grouped" && !u.joint && c.GroupRule == mapping.Sum {
 		c.PerHeadLayers = []int{0}
 	}
 	c.TrainingHash = s.hash

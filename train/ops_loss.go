@@ -15,10 +15,15 @@ type rowLoss[T number] func(scores, target []T) float64
 func crossEntropy[T number](scores, target []T) float64 {
 	top := maximum(scores)
 	target = target[:len(scores)]
-	var match T
-	for i, x := range scores {
-		match += target[i] * (x - top)
+	var even, odd T // two sums, since one would wait for itself
+	for i := 0; i+1 < len(scores); i += 2 {
+		even += target[i] * (scores[i] - top)
+		odd += target[i+1] * (scores[i+1] - top)
 	}
+	if last := len(scores) - 1; last%2 == 0 {
+		even += target[last] * (scores[last] - top)
+	}
+	match := even + odd
 	sum := expSum(scores, top)
 	scale := 1 / sum
 	for i, e := range scores {

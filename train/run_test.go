@@ -148,7 +148,7 @@ func recall(t *testing.T, r *trace.Reader, m *mapping.Mapping, document int) flo
 			t.Fatal(err)
 		}
 		device.EncodeKeys(key, l, &all)
-		for row := doc.Queries - 16; row < doc.Queries; row += 4 {
+		for row := doc.Queries - 64; row < doc.Queries; row += 8 {
 			position := int(doc.Positions[row])
 			if err := device.SetBatch(&one, []kernels.Segment{{Cache: cache, Index: index, Start: position, Len: 1}}); err != nil {
 				t.Fatal(err)
@@ -194,13 +194,13 @@ func run(t *testing.T, o Options) *mapping.Mapping {
 // Every recipe must find more of what attention reads than before training,
 // on a document that it has not seen. Chance is 64 of about 600.
 func TestTrainingRaisesRecall(t *testing.T) {
-	all := synthetic(t, 4, nil)
+	all := synthetic(t, 9, nil)
 	dir := t.TempDir()
 	w, err := trace.Create(dir, all.Header)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range 3 { // train on three, hold the fourth out
+	for i := range 8 { // hold the ninth out
 		doc, err := all.Document(i)
 		if err != nil {
 			t.Fatal(err)
@@ -223,15 +223,15 @@ func TestTrainingRaisesRecall(t *testing.T) {
 		preset             string
 		steps              int
 		least, improvement float64
-	}{{"shared", 100, 0.6, 0.03}, {"grouped", 100, 0.4, 0.02}, {"paper", 150, 0.3, 0.1}} {
+	}{{"shared", 100, 0.55, 0.03}, {"grouped", 100, 0.4, 0.02}, {"paper", 150, 0.3, 0.1}} {
 		c := small(t, want.preset, 1)
 		if want.preset == "shared" {
 			c.BlockBits = 0 // the plain linear code
 		}
 		c.LearningRate = 1e-9
-		before := recall(t, all, run(t, Options{Trace: r, Config: c}), 3)
+		before := recall(t, all, run(t, Options{Trace: r, Config: c}), 8)
 		c.Steps, c.LearningRate = want.steps, presets[want.preset].LearningRate
-		after := recall(t, all, run(t, Options{Trace: r, Config: c}), 3)
+		after := recall(t, all, run(t, Options{Trace: r, Config: c}), 8)
 		t.Logf("%s: recall %.3f, after %d steps %.3f", want.preset, before, want.steps, after)
 		if !(after >= want.least && after >= before+want.improvement) {
 			t.Errorf("%s: recall %.3f, after %d steps %.3f", want.preset, before, want.steps, after)
@@ -254,6 +254,25 @@ func TestWorkersDoNotMatter(t *testing.T) {
 	c.Seed++
 	if reflect.DeepEqual(one, run(t, Options{Trace: r, Config: c})) {
 		t.Error("another seed learns the same mapping")
+	}
+}
+
+// The rule mass trains the maps of preset shared and selects by group.
+func TestGroupRuleMass(t *testing.T) {
+	r := synthetic(t, 2, nil)
+	c := small(t, "grouped", 3)
+	c.GroupRule = mapping.Mass
+	dir := t.TempDir()
+	m := run(t, Options{Trace: r, Config: c, CheckpointDir: dir})
+	if m.GroupRule != mapping.Mass || m.SelectionHeads(0) != tiny.KVHeads || m.Layers[0].Query.Heads != tiny.QueryHeads {
+		t.Errorf("rule %s, %d selection heads, %d query maps", m.GroupRule, m.SelectionHeads(0), m.Layers[0].Query.Heads)
+	}
+	shared := run(t, Options{Trace: r, Config: small(t, "shared", 3)})
+	if !reflect.DeepEqual(m.Layers, shared.Layers) {
+		t.Error("the maps differ from those of preset shared")
+	}
+	if again := run(t, Options{Trace: r, Config: c, CheckpointDir: dir}); !reflect.DeepEqual(m, again) {
+		t.Error("the checkpoint gives another mapping")
 	}
 }
 
@@ -288,6 +307,12 @@ func TestResume(t *testing.T) {
 	again := run(t, Options{Trace: r, Config: c, CheckpointDir: dir, OnProgress: func(Progress) { calls++ }})
 	if !reflect.DeepEqual(whole, again) || calls != 0 {
 		t.Errorf("a finished run trained again (%d calls)", calls)
+	}
+	// what only matters in use changes no weight and trains nothing
+	c.QueryBits, c.Candidates = 4, 3
+	used := run(t, Options{Trace: r, Config: c, CheckpointDir: dir, OnProgress: func(Progress) { calls++ }})
+	if !reflect.DeepEqual(whole.Layers, used.Layers) || calls != 0 || used.QueryBits != 4 || used.Candidates != 3 {
+		t.Errorf("other query bits trained again (%d calls)", calls)
 	}
 	// a damaged checkpoint is named
 	found, _ := filepath.Glob(filepath.Join(dir, "*.safetensors"))
@@ -340,6 +365,7 @@ func TestConfigCheck(t *testing.T) {
 		"bits":         func(c *Config) { c.Bits = 0 },
 		"blockBits":    func(c *Config) { c.BlockBits = 5 },
 		"queryBits":    func(c *Config) { c.QueryBits = 3 },
+		"groupRule":    func(c *Config) { c.GroupRule = "max" },
 		"steps":        func(c *Config) { c.Steps = -1 },
 		"learningRate": func(c *Config) { c.LearningRate = math.NaN() },
 	} {

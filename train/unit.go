@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"sync"
 
 	"github.com/hashattn/hashattn/kernels"
 	"github.com/hashattn/hashattn/model/trace"
@@ -223,7 +224,10 @@ func newGraph[T number](u *unit) (*graph[T], error) {
 		}
 	}
 	g.loss = g.ops.rank(w, code, target, &b.layout, row)
-	if _, err := G.Grad(g.loss, g.learned...); err != nil {
+	gradient.Lock()
+	_, err := G.Grad(g.loss, g.learned...)
+	gradient.Unlock()
+	if err != nil {
 		return nil, err
 	}
 	g.vm = G.NewTapeMachine(g.g, G.BindDualValues(g.learned...))
@@ -231,6 +235,10 @@ func newGraph[T number](u *unit) (*graph[T], error) {
 	g.weights = G.NodesToValueGrads(g.learned)
 	return g, nil
 }
+
+// gradient guards what gorgonia's differentiation shares between graphs: its
+// constant nodes keep their hash when it is first asked for.
+var gradient sync.Mutex
 
 func (g *graph[T]) close() { g.vm.Close() }
 

@@ -19,8 +19,8 @@ func (a *app) evalCommand() *cobra.Command {
 ` + exitHelp,
 		Example: `  hashattn eval recall --config quickstart
   hashattn eval perplexity --config quickstart --sparsities 1/32
-  hashattn eval longbench --tasks trec,samsum
-  hashattn eval score predictions/`,
+  hashattn eval longbench --config quickstart --tasks qasper,trec
+  hashattn eval score predictions/dense`,
 	}
 	c.AddCommand(a.evalRecallCommand(), a.evalPerplexityCommand(), a.evalLongBenchCommand(), a.evalNIAHCommand(), a.evalRulerCommand(), a.evalScoreCommand())
 	return c

@@ -1,8 +1,8 @@
 package main
 
 import (
-	"context"
-	"encoding/json"
+	"fmt"
+	"math"
 	"path/filepath"
 	"strconv"
 
@@ -22,54 +22,91 @@ func (a *app) evalScoreCommand() *cobra.Command {
 	var o scoreOptions
 	c := &cobra.Command{
 		Use:   "score DIR",
-		Short: "Score LongBench predictions that anyone made",
-		Long: `eval score scores a folder of predictions as LongBench's official scorer does,
-TASK.jsonl (also .gz, .zst) with pred, answers, all_classes and length on each
-line, prints the scores and writes result.json. Damaged lines, missing fields
-and truncated files are errors that name file and line. With --against it also
-says where two folders' predictions differ.
+		Short: "Score predictions that anyone made, as LongBench's scorer does",
+		Long: `eval score reads a folder of predictions, TASK.jsonl (also .gz, .zst) with a JSON
+object a line: pred, answers, all_classes and length, as LongBench's own script
+and eval longbench write them. It prints the scores and writes result.json, both
+equal to the official scorer's.
+
+With --against it instead sets the predictions beside those of another folder,
+sample by sample, and shows where they first differ.
 ` + exitHelp,
 		Example: `  hashattn eval score pred/llama3-8b-instruct
-  hashattn eval score pred_e/model --e
-  hashattn eval score ours --against theirs`,
+  hashattn eval score pred_e/llama3-8b-instruct --e --full
+  hashattn eval score runs/quickstart/predictions/dense --against transformers`,
 		Args: args(cobra.ExactArgs(1)),
-		RunE: func(c *cobra.Command, dirs []string) error { return a.runScore(c.Context(), o, dirs[0]) },
+		RunE: func(c *cobra.Command, dirs []string) error {
+			if o.against != "" {
+				return a.compare(dirs[0], o.against)
+			}
+			r, err := longbench.Score(c.Context(), dirs[0], longbench.Options{E: o.e, Similarity: similarity(o.levenshtein), Full: o.full})
+			if err != nil {
+				return asInput(err)
+			}
+			out := o.out
+			if out == "" {
+				out = filepath.Join(dirs[0], "result.json")
+			}
+			if err := r.WriteFile(out); err != nil {
+				return err
+			}
+			a.progress.logf("wrote %s", out)
+			return a.showScores(r)
+		},
 	}
-	f := c.Flags()
-	f.BoolVar(&o.e, "e", false, "LongBench-E: scores by length")
-	f.BoolVar(&o.levenshtein, "levenshtein", false, "code similarity by Levenshtein ratio instead of difflib's")
-	f.BoolVar(&o.full, "full", false, "want as many predictions of each task as the official data has samples")
-	f.StringVarP(&o.out, "out", "o", "", "`file` to write (default: DIR/result.json)")
-	f.StringVar(&o.against, "against", "", "another `folder` of predictions to compare with")
+	c.Flags().BoolVar(&o.e, "e", false, "LongBench-E: scores by length")
+	c.Flags().BoolVar(&o.levenshtein, "levenshtein", false, "code similarity as the official scorer has it where python-Levenshtein is installed")
+	c.Flags().BoolVar(&o.full, "full", false, "want a prediction for every sample of the official data set")
+	c.Flags().StringVarP(&o.out, "out", "o", "", "`file` to write (default: result.json in DIR)")
+	c.Flags().StringVar(&o.against, "against", "", "compare with the predictions in this `folder`")
 	return c
 }
 
-func (a *app) runScore(ctx context.Context, o scoreOptions, dir string) error {
-	r, err := longbench.Score(ctx, dir, longbench.Options{E: o.e, Similarity: similarity(o.levenshtein), Full: o.full})
-	if err != nil {
-		return asInput(err)
-	}
-	if o.out == "" {
-		o.out = filepath.Join(dir, "result.json")
-	}
-	if err := r.WriteFile(o.out); err != nil {
-		return err
-	}
-	a.progress.logf("wrote %s", o.out)
+// showScores prints a table, or the official result.json.
+func (a *app) showScores(r longbench.Result) error {
 	if a.json {
-		return a.printScoreJSON(r)
-	}
-	if err := scoreTable(r).Terminal(a.stdout); err != nil {
-		return err
-	}
-	if o.against == "" {
+		a.printf("%s\n", r.JSON())
 		return nil
 	}
-	all, err := benchmark.Compare(dir, o.against)
+	t := report.Table{Title: "LongBench", Columns: []string{"task", "samples", "score"}}
+	score := func(v float64) string {
+		if math.IsNaN(v) {
+			return "-"
+		}
+		return strconv.FormatFloat(v, 'f', 2, 64)
+	}
+	add := func(name, samples string, mean float64, bucket func(int) float64) {
+		row := []string{name, samples, score(mean)}
+		if r.E {
+			for i := range longbench.Buckets {
+				row = append(row, score(bucket(i)))
+			}
+		}
+		t.Rows = append(t.Rows, row)
+	}
+	if r.E {
+		t.Title = "LongBench-E"
+		t.Columns = append(t.Columns, longbench.Buckets[:]...)
+	}
+	for _, task := range r.Tasks {
+		add(task.Task.Name, strconv.Itoa(len(task.Samples)), task.Score, func(i int) float64 { return task.Buckets[i] })
+	}
+	add("average", "", r.Average(nil), func(i int) float64 { return r.AverageBucket(i, nil) })
+	keep := longbench.WithoutPassageCount
+	add("average without passage_count", "", r.Average(keep), func(i int) float64 { return r.AverageBucket(i, keep) })
+	return t.Terminal(a.stdout)
+}
+
+// compare prints how two folders of predictions differ.
+func (a *app) compare(dir, against string) error {
+	all, err := benchmark.Compare(dir, against)
 	if err != nil {
 		return asInput(err)
 	}
-	t := report.Table{Title: "Predictions that are equal", Columns: []string{"task", "samples", "equal", "only here", "only there"}}
+	if a.json {
+		return a.printJSON(all)
+	}
+	t := report.Table{Title: "Predictions of " + dir + " and " + against, Columns: []string{"task", "samples", "equal", "only here", "only there"}}
 	for _, c := range all {
 		t.Rows = append(t.Rows, []string{c.Task, strconv.Itoa(c.Samples), strconv.Itoa(c.Equal), strconv.Itoa(c.Here), strconv.Itoa(c.There)})
 	}
@@ -78,55 +115,26 @@ func (a *app) runScore(ctx context.Context, o scoreOptions, dir string) error {
 	}
 	for _, c := range all {
 		for _, d := range c.Differences {
-			a.printf("%s %s: ...%q, then %q, there %q\n", c.Task, d.Sample, d.Before, d.Here, d.There)
+			a.printf("\n%s %s: %s\n  here  %s\n  there %s\n", c.Task, d.Sample, where(d), quote(d.Before, d.Here), quote(d.Before, d.There))
 		}
 	}
 	return nil
 }
 
-// printScoreJSON prints result.json as strict JSON: ranges without samples,
-// which Python writes as NaN, are left out.
-func (a *app) printScoreJSON(r longbench.Result) error {
-	if !r.E {
-		return a.printJSON(json.RawMessage(r.JSON()))
+// where says at which token predictions part, and why if it is known.
+func where(d benchmark.Difference) string {
+	text := "the answers differ"
+	if d.Token >= 0 {
+		text = fmt.Sprintf("they part at token %d of the answer", d.Token+1)
 	}
-	out := map[string]map[string]float64{}
-	for _, t := range r.Tasks {
-		out[t.Task.Name] = map[string]float64{}
-		for i, v := range t.Buckets {
-			if v == v {
-				out[t.Task.Name][longbench.Buckets[i]] = v
-			}
-		}
+	switch {
+	case d.Prompts:
+		text = "the prompts differ; " + text
+	case d.Lead != nil:
+		text += fmt.Sprintf(", whose logit leads there by %.3g", *d.Lead)
 	}
-	return a.printJSON(out)
+	return text
 }
 
-// scoreTable is the scores by task, with the averages.
-func scoreTable(r longbench.Result) report.Table {
-	two := func(v float64) string {
-		if v != v {
-			return "-"
-		}
-		return strconv.FormatFloat(v, 'f', 2, 64)
-	}
-	t := report.Table{Title: "LongBench scores", Columns: []string{"task", "samples", "score"}}
-	if r.E {
-		t.Title, t.Columns = "LongBench-E scores", append(t.Columns, longbench.Buckets[:]...)
-	}
-	add := func(name, samples string, score float64, buckets func(int) float64) {
-		row := []string{name, samples, two(score)}
-		if r.E {
-			for i := range longbench.Buckets {
-				row = append(row, two(buckets(i)))
-			}
-		}
-		t.Rows = append(t.Rows, row)
-	}
-	for _, task := range r.Tasks {
-		add(task.Task.Name, strconv.Itoa(len(task.Samples)), task.Score, func(i int) float64 { return task.Buckets[i] })
-	}
-	add("average", "-", r.Average(nil), func(i int) float64 { return r.AverageBucket(i, nil) })
-	add("without passage_count", "-", r.Average(longbench.WithoutPassageCount), func(i int) float64 { return r.AverageBucket(i, longbench.WithoutPassageCount) })
-	return t
-}
+// quote shows a text from where it differs, behind what both share.
+func quote(before, text string) string { return fmt.Sprintf("%q + %q", before, text) }

@@ -46,6 +46,8 @@ type task struct {
 	begin, last time.Time
 	first       int64 // where it began: what an earlier run had done
 	seen        bool
+	knows       bool          // the work estimates its end itself:
+	left        time.Duration // so
 }
 
 // task starts a piece of work; bytes says that its size is one of data.
@@ -55,6 +57,17 @@ func (p *progress) task(label string, bytes bool) *task {
 
 // update says how much is done.
 func (t *task) update(done, total int) { t.update64(int64(done), int64(total)) }
+
+// updateLeft is update for work that knows better than by its share how long
+// it will still take; 0 if it does not know yet.
+func (t *task) updateLeft(done, total int, left time.Duration) {
+	if t != nil {
+		t.mu.Lock()
+		t.knows, t.left = true, left
+		t.mu.Unlock()
+	}
+	t.update64(int64(done), int64(total))
+}
 
 func (t *task) update64(done, total int64) {
 	if t == nil || t.p.quiet || total <= 0 {
@@ -70,7 +83,10 @@ func (t *task) update64(done, total int64) {
 		if t.bar == nil {
 			t.bar = progressbar.NewOptions64(total, progressbar.OptionSetWriter(t.p.w), progressbar.OptionSetDescription(t.label),
 				progressbar.OptionShowBytes(t.bytes), progressbar.OptionShowCount(), progressbar.OptionThrottle(100*time.Millisecond),
-				progressbar.OptionClearOnFinish(), progressbar.OptionSetPredictTime(true), progressbar.OptionFullWidth())
+				progressbar.OptionClearOnFinish(), progressbar.OptionSetPredictTime(!t.knows), progressbar.OptionFullWidth())
+		}
+		if t.left > 0 {
+			t.bar.Describe(t.label + ", " + elapsed(t.left) + " left")
 		}
 		// The bar is for looking at; that it cannot be drawn stops nothing.
 		_ = t.bar.Set64(done)
@@ -81,42 +97,12 @@ func (t *task) update64(done, total int64) {
 	}
 	t.last = now
 	left := ""
-	if gained := done - t.first; gained > 0 {
+	if gained := done - t.first; t.left > 0 {
+		left = ", " + elapsed(t.left) + " left"
+	} else if gained > 0 && !t.knows {
 		left = ", " + elapsed(time.Duration(float64(now.Sub(t.begin))*float64(total-done)/float64(gained))) + " left"
 	}
 	fmt.Fprintf(t.p.w, "%s: %s of %s (%d%%)%s\n", t.label, t.amount(done), t.amount(total), 100*done/total, left)
-}
-
-// left is update for work that estimates its own end.
-func (t *task) left(done, total int, what string, remaining time.Duration) {
-	if t == nil || t.p.quiet || total <= 0 {
-		return
-	}
-	if t.p.terminal {
-		t.update(done, total)
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		if t.bar != nil {
-			label := t.label + " " + what
-			if remaining > 0 {
-				label += ", about " + elapsed(remaining) + " left"
-			}
-			t.bar.Describe(label)
-		}
-		return
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	now := time.Now()
-	if now.Sub(t.last) < logEvery {
-		return
-	}
-	t.last = now
-	line := fmt.Sprintf("%s: %d of %d, %s", t.label, done, total, what)
-	if remaining > 0 {
-		line += ", about " + elapsed(remaining) + " left"
-	}
-	fmt.Fprintln(t.p.w, line)
 }
 
 func (t *task) amount(n int64) string {

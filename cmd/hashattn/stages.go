@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"github.com/hashattn/hashattn/configs/texts"
 	"github.com/hashattn/hashattn/eval/pipeline"
@@ -107,6 +106,15 @@ func (s *session) stages() ([]pipeline.Stage, error) {
 			Outputs: []string{"perplexity.json"}, Work: []string{"perplexity.jsonl"},
 			Run: func(ctx context.Context) error { _, err := s.perplexity(ctx, perplexity); return err },
 		},
+	)
+	if len(s.LongBench.Tasks) > 0 {
+		stage, err := s.longBenchStage(kind, s.paths(mappings), withModel(measured()))
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, stage)
+	}
+	list = append(list,
 		pipeline.Stage{
 			Name: "bench", Version: 1, Config: []any{machine, s.benchConfig(benchOptions{})}, Inputs: withModel(func() ([]string, error) { return mappings, nil }),
 			Outputs: []string{"bench.json"},
@@ -115,32 +123,13 @@ func (s *session) stages() ([]pipeline.Stage, error) {
 				return err
 			},
 		},
-	)
-	results := []string{"recall.json", "perplexity.json", "bench.json"}
-	if len(s.LongBench.Tasks) > 0 {
-		o := benchmarkOptions{mappings: s.paths(mappings)}
-		o.fill(s, "scores.json")
-		list = append(list, pipeline.Stage{
-			Name: "eval-longbench", Version: 1, Config: []any{kind, s.LongBench, s.benchmarkConfig(nil)},
-			Inputs: withModel(func() ([]string, error) {
-				in, err := measured()()
-				if data := s.LongBench.Data; err == nil && data != "sample" && data != "longbench" {
-					data, err = filepath.Abs(data)
-					in = append(in, data)
-				}
-				return in, err
-			}),
-			// Predictions know by themselves what they were made from.
-			Outputs: []string{"scores.json"},
-			Run:     func(ctx context.Context) error { _, err := s.longBench(ctx, o); return err },
-		})
-		results = append(results, "scores.json")
-	}
-	list = append(list,
 		pipeline.Stage{
 			Name: "report", Version: 1, Config: result.Versions()["revision"],
 			Inputs: func() ([]string, error) {
-				inputs := slices.Clone(results)
+				inputs := []string{"recall.json", "perplexity.json", "bench.json"}
+				if len(s.LongBench.Tasks) > 0 {
+					inputs = append(inputs, "scores.json")
+				}
 				for _, p := range s.Train.Presets {
 					inputs = append(inputs, filepath.Join("train", p, "losses.jsonl"))
 				}

@@ -228,6 +228,9 @@ func (r *Report) Tables() []Table {
 			out = append(out, t)
 		}
 	}
+	if t := r.trainingTable(); len(t.Rows) > 0 {
+		out = append(out, t)
+	}
 	return append(out, r.provenanceTable())
 }
 

@@ -177,7 +177,7 @@ func TestWrite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"![Recall against density at 32K](plots/recall.svg)", "## Recall by layer at 32K", "## longbench: scores", "-10.00 | -20.00 to 0.00", "aaaabbbbcccc"} {
+	for _, want := range []string{"![Recall against density at 32K](plots/recall.svg)", "## Recall by layer at 32K", "## longbench: scores", "| shared | 2 | 4 | 1.0000 | 0.0183 |", "-10.00 | -20.00 to 0.00", "aaaabbbbcccc"} {
 		if !strings.Contains(string(md), want) {
 			t.Errorf("report.md lacks %q", want)
 		}

@@ -279,6 +279,40 @@ func (r *Report) benchTables() []Table {
 	return out
 }
 
+// trainingTable is the loss curves' ends by preset: mean over layers and heads.
+func (r *Report) trainingTable() Table {
+	t := Table{
+		Name: "training", Title: "Training",
+		Columns: []string{"preset", "curves", "steps", "first loss", "last loss"},
+		Note:    "Mean over layers and heads. Losses of different presets do not compare. The paper's mapping still gains at 6400 steps: below that its results are not its best.",
+	}
+	for _, run := range r.Runs {
+		var presets []string
+		first, last, steps := map[string][]float64{}, map[string]map[[2]int]float64{}, map[string]int{}
+		for _, x := range run.Losses {
+			unit := [2]int{x.Layer, x.Head}
+			if last[x.Preset] == nil {
+				presets = append(presets, x.Preset)
+				last[x.Preset] = map[[2]int]float64{}
+			}
+			if _, seen := last[x.Preset][unit]; !seen {
+				first[x.Preset] = append(first[x.Preset], x.Loss)
+			}
+			last[x.Preset][unit] = x.Loss // curves are in the order of their steps
+			steps[x.Preset] = max(steps[x.Preset], x.Step)
+		}
+		for _, p := range presets {
+			var ends []float64
+			for _, v := range last[p] {
+				ends = append(ends, v)
+			}
+			slices.Sort(ends) // so that the mean's last digit does not vary
+			t.Rows = append(t.Rows, []string{r.label(run, p, ""), strconv.Itoa(len(ends)), strconv.Itoa(steps[p]), fixed(mean(first[p]), 4), fixed(mean(ends), 4)})
+		}
+	}
+	return t
+}
+
 // provenanceTable says where each file came from.
 func (r *Report) provenanceTable() Table {
 	t := Table{

@@ -176,7 +176,8 @@ func Blocks(n int) []int32 {
 	var positions []int32
 	last := -1
 	for i := range count {
-		start := int(math.Round(math.Exp(lo+(hi-lo)*float64(i)/(count-1)))) / BlockLen * BlockLen
+		// queries of the first block have too few keys before them to rank
+		start := max(BlockLen, int(math.Exp(lo+(hi-lo)*float64(i)/(count-1)))/BlockLen*BlockLen)
 		if start == last {
 			continue
 		}

@@ -1,0 +1,120 @@
+package train
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/hashattn/hashattn/kernels/dtype"
+	"github.com/hashattn/hashattn/model/shape"
+	"github.com/hashattn/hashattn/model/trace"
+)
+
+// BenchmarkStep times a training step of one group (4 documents of 64 queries,
+// 4096 keys each, headDim 128, 4 query heads) beside its matrix products
+// alone, on one core.
+func BenchmarkStep(b *testing.B) {
+	const n, d, heads = 8192, 128, 4
+	model := shape.Model{Name: "bench", Fingerprint: "f00d", Layers: 1, QueryHeads: heads, KVHeads: 1, HeadDim: d}
+	dir := b.TempDir()
+	w, err := trace.Create(dir, trace.Header{Model: model, Tokenizer: "t", Context: n, Captured: []int{0}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	rng := rand.New(rand.NewPCG(1, 1))
+	normal := func(n int) []uint16 {
+		x := make([]uint16, n)
+		for i := range x {
+			x[i] = dtype.BF16FromF32(float32(rng.NormFloat64()))
+		}
+		return x
+	}
+	positions := trace.Blocks(n)
+	positions = positions[len(positions)-4*trace.BlockLen:]
+	err = w.Add(trace.Document{ID: "a", Hash: "0123456789abcdef", Tokens: make([]int32, n), Positions: positions,
+		Layer: func(int) (q, k, v []uint16, err error) {
+			k = normal(n * d)
+			return normal(heads * len(positions) * d), k, k, nil
+		}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	r, err := trace.Open(dir)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer r.Close()
+	useBLAS()
+	for _, preset := range []string{"grouped", "shared"} {
+		b.Run(preset, func(b *testing.B) {
+			c, err := Preset(preset)
+			if err != nil {
+				b.Fatal(err)
+			}
+			blocks, err := blocksOf(r, c)
+			if err != nil {
+				b.Fatal(err)
+			}
+			g, err := newGraph[float32](unitsOf(r, c, []int{0}, blocks)[0])
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer g.close()
+			// best of all on both sides: other programs only add
+			step, steps, products := 0, time.Hour, time.Hour
+			for b.Loop() {
+				start := time.Now()
+				loss, err := g.step(step)
+				if err != nil || !(loss > 0) {
+					b.Fatal(loss, err)
+				}
+				steps = min(steps, time.Since(start))
+				step++
+				products = min(products, productTime(c, heads, d, preset == "grouped"))
+			}
+			b.ReportMetric(float64(steps.Microseconds())/1e3, "ms-step")
+			b.ReportMetric(float64(products.Microseconds())/1e3, "ms-products")
+			b.ReportMetric(float64(steps)/float64(products), "step/products")
+		})
+	}
+}
+
+// productTime is the time of the matrix products of a step.
+func productTime(c Config, heads, d int, joint bool) time.Duration {
+	q, n, bits := c.Queries, c.Keys, c.Bits
+	x := make([]float32, 4*n*d)
+	for i := range x {
+		x[i] = float32(i%17) / 17
+	}
+	y, z, out := x[:n*d], x[:heads*q*d], make([]float32, 4*n*max(d, bits))
+	scores, queries := make([]float32, q*n), heads
+	if joint {
+		queries = 1
+	}
+	start := time.Now()
+	gemm(false, true, 4*n, bits, d, 1, x, y, 0, out)                 // key map
+	gemm(true, false, bits, d, 4*n, 1, out, x, 0, x[:bits*d:bits*d]) // its gradient
+	gemm(true, false, bits, bits, 4*n, 1, out, out, 0, scores)       // that of the feedback
+	for range c.Documents {
+		for range heads {
+			gemm(false, true, q, n, d, 1, z, y, 0, scores) // exact logits
+		}
+		for range queries {
+			gemm(false, true, q, n, bits, 1, z, y, 0, scores) // scores
+			gemm(false, false, q, bits, n, 1, scores, y, 0, out)
+			gemm(true, false, n, bits, q, 1, scores, z, 1, out)
+		}
+	}
+	if joint { // sink and local, and the query map with its gradients
+		for range c.Documents * heads {
+			gemm(false, true, q, c.Sink+c.Local, d, 1, z, y, 0, scores)
+		}
+		m := c.Documents * q
+		for _, l := range [][2]int{{heads * d, bits}, {heads * d, 2 * d}, {2 * d, 2 * d}, {2 * d, bits}} {
+			for range 3 {
+				gemm(false, true, m, l[1], l[0], 1, x, x, 0, out)
+			}
+		}
+	}
+	return time.Since(start)
+}
