@@ -128,9 +128,9 @@ func (a topKArgs) words() []uint64 { return wordsOf(&a) }
 
 // rerankArgs mirrors struct RerankArgs of select.cu.
 type rerankArgs struct {
-	logits, values, q, candidates, rows, layers uint64
+	logits, values, parts, q, candidates, rows, layers uint64
 
-	layerCount, layer, queryHeads, kvHeads, sets, k, length, dim, unused int32
+	layerCount, layer, queryHeads, kvHeads, sets, k, length, dim, blocks int32
 
 	scale float32
 	s     selection
@@ -144,9 +144,21 @@ type fusedArgs struct {
 
 	layerCount, layer, queryHeads, kvHeads, keyHeads, sets, maps, bits, k, single, levels, listed int32
 
-	scale float32
-	bins  int32
-	s     selection
+	scale  float32
+	bins   int32
+	s      selection
+	encode encodeArgs
 }
 
 func (a fusedArgs) words() []uint64 { return wordsOf(&a) }
+
+// linears mirrors struct Linears of dense.cu.
+type linears struct {
+	out, w, bias [3]uint64
+	rows, end    [3]int32
+	x            uint64
+
+	tokens, stride, split, add int32
+}
+
+func (a linears) words() []uint64 { return wordsOf(&a) }

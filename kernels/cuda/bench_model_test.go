@@ -125,7 +125,11 @@ func (m *modelBench) sequences(b *testing.B, batch, context, last int) {
 		}
 	}
 	m.caches, m.indexes = nil, nil
-	block := normalBlock(rand.New(rand.NewPCG(1, 1)), 16<<20)
+	r := rand.New(rand.NewPCG(1, 1))
+	block, random := normalBlock(r, 16<<20), make([]byte, 4<<20)
+	for i := range random {
+		random[i] = byte(r.Uint32())
+	}
 	own := m.layers
 	if batch*context > 16384 {
 		own = 4
@@ -141,7 +145,7 @@ func (m *modelBench) sequences(b *testing.B, batch, context, last int) {
 				fatal(b, m.d.tile(c.V[l], block))
 				codes, err := m.d.Alloc(dtype.U32, m.kv, context, 1)
 				fatal(b, err)
-				fatal(b, m.d.tile(codes, block))
+				fatal(b, m.d.tile(codes, random))
 				index.Layers = append(index.Layers, []kernels.Tensor{codes})
 				continue
 			}
@@ -213,7 +217,7 @@ func BenchmarkModel(b *testing.B) {
 					sel.Candidates = 2
 					l.report(b, fmt.Sprintf("hash-1/32-rerank-overlap-%v", overlap), l.median(b, func() { m.pass(&sel) }))
 				}
-				d.queue.overlap = false
+				d.queue.overlap = true
 			}
 			m.sequences(b, 1, 16384, 2048)
 			total := 0.0

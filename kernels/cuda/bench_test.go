@@ -18,8 +18,11 @@ type layerBench struct {
 	d      *Device
 	batch  *kernels.Batch
 	q, out kernels.Tensor
-	enc    kernels.Encoder
+	enc    kernels.Encoder // a linear query map
+	joint  kernels.Encoder // one with an MLP
+	key    kernels.Encoder
 	dense  float64 // median microseconds
+	runs   int
 }
 
 const benchHeads, benchKV, benchDim, benchBits = 32, 8, 128, 32
@@ -29,7 +32,7 @@ func newLayerBench(b *testing.B, d *Device, batch, context int) *layerBench {
 	r := rand.New(rand.NewPCG(3, 4))
 	block := normalBlock(r, 8<<20)
 	fill := func(t kernels.Tensor) { fatal(b, d.tile(t, block)) }
-	l := &layerBench{d: d, batch: &kernels.Batch{}}
+	l := &layerBench{d: d, batch: &kernels.Batch{}, runs: 31}
 	var segments []kernels.Segment
 	for range batch {
 		c, err := d.NewCache(kernels.CacheSpec{Layers: 1, KVHeads: benchKV, HeadDim: benchDim, Capacity: context, Type: dtype.BF16})
@@ -53,6 +56,19 @@ func newLayerBench(b *testing.B, d *Device, batch, context int) *layerBench {
 	}
 	var err error
 	l.enc, err = d.LoadProjection(kernels.Projection{Name: "query", Heads: benchKV, Skip: &kernels.Affine{In: benchHeads / benchKV * benchDim, Out: benchBits, Weight: weight, Bias: make([]float32, benchKV*benchBits)}})
+	fatal(b, err)
+	affine := func(in, out int) kernels.Affine {
+		a := kernels.Affine{In: in, Out: out, Weight: make([]float32, benchKV*in*out), Bias: make([]float32, benchKV*out)}
+		for i := range a.Weight {
+			a.Weight[i] = float32(r.NormFloat64())
+		}
+		return a
+	}
+	const in, hidden = benchHeads / benchKV * benchDim, 2 * benchDim
+	skip, keys := affine(in, benchBits), affine(benchDim, benchBits)
+	l.joint, err = d.LoadProjection(kernels.Projection{Name: "joint", Heads: benchKV, Skip: &skip, Layers: []kernels.Affine{affine(in, hidden), affine(hidden, hidden), affine(hidden, benchBits)}})
+	fatal(b, err)
+	l.key, err = d.LoadProjection(kernels.Projection{Name: "key", Heads: benchKV, Skip: &keys, Feedback: make([]float32, benchKV*benchBits*benchBits), BlockBits: 4})
 	fatal(b, err)
 	return l
 }
@@ -81,7 +97,7 @@ func (d *Device) tile(t kernels.Tensor, block []byte) error {
 // median times operations and gives the median in microseconds.
 func (l *layerBench) median(b *testing.B, operations func()) float64 {
 	b.Helper()
-	seconds, err := l.d.Time(31, operations)
+	seconds, err := l.d.Time(max(l.runs, 9), operations)
 	fatal(b, err)
 	slices.Sort(seconds)
 	return seconds[len(seconds)/2] * 1e6
@@ -107,6 +123,7 @@ func BenchmarkLayer(b *testing.B) {
 			fmt.Printf("%s, %d x %d\n", infos[0].Name, c[0], c[1])
 			l.dense = l.median(b, func() { d.Attend(l.out, l.q, 0, l.batch, 0.0884, 0) })
 			l.report(b, "dense", l.dense)
+			l.report(b, "encode-keys", l.median(b, func() { d.EncodeKeys(l.key, 0, l.batch) }))
 			for _, sel := range []kernels.Selection{
 				{Heads: benchKV, Sink: 4, Local: 64, Budget: kernels.Budget{Num: 1, Den: 32}},
 				{Heads: benchKV, Sink: 128, Local: 128, Budget: kernels.Budget{Num: 1, Den: 32}},
@@ -134,7 +151,7 @@ func (l *layerBench) fused(b *testing.B, sel kernels.Selection) {
 		if !ok {
 			continue
 		}
-		shape := fusedShape{s.shape.limit, sel.Read(s.shape.limit), 1, benchBits * most(bits), benchHeads / benchKV, benchDim}
+		shape := fusedShape{s.shape.limit, sel.Read(s.shape.limit), 1, benchBits * most(bits), benchHeads / benchKV, benchDim, e.between()}
 		for _, warps := range []int{8, 4} {
 			for blocks := 2; blocks <= 16; blocks *= 2 {
 				p := shape.plan(blocks, warps)
@@ -146,12 +163,17 @@ func (l *layerBench) fused(b *testing.B, sel kernels.Selection) {
 					chosen = "*"
 				}
 				l.report(b, fmt.Sprintf("fused-%dbit-sink%d-%dx%d%s", bits, sel.Sink, blocks, warps, chosen),
-					l.median(b, func() { d.attendFused(p, l.out, l.q, weights, 0, 0, 0, s, 0.0884, e, sel) }))
+					l.median(b, func() { d.attendFused(p, l.out, l.q, weights, bits, 0, 0, 0, s, 0.0884, e, sel) }))
 			}
 		}
-		l.report(b, fmt.Sprintf("whole-%dbit-sink%d", bits, sel.Sink), l.median(b, func() {
-			d.AttendHash(l.out, l.q, 0, l.batch, 0.0884, kernels.HashQuery{Encoder: l.enc, Bits: bits}, sel)
-		}))
+		for name, enc := range map[string]kernels.Encoder{"linear": l.enc, "joint": l.joint} {
+			query := kernels.HashQuery{Encoder: enc, Bits: bits}
+			l.report(b, fmt.Sprintf("step-%s-%dbit-sink%d", name, bits, sel.Sink), l.median(b, func() { d.AttendHash(l.out, l.q, 0, l.batch, 0.0884, query, sel) }))
+			l.report(b, fmt.Sprintf("step-with-keys-%s-%dbit-sink%d", name, bits, sel.Sink), l.median(b, func() {
+				d.EncodeKeys(l.key, 0, l.batch)
+				d.AttendHash(l.out, l.q, 0, l.batch, 0.0884, query, sel)
+			}))
+		}
 	}
 }
 
@@ -225,7 +247,7 @@ func BenchmarkPrefill(b *testing.B) {
 		x := upload(b, d, q)
 		batch := &kernels.Batch{}
 		fatal(b, d.SetBatch(batch, []kernels.Segment{{Cache: c, Len: n}}))
-		l := &layerBench{d: d, dense: 1}
+		l := &layerBench{d: d, dense: 1, runs: 31}
 		us := l.median(b, func() { d.Attend(x, x, 0, batch, 0.0884, 0) })
 		fmt.Printf("prefill attention %d tokens, %d/%d heads: %.0f us, %.0f TFLOP/s\n", n, heads, kv, us, 2*float64(n)*float64(n)*dim*heads/us/1e6)
 		d.Free(x)
@@ -245,7 +267,7 @@ func BenchmarkPrefill(b *testing.B) {
 			fatal(b, err)
 			y, err := d.Alloc(dtype.F32, n, shape[0])
 			fatal(b, err)
-			l := &layerBench{d: d, dense: 1}
+			l := &layerBench{d: d, dense: 1, runs: 31}
 			us := l.median(b, func() { d.Linear(y, x, w, kernels.Tensor{}, false) })
 			fmt.Printf("linear [%d %d] x %d: %.1f us, %.0f GB/s\n", shape[0], shape[1], n, us, float64(len(m.Data))/us/1e3)
 			d.Free(x)

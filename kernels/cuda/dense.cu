@@ -38,15 +38,30 @@ KERNEL rms_norm(float *out, const float *x, const float *gain, bf16 *shadow, int
         for (int i = width + threadIdx.x; i < stride; i += blockDim.x) shadow[row * stride + i] = 0;
 }
 
-// linear_small is a linear layer of up to 16 tokens: weights stream once
-// through the tensor cores as the [k x 8 rows] operand. split warps of a block
-// share 8 rows, each a part of k; the parts are added in order. Weights do not
-// change, so that the first loads need not wait for the kernel ahead.
-template <bool WIDE>
-DEV void linearSmall(float *out, const bf16 *x, const bf16 *w, const float *bias, int tokens, int rows, int stride, int split, int add) {
+// Linears is up to 3 linear layers of the same input in one launch.
+struct Linears {
+    float *out[3];
+    const bf16 *w[3];
+    const float *bias[3];
+    int rows[3], end[3]; // outputs, and the block behind the layer's last
+    const bf16 *x;
+    int tokens, stride, split, add;
+};
+
+// linearSmall is linear layers of up to 16 tokens: weights stream once through
+// the tensor cores as the [k x 8 rows] operand. split warps of a block share 8
+// rows, each a part of k; the parts are added in order. Weights do not change,
+// so that the first loads need not wait for the kernel ahead.
+template <bool WIDE> DEV void linearSmall(const Linears &a) {
     __shared__ float part[8][16][8];
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, c = lane & 3;
-    const int perBlock = 8 / split, tile = blockIdx.x * perBlock + warp / split, slice = warp % split;
+    const int which = ((int)blockIdx.x >= a.end[0]) + ((int)blockIdx.x >= a.end[1]);
+    const int block = blockIdx.x - (which == 0 ? 0 : which == 1 ? a.end[0] : a.end[1]);
+    float *out = which == 0 ? a.out[0] : which == 1 ? a.out[1] : a.out[2];
+    const bf16 *x = a.x, *w = which == 0 ? a.w[0] : which == 1 ? a.w[1] : a.w[2];
+    const float *bias = which == 0 ? a.bias[0] : which == 1 ? a.bias[1] : a.bias[2];
+    const int tokens = a.tokens, rows = which == 0 ? a.rows[0] : which == 1 ? a.rows[1] : a.rows[2], stride = a.stride, split = a.split;
+    const int perBlock = 8 / split, tile = block * perBlock + warp / split, slice = warp % split;
     const int chunks = stride / 32, per = (chunks + split - 1) / split;
     const int first = slice * per, last = tile * 8 < rows ? imin(chunks, first + per) : 0;
     const int row = imin(tile * 8 + g, rows - 1);
@@ -61,19 +76,19 @@ DEV void linearSmall(float *out, const bf16 *x, const bf16 *w, const float *bias
     for (int u = 0; u < U; u++) ws[u] = first + u < last ? stream4(wr + (first + u) * 32) : make_uint4(0, 0, 0, 0);
     begin();
     for (int at = first; at < last; at += U) {
-        uint4 a[U], b[U], next[U];
+        uint4 xs[U], ys[U], next[U];
 #pragma unroll
         for (int u = 0; u < U; u++) {
             const int i = imin(at + u, chunks - 1) * 32; // behind the end the weights are zero
-            a[u] = load4(x0 + i);
-            b[u] = WIDE ? load4(x1 + i) : make_uint4(0, 0, 0, 0);
+            xs[u] = load4(x0 + i);
+            ys[u] = WIDE ? load4(x1 + i) : make_uint4(0, 0, 0, 0);
         }
 #pragma unroll
         for (int u = 0; u < U; u++) next[u] = at + U + u < last ? stream4(wr + (at + U + u) * 32) : make_uint4(0, 0, 0, 0);
 #pragma unroll
         for (int u = 0; u < U; u++) {
-            mma(acc, a[u].x, b[u].x, a[u].y, b[u].y, ws[u].x, ws[u].y);
-            mma(acc, a[u].z, b[u].z, a[u].w, b[u].w, ws[u].z, ws[u].w);
+            mma(acc, xs[u].x, ys[u].x, xs[u].y, ys[u].y, ws[u].x, ws[u].y);
+            mma(acc, xs[u].z, ys[u].z, xs[u].w, ys[u].w, ws[u].z, ws[u].w);
             ws[u] = next[u];
         }
     }
@@ -86,21 +101,17 @@ DEV void linearSmall(float *out, const bf16 *x, const bf16 *w, const float *bias
     __syncthreads();
     for (int i = threadIdx.x; i < perBlock * tokens * 8; i += blockDim.x) {
         const int r = i & 7, t = (i >> 3) % tokens, b = (i >> 3) / tokens;
-        const int o = (blockIdx.x * perBlock + b) * 8 + r;
+        const int o = (block * perBlock + b) * 8 + r;
         if (o >= rows) continue;
         float v = 0;
         for (int s = 0; s < split; s++) v += part[b * split + s][t][r];
         if (bias) v += bias[o];
         const long long to = (long long)t * rows + o;
-        out[to] = add ? out[to] + v : v;
+        out[to] = a.add ? out[to] + v : v;
     }
 }
-KERNEL __launch_bounds__(256) linear_8(float *out, const bf16 *x, const bf16 *w, const float *bias, int tokens, int rows, int stride, int split, int add) {
-    linearSmall<false>(out, x, w, bias, tokens, rows, stride, split, add);
-}
-KERNEL __launch_bounds__(256) linear_16(float *out, const bf16 *x, const bf16 *w, const float *bias, int tokens, int rows, int stride, int split, int add) {
-    linearSmall<true>(out, x, w, bias, tokens, rows, stride, split, add);
-}
+KERNEL __launch_bounds__(256) linear_8(const Linears a) { linearSmall<false>(a); }
+KERNEL __launch_bounds__(256) linear_16(const Linears a) { linearSmall<true>(a); }
 
 // bias_rows sets every row of out to bias, or adds it.
 KERNEL bias_rows(float *out, const float *bias, int cols, int add) {
@@ -144,13 +155,15 @@ KERNEL rope_table(float *cs, float *sn, const float *freq, const Row *rows, int 
     }
 }
 
-// rope rotates x [T, heads, dim] in place, pair i being elements i, i + half.
-KERNEL rope(float *x, const float *cs, const float *sn, int heads, int dim, int half, long long pairs) {
+// rope rotates x [T, heads, dim] in place, pair i being elements i, i + half;
+// pairs from first on are those of y [T, heads2, dim].
+KERNEL rope(float *x, float *y, const float *cs, const float *sn, int heads, int heads2, int dim, int half, long long first, long long pairs) {
     begin();
     for (long long p = (long long)blockIdx.x * blockDim.x + threadIdx.x; p < pairs; p += (long long)gridDim.x * blockDim.x) {
-        const int i = p % half;
-        const long long th = p / half, t = th / heads;
-        float *v = x + th * dim + i;
+        const bool second = p >= first;
+        const long long q = second ? p - first : p, th = q / half, t = th / (second ? heads2 : heads);
+        const int i = q % half;
+        float *v = (second ? y : x) + th * dim + i;
         const float c = cs[t * half + i], s = sn[t * half + i], a = v[0], b = v[half];
         v[0] = a * c - b * s;
         v[half] = a * s + b * c;

@@ -117,15 +117,10 @@ func (d *Device) Linear(out, x kernels.Tensor, w_ kernels.Weight, bias kernels.T
 	in := d.bf16(x, rows, w.cols)
 	d.wrote(out)
 	if rows <= 16 {
-		name := "linear_8"
-		if rows > 8 {
-			name = "linear_16"
-		}
-		split := linearSplit(w.stride)
-		tiles, perBlock := (w.rows+7)/8, 8/split
-		d.launch(name, size{x: (tiles + perBlock - 1) / perBlock, y: 1, z: 1, block: 256}, out, in, w.ptr, bias, rows, w.rows, w.stride, split, add)
+		d.holdLinear(out, in, w, bias, rows, add)
 		return
 	}
+	d.flush()
 	var beta float32
 	if !bias.None() {
 		d.elementwise("bias_rows", w.rows, rows, out, bias, w.rows, add)
@@ -175,9 +170,7 @@ func (d *Device) RopeTable(cos, sin, freq kernels.Tensor, b *kernels.Batch) {
 func (d *Device) Rope(x, cos, sin kernels.Tensor) {
 	want("x", x, dtype.F32)
 	d.wrote(x)
-	half := cos.Dim(1)
-	pairs := x.Dim(0) * x.Dim(1) * half
-	d.flat("rope", pairs, x, cos, sin, x.Dim(1), x.Dim(2), half, pairs)
+	d.holdRope(x, cos, sin)
 }
 
 // ArgMax implements kernels.Device.

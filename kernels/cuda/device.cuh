@@ -181,7 +181,9 @@ DEV u32 loadPeer(u32 address) {
     asm volatile("ld.shared::cluster.u32 %0,[%1];" : "=r"(v) : "r"(address) : "memory");
     return v;
 }
+DEV void storePeer(u32 address, u32 v) { asm volatile("st.shared::cluster.u32 [%0],%1;" ::"r"(address), "r"(v) : "memory"); }
 #else
+DEV void storePeer(u32 address, u32 v) { asm volatile("st.shared.u32 [%0],%1;" ::"r"(address), "r"(v) : "memory"); }
 DEV u32 clusterRank() { return 0; }
 DEV u32 clusterSize() { return 1; }
 DEV void clusterSync() { __syncthreads(); }

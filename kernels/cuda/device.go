@@ -45,6 +45,7 @@ type Device struct {
 	retired   []cu.DevicePtr // outgrown scratch, freed when nothing is queued
 	revision  int            // of the scratch: recorded steps hold its addresses
 	shadows   [3]shadow
+	held      held
 	reads     kernels.Reads
 	graphs    map[any]*recording
 	recording *recording // the step being run by Record
@@ -237,7 +238,7 @@ func (d *Device) start() (err error) {
 	if d.stream, err = cu.MakeStream(cu.NonBlocking); err != nil {
 		return err
 	}
-	d.queue = queue{handle(d.context), handle(d.stream), d.options.Overlap && major >= 9}
+	d.queue = queue{handle(d.context), handle(d.stream), major >= 9}
 	modules, err := images(d.code)
 	if err != nil {
 		return err
@@ -289,6 +290,7 @@ func (d *Device) Libraries() (driver, blas string) { return d.driver, d.blas.pat
 
 // Synchronize implements kernels.Device.
 func (d *Device) Synchronize() error {
+	d.flush()
 	err := d.do(func() error {
 		if err := d.stream.Synchronize(); err != nil {
 			return err
@@ -392,6 +394,12 @@ type size struct {
 // long long parameters), float32, tensors (their address, 0 if none), uint64
 // addresses, and structs of 8-byte words (by value).
 func (d *Device) launch(name string, s size, args ...any) {
+	d.flush()
+	d.queueKernel(name, s, args...)
+}
+
+// queueKernel is launch past what is held.
+func (d *Device) queueKernel(name string, s size, args ...any) {
 	if s.x < 1 || s.y < 1 || s.z < 1 {
 		return // nothing to do
 	}

@@ -29,9 +29,6 @@ type Options struct {
 	NoClusters bool
 	// NoGraphs runs recorded steps operation by operation.
 	NoGraphs bool
-	// Overlap lets a kernel start before the one ahead has ended
-	// (programmatic dependent launch, from compute capability 9.0 on).
-	Overlap bool
 	// BLAS is the path of libcublas, for where it is not found by itself.
 	BLAS string
 }

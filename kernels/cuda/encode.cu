@@ -1,27 +1,5 @@
 // Learned maps: keys to packed codes, queries to integer weights.
-#include "device.cuh"
-
-struct EncodeArgs {
-    // layers of the MLP, then the linear path: weight [heads, out, in] (row
-    // form) and [heads, in, out] (column form), bias [heads, out]
-    const float *w[6], *t[6], *b[6];
-    int out[6];
-    const float *feedback; // [heads, bits, bits] or null
-    int layers, skip;      // layers of the MLP; whether w[5] is a linear path
-    int heads, in, bits, blockBits;
-    // where x comes from: cached keys (layers of the batch) or queries
-    const float *q; // [T, heads, in] or null
-    const Row *rows;
-    const Layer *caches;
-    int layerCount, layer, kvHeads, words, unused;
-    // what comes out for queries
-    int queryBits;
-    i8 *weights;  // [T, heads, bits]
-    float *scales; // [T, heads] or null
-    int tokens, width; // rows, widest layer
-};
-
-DEV float silu(float x) { return x / (1.f + expf(-x)); }
+#include "encode.cuh"
 
 DEV float input(const EncodeArgs &a, const Row &r, int row, int head, int i) {
     if (a.q) return a.q[((long long)row * a.heads + head) * a.in + i];
@@ -59,87 +37,36 @@ DEV void write(const EncodeArgs &a, const Row &r, int row, int head, const float
 }
 
 // encode_few: block (slice, head, row); the blocks of a cluster share a row's
-// head, each computing a slice of every layer's outputs.
-KERNEL __launch_bounds__(256) encode_few(const EncodeArgs a) {
-    begin();
-    extern __shared__ float sm[]; // x [in], y [layers][width], z [bits], feedback [bits, bits]
-    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, W = blockDim.x / 32;
-    const int head = blockIdx.y, row = blockIdx.z, rank = clusterRank(), C = clusterSize();
+// head.
+template <int W> DEV void encodeFew(const EncodeArgs &a) {
+    extern __shared__ float sm[]; // x [in], y [layers][width], z [bits], feedback [bits, bits + 1]
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, head = blockIdx.y, row = blockIdx.z, rank = clusterRank();
     const Row r = a.rows ? a.rows[row] : Row{0, 0};
     float *x = sm, *y = x + (a.in + 3) / 4 * 4, *z = y + a.layers * a.width, *f = z + a.bits;
     for (int i = threadIdx.x; i < a.in; i += blockDim.x) x[i] = input(a, r, row, head, i);
     if (a.feedback && rank == 0)
-        for (int i = threadIdx.x; i < a.bits * a.bits; i += blockDim.x) f[i] = a.feedback[(long long)head * a.bits * a.bits + i];
-    __syncthreads();
-    // outputs calls put with the outputs lo to hi of a layer; a warp has the
-    // loads of four on their way.
-    auto outputs = [&](int l, const float *v, int n, int out, int lo, int hi, auto put) {
-        for (int o = lo + warp; o < hi; o += 4 * W) {
-            float s[4] = {0, 0, 0, 0};
-            const float *w[4];
-#pragma unroll
-            for (int k = 0; k < 4; k++) w[k] = a.w[l] + ((long long)head * out + imin(o + k * W, hi - 1)) * n;
-            if (n % 4 == 0) {
-#pragma unroll 4
-                for (int i = lane * 4; i < n; i += 128) {
-                    const float4 q = *(const float4 *)(v + i);
-#pragma unroll
-                    for (int k = 0; k < 4; k++) {
-                        if (k && o + k * W >= hi) break;
-                        const float4 p = *(const float4 *)(w[k] + i);
-                        s[k] += p.x * q.x + p.y * q.y + p.z * q.z + p.w * q.w;
-                    }
-                }
-            } else
-                for (int i = lane; i < n; i += 32)
-#pragma unroll
-                    for (int k = 0; k < 4; k++) s[k] += w[k][i] * v[i];
-#pragma unroll
-            for (int k = 0; k < 4; k++) {
-                s[k] = warpSum(s[k]);
-                const int at = o + k * W;
-                if (lane == 0 && at < hi) put(at, s[k] + a.b[l][(long long)head * out + at]);
-            }
-        }
-    };
-    const float *v = x;
-    int n = a.in;
-    for (int l = 0; l < a.layers; l++) {
-        const bool end = l == a.layers - 1;
-        const int out = a.out[l], per = (out + C - 1) / C, hi = imin(out, (rank + 1) * per);
-        float *to = y + l * a.width;
-        outputs(l, v, n, out, rank * per, hi, [&](int o, float z) { to[o] = end ? z : silu(z); });
-        clusterSync();
-        if (!end || rank == 0)
-            for (int o = threadIdx.x; o < out; o += blockDim.x)
-                if (o / per != rank) to[o] = __uint_as_float(loadPeer(peer(shared32(to + o), o / per)));
-        __syncthreads();
-        v = to;
-        n = out;
-    }
-    if (a.skip) {
-        const int per = (a.bits + C - 1) / C, hi = imin(a.bits, (rank + 1) * per);
-        outputs(5, x, a.in, a.bits, rank * per, hi, [&](int o, float s) { z[o] = s; });
-        clusterSync();
-        if (rank == 0)
-            for (int o = threadIdx.x; o < a.bits; o += blockDim.x)
-                if (o / per != rank) z[o] = __uint_as_float(loadPeer(peer(shared32(z + o), o / per)));
-    }
-    clusterSync(); // peers have been read
-    if (rank != 0) return;
-    for (int o = threadIdx.x; o < a.bits; o += blockDim.x) z[o] = (a.skip ? z[o] : 0.f) + (a.layers ? v[o] : 0.f);
-    __syncthreads();
-    if (warp != 0) return;
+        for (int i = threadIdx.x; i < a.bits * a.bits; i += blockDim.x) f[i / a.bits * (a.bits + 1) + i % a.bits] = a.feedback[(long long)head * a.bits * a.bits + i];
+    clusterSync(); // also: every block runs
+    project<W>(a, head, x, y, z, [] {});
+    if (rank != 0 || warp != 0) return;
     if (a.feedback)
         for (int s = 0; s < a.bits; s += a.blockBits) { // bits before s are final
             for (int i = s + a.blockBits + lane; i < a.bits; i += 32) {
                 float d = 0;
-                for (int j = s; j < s + a.blockBits; j++) d += z[j] > 0.f ? f[i * a.bits + j] : -f[i * a.bits + j];
+                for (int j = s; j < s + a.blockBits; j++) d += z[j] > 0.f ? f[i * (a.bits + 1) + j] : -f[i * (a.bits + 1) + j];
                 z[i] += d;
             }
             __syncwarp();
         }
     write(a, r, row, head, z);
+}
+KERNEL __launch_bounds__(256) encode_few(const EncodeArgs a) {
+    begin();
+    encodeFew<8>(a);
+}
+KERNEL __launch_bounds__(1024) encode_wide(const EncodeArgs a) {
+    begin();
+    encodeFew<32>(a);
 }
 
 // encode_many: block (16 tokens, head); a thread computes one output of all

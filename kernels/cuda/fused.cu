@@ -1,6 +1,7 @@
 // Hash attention of one decode step in one launch: score, exact cut, gather
 // and attention by a thread-block cluster per row and set of tokens (sm_90).
 //
+// 0. The cluster computes the query map, unless the weights are given.
 // 1. Each warp scores consecutive tokens. A score counts down from the largest
 //    possible one: the level is the weight of the bits that differ from the
 //    query's. Levels stay in shared memory; those low enough to be chosen are
@@ -13,12 +14,13 @@
 //    oldest lose. Rank r goes to block r / per, which attends to it.
 // 4. Parts of the output are exchanged the same way and merged in order.
 #include "attend.cuh"
+#include "encode.cuh"
 
 struct FusedArgs {
     float *out;
     bf16 *shadow;
     const float *q;       // [T, queryHeads, D]
-    const i8 *weights;    // [T, maps, bits]
+    const i8 *weights;    // [T, maps, bits], or null: encode gives the map
     const Row *rows;
     const Layer *layers;
     int *selected;        // [T, sets, k] or null: what was chosen, ascending
@@ -27,7 +29,8 @@ struct FusedArgs {
     int levels, listed;   // room for levels and listed tokens of a block
     float scale;
     int bins;             // that scores can need, whole 8, at most BINS
-    Selection s;
+    Selection s;          // candidates are what is chosen
+    EncodeArgs encode;
 };
 
 constexpr int BINS = 1024, FINE = 32, BLOCKS = 16; // at most
@@ -206,6 +209,18 @@ template <int WORDS, int MODE> struct Scorer {
     }
 };
 
+// quantised is bit i's weight of a query map's values z (EncodeQueries); whole
+// warps call it, i being the lane's bit.
+DEV int quantised(const EncodeArgs &e, const float *z, int i) {
+    float top = 0;
+    for (int b = threadIdx.x & 31; b < e.bits; b += 32) top = fmaxf(top, fabsf(z[b]));
+    top = warpMax(top);
+    if (i >= e.bits) return 0;
+    if (e.queryBits == 1) return z[i] > 0.f ? 1 : -1;
+    const float limit = (float)((1 << (e.queryBits - 1)) - 1);
+    return top > 0.f ? __float2int_rn(__fmul_rn(__fdiv_rn(z[i], top), limit)) : 0;
+}
+
 template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
     constexpr int TPL = 4 / WORDS, CHUNK = 32 * TPL, U = 8; // tokens a lane, a warp's step; steps in flight
     __shared__ __align__(16) Queries<D> q;
@@ -228,17 +243,17 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
     const int front = imax((a.bins + P * a.bins / 2) * 4 + a.levels * 2, W * heads * D * 4);
     float *gathered = (float *)(dynamic + front); // [P][heads*D/P]
     int *list = (int *)(gathered + heads * D);    // [listed]
+    float *x = (float *)(list + a.listed);        // [heads*D], y [layers][width], z [bits]
 
     const int which = blockIdx.x / P, row = which / a.sets, set = which % a.sets;
     // All that can be loaded at once: where the cache is, weights, queries.
     const Row r = a.rows[row];
     const Layer L = a.layers[(a.single ? row : r.segment) * a.layerCount + a.layer];
     const int perSet = a.maps / a.sets;
-    const i8 *weights = a.weights + ((long long)row * a.maps + set * perSet) * a.bits;
     const float *queries = a.q + ((long long)row * a.queryHeads + set * heads) * D;
     int weight = 0;
-    if (tid < a.bits)
-        for (int j = 0; j < perSet; j++) weight += weights[j * a.bits + tid];
+    if (a.weights && tid < a.bits)
+        for (int j = 0; j < perSet; j++) weight += a.weights[((long long)row * a.maps + set * perSet + j) * a.bits + tid];
     constexpr int QV = 8 * D / (32 * W);
     float queryValues[QV];
 #pragma unroll
@@ -246,7 +261,7 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
     const int n = r.position + 1;
     int from, to;
     range(a.s, n, from, to);
-    const int count = chosen(a.s, n);
+    const int count = scored(a.s, n);
     const int reads = count + from + n - to, per = (reads + P - 1) / P; // tokens a block attends to
     const int mine = imin(imax(count - rank * per, 0), per);            // of them winners
     const int own = imin(imax(reads - rank * per, 0), per);
@@ -269,8 +284,17 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
         return make_uint4(x[0], x[1], x[2], x[3]);
     };
     uint4 code[U];
+    auto fetchFirst = [&] {
 #pragma unroll
-    for (int u = 0; u < U; u++) code[u] = u < perWarp ? fetch(first + u) : make_uint4(0, 0, 0, 0);
+        for (int u = 0; u < U; u++) code[u] = u < perWarp ? fetch(first + u) : make_uint4(0, 0, 0, 0);
+    };
+    if (a.weights)
+        fetchFirst();
+    else // registers are for encoding now: bring the codes as far as the L2
+        for (int u = 0; u < perWarp; u++) {
+            const int t = (first + u) * CHUNK + lane * TPL;
+            if (t < n) asm volatile("prefetch.global.L2 [%0];" ::"l"(codes + (long long)t * WORDS));
+        }
 
     u32 bar[5];
 #pragma unroll
@@ -281,16 +305,33 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
         for (int i = 0; i < 5; i++) asm volatile("mbarrier.init.shared::cta.b64 [%0],1;" ::"r"(bar[i]) : "memory");
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
         expect(bar[2], mine * 4);
-        expect(bar[3], P * (slice * 4 + heads * 8));
+        if (a.out) expect(bar[3], P * (slice * 4 + heads * 8));
         query.positive = query.magnitude = query.square = query.wide = query.digits = 0;
     }
     for (int i = tid; i < a.bins; i += W * 32) hist[i] = 0;
     if (tid < FINE) ownFine[tid] = 0;
     __syncthreads();
     asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-    prepare<WORDS>(query, weight);
 #pragma unroll
-    for (int i = 0; i < QV; i++) q.put(i * 32 * W + tid, queryValues[i]);
+    for (int i = 0; i < QV; i++) {
+        q.put(i * 32 * W + tid, queryValues[i]);
+        if (!a.weights && i * 32 * W + tid < heads * D) x[i * 32 * W + tid] = queryValues[i];
+    }
+    if (!a.weights) {
+        float *y = x + heads * D, *z = y + a.encode.layers * a.encode.width;
+        __syncthreads();
+        bool wait = true;
+        for (int j = 0; j < perSet; j++) {
+            project<W>(a.encode, set * perSet + j, x + j * a.encode.in, y, z, [&] {
+                if (wait) asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); // every block runs
+                wait = false;
+            });
+            if (tid < 32 * WORDS) weight += quantised(a.encode, z, tid);
+            if (perSet > 1) clusterSync(); // z has been read
+        }
+        fetchFirst();
+    }
+    prepare<WORDS>(query, weight);
     __syncthreads();
 
     // Levels up to bound are counted: by the spread of random codes a few times
@@ -392,7 +433,7 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
         c = findCut<W>(&cutResult, warpSums, counts, words, a.bins / 2, P, rank, count);
     };
     __syncthreads();
-    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); // every block's barriers are ready
+    if (a.weights) asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); // every block's barriers are ready
     if (count > 0) {
         exchange(0);
         if (c.counted < count) { // the same in all blocks: count every level
@@ -474,6 +515,7 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
         for (int i = count + rank * W * 32 + tid; i < a.k; i += P * W * 32) a.selected[((long long)row * a.sets + set) * a.k + i] = -1;
     await(bar[2]);
     __syncthreads(); // levels are done with: part takes their place
+    if (!a.out) return; // the candidates were asked for: reranking follows
 
     // 4. Attention to this block's share: winners, then sink, then local.
     const bf16 *K = (const bf16 *)L.k + (long long)kv * L.capacity * D, *V = (const bf16 *)L.v + (long long)kv * L.capacity * D;

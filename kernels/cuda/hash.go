@@ -9,42 +9,55 @@ import (
 	"github.com/hashattn/hashattn/kernels/dtype"
 )
 
-// AttendHash implements kernels.Device: one cluster launch behind the query
-// encoding where fusable says so, the single operations elsewhere.
+// AttendHash implements kernels.Device: where fusable says so one cluster
+// launch does it all, or chooses the candidates of reranking; elsewhere the
+// single operations.
 func (d *Device) AttendHash(out, q kernels.Tensor, layer int, b *kernels.Batch, scale float32, h kernels.HashQuery, sel kernels.Selection) {
 	want("q", q, dtype.F32)
 	s := d.use(b)
 	e := h.Encoder.(*encoder)
-	tokens, maps, bits := s.shape.tokens, e.p.Heads, e.p.Out()
-	weights := kernels.Tensor{Type: dtype.I8, Shape: []int{tokens, maps, bits}, Memory: memory{d.borrow("query weights", tokens*maps*bits), tokens * maps * bits}}
-	scales := kernels.Tensor{Type: dtype.F32, Shape: []int{tokens, maps}, Memory: memory{d.borrow("query scales", tokens*maps*4), tokens * maps * 4}}
-	d.EncodeQueries(weights, scales, h.Encoder, q, h.Bits)
-	if plan, ok := d.fusable(q, layer, s, e, h, sel); ok {
-		d.count(func() (int64, int64) { return selectedReads(b, sel) })
-		d.attendFused(plan, out, q, address(weights), 0, 0, layer, s, scale, e, sel)
+	tokens, maps, bits, limit := s.shape.tokens, e.p.Heads, e.p.Out(), s.shape.limit
+	d.count(func() (int64, int64) { return selectedReads(b, sel) })
+	plan, fused := d.fusable(q, layer, s, e, h, sel)
+	var weights, scales uint64
+	if !fused || e.args.feedback != 0 { // only the encoder kernels decide bits in turn
+		weights, scales = d.encodeQueries(e, q, h.Bits)
+	}
+	if fused && !sel.Reranks() {
+		d.attendFused(plan, out, q, weights, h.Bits, 0, 0, layer, s, scale, e, sel)
 		return
 	}
-	limit := s.shape.limit
 	scored, chosen := max(1, sel.Scored(limit)), max(1, sel.Chosen(limit))
-	scores := d.borrow("hash scores", tokens*sel.Heads*limit*4)
-	if h.Mass {
-		perHead := d.borrow("hash scores per head", tokens*maps*limit*4)
-		d.scanHash(perHead, address(weights), maps, bits, maps, limit, layer, s)
-		d.groupMass(scores, limit, perHead, true, maps, limit, address(scales), sel.Heads, s, sel)
+	selected, k := d.borrow("hash selected", tokens*sel.Heads*scored*4), scored
+	if fused {
+		d.attendFused(plan, kernels.Tensor{}, q, weights, h.Bits, selected, scored, layer, s, scale, e, sel)
 	} else {
-		d.scanHash(scores, address(weights), maps, bits, sel.Heads, limit, layer, s)
+		scores := d.borrow("hash scores", tokens*sel.Heads*limit*4)
+		if h.Mass {
+			perHead := d.borrow("hash scores per head", tokens*maps*limit*4)
+			d.scanHash(perHead, weights, maps, bits, maps, limit, layer, s)
+			d.groupMass(scores, limit, perHead, true, maps, limit, scales, sel.Heads, s, sel)
+		} else {
+			d.scanHash(scores, weights, maps, bits, sel.Heads, limit, layer, s)
+		}
+		d.topK(topKArgs{out: selected, scores: scores, rows: s.rows, sets: int32(sel.Heads), stride: int32(limit), k: int32(scored), s: selectionOf(sel)}, !h.Mass, tokens, limit)
 	}
-	selected := d.borrow("hash selected", tokens*sel.Heads*scored*4)
-	d.topK(topKArgs{out: selected, scores: scores, rows: s.rows, sets: int32(sel.Heads), stride: int32(limit), k: int32(scored), s: selectionOf(sel)}, !h.Mass, tokens, limit)
-	k := scored
 	if sel.Reranks() {
 		kept := d.borrow("hash kept", tokens*sel.Heads*chosen*4)
 		d.rerank(kept, chosen, selected, scored, q, layer, s, scale, sel)
 		selected, k = kept, chosen
 	}
 	list := kernels.Tensor{Type: dtype.I32, Shape: []int{tokens, sel.Heads, k}, Memory: memory{selected, tokens * sel.Heads * k * 4}}
-	d.count(func() (int64, int64) { return selectedReads(b, sel) })
 	d.attend(out, q, layer, s, scale, 0, list, sel)
+}
+
+// encodeQueries gives the addresses of the quantised query map and its scales.
+func (d *Device) encodeQueries(e *encoder, q kernels.Tensor, bits int) (weights, scales uint64) {
+	tokens, maps := q.Dim(0), e.p.Heads
+	w := kernels.Tensor{Type: dtype.I8, Shape: []int{tokens, maps, e.p.Out()}, Memory: memory{d.borrow("query weights", tokens*maps*e.p.Out()), tokens * maps * e.p.Out()}}
+	s := kernels.Tensor{Type: dtype.F32, Shape: []int{tokens, maps}, Memory: memory{d.borrow("query scales", tokens*maps*4), tokens * maps * 4}}
+	d.EncodeQueries(w, s, e, q, bits)
+	return address(w), address(s)
 }
 
 // fusedPlan is a launch of the fused kernel.
@@ -63,8 +76,9 @@ const (
 )
 
 // fusedShape is what the plan depends on: sets reads tokens of limit cached
-// ones; codes of words words, levels up to most; heads query heads of dim.
-type fusedShape struct{ limit, reads, words, most, heads, dim int }
+// ones; codes of words words, levels up to most; heads query heads of dim; an
+// encoder with encode values between its layers.
+type fusedShape struct{ limit, reads, words, most, heads, dim, encode int }
 
 // plan sizes the fused kernel for a cluster of blocks blocks of warps warps.
 func (s fusedShape) plan(blocks, warps int) fusedPlan {
@@ -76,10 +90,10 @@ func (s fusedShape) plan(blocks, warps int) fusedPlan {
 	}
 	p := fusedPlan{
 		blocks: blocks, warps: warps, bins: min(1024, s.most/8*8+8),
-		levels: warps * 32 * (perWarp*chunk/32 + 4), listed: (s.reads+blocks-1)/blocks + 4,
+		levels: warps * 32 * (perWarp*chunk/32 + 4), listed: ((s.reads+blocks-1)/blocks + 7) / 4 * 4,
 	}
 	front := max((p.bins+blocks*p.bins/2)*4+2*p.levels, warps*s.heads*s.dim*4)
-	p.shared = front + s.heads*s.dim*4 + p.listed*4
+	p.shared = front + 2*s.heads*s.dim*4 + p.listed*4 + s.encode*4
 	return p
 }
 
@@ -88,20 +102,22 @@ func (s fusedShape) plan(blocks, warps int) fusedPlan {
 func (p fusedPlan) fits() bool { return p.levels < 1<<16 && p.shared+fusedStatic <= sharedMemory }
 
 // fusable decides whether the fused kernel computes a step exactly: the query
-// maps of a set share a code, a score fits 15 bits, no reranking, no mass.
+// maps of a set share a code, a score fits 15 bits, no mass.
 func (d *Device) fusable(q kernels.Tensor, layer int, s *batch, e *encoder, h kernels.HashQuery, sel kernels.Selection) (fusedPlan, bool) {
 	bits, index := e.p.Out(), s.indexed(layer, 0)
 	most := 1
 	if h.Bits > 1 {
 		most = 1<<(h.Bits-1) - 1
 	}
-	if d.options.NoClusters || h.Mass || sel.Reranks() || !s.tensorCores() ||
+	if d.options.NoClusters || h.Mass || !s.tensorCores() ||
 		sel.Heads%s.shape.kvHeads != 0 || q.Dim(1)%sel.Heads != 0 || q.Dim(1)/sel.Heads > 8 ||
 		sel.Heads%index.heads != 0 || e.p.Heads%sel.Heads != 0 ||
 		(index.width != 1 && index.width != 2 && index.width != 4) || bits*most*(e.p.Heads/sel.Heads) > 32766 {
 		return fusedPlan{}, false
 	}
-	shape := fusedShape{s.shape.limit, sel.Read(s.shape.limit), index.width, bits * most * (e.p.Heads / sel.Heads), q.Dim(1) / sel.Heads, s.shape.dim}
+	limit := s.shape.limit
+	reads := sel.Read(limit) - sel.Chosen(limit) + sel.Scored(limit)
+	shape := fusedShape{limit, reads, index.width, bits * most * (e.p.Heads / sel.Heads), q.Dim(1) / sel.Heads, s.shape.dim, e.between()}
 	blocks, warps := fusedBlocks(shape, s.shape.tokens*sel.Heads, d.info.Multiprocessors)
 	for ; blocks <= 16; blocks *= 2 {
 		if p := shape.plan(blocks, warps); p.fits() {
@@ -111,27 +127,38 @@ func (d *Device) fusable(q kernels.Tensor, layer int, s *batch, e *encoder, h ke
 	return fusedPlan{}, false
 }
 
-// fusedBlocks chooses the cluster: about 1024 tokens a block for a lone
-// sequence, fewer and larger blocks when the batch fills the GPU by itself.
+// fusedBlocks chooses the cluster: about 1024 tokens a block, fewer beside a
+// large encoder, but no more blocks than multiprocessors, unless a block would
+// get more than 16384 tokens.
 func fusedBlocks(s fusedShape, sets, multiprocessors int) (blocks, warps int) {
 	blocks = 2
-	for blocks < 16 && s.limit > 1024*blocks && (sets*blocks < 2*multiprocessors || s.limit > 16384*blocks) {
+	for blocks < 16 && (s.limit > 1024*blocks || s.encode > 1024) && (2*sets*blocks <= multiprocessors || s.limit > 16384*blocks) {
 		blocks *= 2
 	}
 	return blocks, 8
 }
 
-// attendFused launches the fused kernel. selected, if not 0, gets the chosen
-// positions, rows of k.
-func (d *Device) attendFused(p fusedPlan, out, q kernels.Tensor, weights, selected uint64, k, layer int, s *batch, scale float32, e *encoder, sel kernels.Selection) {
+// attendFused launches the fused kernel. weights is the quantised query map, 0
+// to have the kernel compute it with queryBits bits. selected, if not 0, gets
+// the chosen positions (of reranking: the candidates), rows of k; without out
+// that is all.
+func (d *Device) attendFused(p fusedPlan, out, q kernels.Tensor, weights uint64, queryBits int, selected uint64, k, layer int, s *batch, scale float32, e *encoder, sel kernels.Selection) {
 	heads, dim := q.Dim(1), q.Dim(2)
-	d.wrote(out)
+	var shadow uint64
+	if !out.None() {
+		d.wrote(out)
+		shadow = d.shadowFor(shadowAttention, out, s.shape.tokens, heads*dim)
+	}
 	a := fusedArgs{
-		out: address(out), shadow: d.shadowFor(shadowAttention, out, s.shape.tokens, heads*dim), q: address(q), weights: weights,
+		out: address(out), shadow: shadow, q: address(q), weights: weights,
 		rows: s.rows, layers: s.layers, selected: selected,
 		layerCount: int32(s.shape.layers), layer: int32(layer), queryHeads: int32(heads), kvHeads: int32(s.shape.kvHeads), keyHeads: int32(s.indexed(layer, 0).heads),
 		sets: int32(sel.Heads), single: s.single(), maps: int32(e.p.Heads), bits: int32(e.p.Out()),
 		k: int32(k), bins: int32(p.bins), levels: int32(p.levels), listed: int32(p.listed), scale: scale, s: selectionOf(sel),
+	}
+	if weights == 0 {
+		a.encode = e.args
+		a.encode.queryBits = int32(queryBits)
 	}
 	d.launch(fmt.Sprintf("fused_%d_%d_%d", dim, s.indexed(layer, 0).width, p.warps), size{x: p.blocks * sel.Heads * s.shape.tokens, y: 1, z: 1, block: 32 * p.warps, shared: p.shared, cluster: p.blocks}, a)
 }

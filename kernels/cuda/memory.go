@@ -70,6 +70,7 @@ func (d *Device) Free(t kernels.Tensor) {
 	if t.None() {
 		return
 	}
+	d.flush()
 	d.wrote(t)
 	d.fail(d.do(func() error {
 		if err := d.stream.Synchronize(); err != nil {
@@ -97,6 +98,7 @@ func (d *Device) Upload(dst kernels.Tensor, src []byte) error {
 // copyIn copies host bytes to the GPU in stream order; src may be reused at
 // once.
 func (d *Device) copyIn(to uint64, src []byte) error {
+	d.flush()
 	if len(src) == 0 {
 		return nil
 	}
@@ -275,10 +277,14 @@ func (e *encoder) fewShared() int {
 	a := e.args
 	n := (a.in+3)/4*4 + a.layers*a.width + a.bits
 	if a.feedback != 0 {
-		n += a.bits * a.bits
+		n += a.bits * (a.bits + 1) // rows padded against bank conflicts
 	}
 	return 4 * int(n)
 }
+
+// between is the values that a cluster keeps of a row's map: every layer's
+// outputs and the last one's.
+func (e *encoder) between() int { return int(e.args.layers*e.args.width + e.args.bits + 4) }
 
 func (e *encoder) manyShared() int {
 	return 4 * 16 * int(e.args.in+2*e.args.width+e.args.bits)

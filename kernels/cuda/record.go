@@ -51,6 +51,7 @@ func (d *Device) useExact(b *kernels.Batch) *batch {
 // that scratch is allocated; the second records it as a graph; later ones
 // replay it while batches keep their shape.
 func (d *Device) Record(key any, step func()) {
+	d.flush()
 	if d.options.NoGraphs || d.recording != nil {
 		step()
 		return
@@ -101,6 +102,7 @@ func (d *Device) run(r *recording, step func()) {
 		r.revision = d.revision
 	}()
 	step()
+	d.flush()
 }
 
 func (d *Device) forget(r *recording) {

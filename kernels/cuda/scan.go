@@ -40,15 +40,13 @@ func (d *Device) encode(e *encoder, a encodeArgs, rows int) {
 		d.launch("encode_many", size{x: (rows + 15) / 16, y: e.p.Heads, z: 1, block: 128, shared: many}, a)
 		return
 	}
-	blocks := 1
-	if !d.options.NoClusters && rows*e.p.Heads <= d.info.Multiprocessors {
-		blocks = 8
+	l := size{x: 1, y: e.p.Heads, z: rows, block: 1024, shared: e.fewShared()}
+	name := "encode_wide"
+	if !d.options.NoClusters && len(e.p.Layers) > 0 && rows*e.p.Heads <= d.info.Multiprocessors {
+		name = "encode_few" // too many weights for one multiprocessor
+		l.x, l.block, l.cluster = 8, 256, 8
 	}
-	cluster := 0
-	if blocks > 1 {
-		cluster = blocks
-	}
-	d.launch("encode_few", size{x: blocks, y: e.p.Heads, z: rows, block: 256, shared: e.fewShared(), cluster: cluster}, a)
+	d.launch(name, l, a)
 }
 
 // ScanHash implements kernels.Device.
@@ -212,9 +210,20 @@ func (d *Device) rerank(selected uint64, k int, candidates uint64, candidatesK i
 		a.values = d.borrow("rerank values", tokens*sel.Heads*length*4)
 		values = a.values
 	}
-	d.launch(s.cacheKernel("rerank_logits"), size{x: (length + 63) / 64, y: sel.Heads, z: tokens, block: 512, shared: group * dim * 4}, a)
-	if group > 1 {
-		d.launch("rerank_mass", size{x: sel.Heads, y: tokens, z: 1, block: 1024}, a)
+	if s.tensorCores() && group <= 8 {
+		a.blocks = int32((length + 127) / 128)
+		if group > 1 {
+			a.parts = d.borrow("rerank parts", tokens*sel.Heads*8*int(a.blocks)*8)
+		}
+		d.launch(fmt.Sprintf("rerank_tiles_%d", dim), size{x: int(a.blocks), y: sel.Heads, z: tokens, block: 256}, a)
+		if group > 1 {
+			d.launch("rerank_values", size{x: (candidatesK + 255) / 256, y: sel.Heads, z: tokens, block: 256}, a)
+		}
+	} else {
+		d.launch(s.cacheKernel("rerank_logits"), size{x: (length + 63) / 64, y: sel.Heads, z: tokens, block: 512, shared: group * dim * 4}, a)
+		if group > 1 {
+			d.launch("rerank_mass", size{x: sel.Heads, y: tokens, z: 1, block: 1024}, a)
+		}
 	}
 	t := topKArgs{out: selected, scores: values, rows: s.rows, list: candidates, sets: int32(sel.Heads), stride: int32(length), k: int32(k), listK: int32(candidatesK), s: selectionOf(sel)}
 	d.topK(t, false, tokens, candidatesK)

@@ -1,5 +1,5 @@
 // Exact top-k by radix select, and reranking of candidates by exact logits.
-#include "device.cuh"
+#include "attend.cuh"
 
 // order maps a score to an unsigned key of the same order; NaN ranks last and
 // the two zeros are equal.
@@ -167,11 +167,12 @@ KERNEL __launch_bounds__(1024) topk_f32(const TopKArgs a) { begin(); topK<float>
 struct RerankArgs {
     float *logits;        // [T, queryHeads, length]
     float *values;        // [T, sets, length], of groups
+    float2 *parts;        // [T, sets, 8, blocks]: largest logit and sum of exponentials
     const float *q;       // [T, queryHeads, dim]
     const int *candidates; // [T, sets, k]
     const Row *rows;
     const Layer *layers;
-    int layerCount, layer, queryHeads, kvHeads, sets, k, length, dim, unused;
+    int layerCount, layer, queryHeads, kvHeads, sets, k, length, dim, blocks;
     float scale;
     Selection s;
 };
@@ -226,4 +227,104 @@ KERNEL __launch_bounds__(1024) rerank_mass(const RerankArgs a) {
             values[i] = h ? values[i] + v : v;
         }
     }
+}
+
+// rerankTiles is rerank_logits on tensor cores, for sets of up to 8 heads:
+// block (128 tokens, set, row), a warp 16 tokens. For groups each block leaves
+// the largest logit and the sum of exponentials of its tokens.
+template <int D> DEV void rerankTiles(const RerankArgs &a) {
+    __shared__ __align__(16) Queries<D> q;
+    __shared__ float tops[8][8], sums[8][8];
+    const int row = blockIdx.z, set = blockIdx.y, lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, c = lane & 3;
+    const Row r = a.rows[row];
+    const Layer L = a.layers[r.segment * a.layerCount + a.layer];
+    const int n = r.position + 1, count = scored(a.s, n), heads = a.queryHeads / a.sets, first = set * heads;
+    int lo, hi;
+    range(a.s, n, lo, hi);
+    const int all = heads > 1 ? count + lo + n - hi : count;
+    if ((int)blockIdx.x * 128 >= all) return;
+    q.fill(a.q + ((long long)row * a.queryHeads + first) * D, heads);
+    const bf16 *K = (const bf16 *)L.k + (long long)(first / (a.queryHeads / a.kvHeads)) * L.capacity * D;
+    const int t0 = blockIdx.x * 128 + warp * 16, t = imin(t0 + (lane & 15), all - 1);
+    const int p = t < count ? a.candidates[((long long)row * a.sets + set) * a.k + t] : t < count + lo ? t - count : hi + t - count - lo;
+    const bf16 *k0 = K + (long long)__shfl_sync(ALL, p, g) * D + c * 8, *k1 = K + (long long)__shfl_sync(ALL, p, g + 8) * D + c * 8;
+    uint4 x[D / 32], y[D / 32];
+#pragma unroll
+    for (int j = 0; j < D / 32; j++) {
+        x[j] = load4(k0 + 32 * j);
+        y[j] = load4(k1 + 32 * j);
+    }
+    __syncthreads();
+    float s[4] = {0, 0, 0, 0};
+#pragma unroll
+    for (int j = 0; j < D / 32; j++) {
+        const uint4 h = *(const uint4 *)&q.hi[g][32 * j + 8 * c], l = *(const uint4 *)&q.lo[g][32 * j + 8 * c];
+        mma(s, x[j].x, y[j].x, x[j].y, y[j].y, h.x, h.y);
+        mma(s, x[j].z, y[j].z, x[j].w, y[j].w, h.z, h.w);
+        mma(s, x[j].x, y[j].x, x[j].y, y[j].y, l.x, l.y);
+        mma(s, x[j].z, y[j].z, x[j].w, y[j].w, l.z, l.w);
+    }
+#pragma unroll
+    for (int k = 0; k < 2; k++) { // heads 2c and 2c+1
+        const int head = 2 * c + k;
+        const bool has0 = t0 + g < all, has1 = t0 + g + 8 < all;
+        const float v0 = has0 ? s[k] * a.scale : MASKED, v1 = has1 ? s[2 + k] * a.scale : MASKED;
+        if (head < heads) {
+            float *out = a.logits + ((long long)row * a.queryHeads + first + head) * a.length;
+            if (has0) out[t0 + g] = v0;
+            if (has1) out[t0 + g + 8] = v1;
+        }
+        if (heads == 1) continue;
+        float top = fmaxf(v0, v1);
+#pragma unroll
+        for (int o = 4; o < 32; o <<= 1) top = fmaxf(top, __shfl_xor_sync(ALL, top, o));
+        float sum = (has0 ? expf(v0 - top) : 0.f) + (has1 ? expf(v1 - top) : 0.f);
+#pragma unroll
+        for (int o = 4; o < 32; o <<= 1) sum += __shfl_xor_sync(ALL, sum, o);
+        if (g == 0) {
+            tops[warp][head] = top;
+            sums[warp][head] = sum;
+        }
+    }
+    if (heads == 1) return;
+    __syncthreads();
+    if (threadIdx.x >= heads) return;
+    float top = MASKED, sum = 0;
+    for (int w = 0; w < 8; w++) top = fmaxf(top, tops[w][threadIdx.x]);
+    for (int w = 0; w < 8; w++) sum += sums[w][threadIdx.x] * expf(tops[w][threadIdx.x] - top);
+    a.parts[(((long long)row * a.sets + set) * 8 + threadIdx.x) * gridDim.x + blockIdx.x] = make_float2(top, sum);
+}
+KERNEL __launch_bounds__(256) rerank_tiles_64(const RerankArgs a) { begin(); rerankTiles<64>(a); }
+KERNEL __launch_bounds__(256) rerank_tiles_128(const RerankArgs a) { begin(); rerankTiles<128>(a); }
+KERNEL __launch_bounds__(256) rerank_tiles_256(const RerankArgs a) { begin(); rerankTiles<256>(a); }
+
+// rerank_values: block (256 candidates, set, row), behind rerank_tiles of
+// blocks blocks: the candidates' softmax summed over the heads.
+KERNEL __launch_bounds__(256) rerank_values(const RerankArgs a) {
+    begin();
+    __shared__ float tops[8], sums[8];
+    const int set = blockIdx.y, row = blockIdx.z, n = a.rows[row].position + 1, count = scored(a.s, n), heads = a.queryHeads / a.sets;
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    if ((int)blockIdx.x * 256 >= count) return;
+    int lo, hi;
+    range(a.s, n, lo, hi);
+    const int used = (count + lo + n - hi + 127) / 128;
+    if (warp < heads) {
+        const float2 *p = a.parts + (((long long)row * a.sets + set) * 8 + warp) * a.blocks;
+        float top = MASKED, sum = 0;
+        for (int i = lane; i < used; i += 32) top = fmaxf(top, p[i].x);
+        top = warpMax(top);
+        for (int i = lane; i < used; i += 32) sum += p[i].y * expf(p[i].x - top);
+        sum = warpSum(sum);
+        if (lane == 0) {
+            tops[warp] = top;
+            sums[warp] = sum;
+        }
+    }
+    __syncthreads();
+    const int t = blockIdx.x * 256 + threadIdx.x;
+    if (t >= count) return;
+    float v = 0;
+    for (int h = 0; h < heads; h++) v += expf(a.logits[((long long)row * a.queryHeads + set * heads + h) * a.length + t] - tops[h]) / sums[h];
+    a.values[((long long)row * a.sets + set) * a.length + t] = v;
 }

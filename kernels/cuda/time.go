@@ -65,6 +65,7 @@ func (d *Device) Time(runs int, operations func()) ([]float64, error) {
 			return nil, err
 		}
 		d.Record(key, operations)
+		d.flush()
 		if err := d.do(func() error { return end.Record(d.stream) }); err != nil {
 			return nil, err
 		}

@@ -1,0 +1,87 @@
+//go:build gpu
+
+package cuda
+
+import "github.com/hashattn/hashattn/kernels"
+
+// Decode steps are many small launches. Linear layers of the same input (q, k
+// and v; gate and up) and two rotary embeddings by the same angles are
+// therefore held back and launched together; every other operation launches
+// what is held first.
+type held struct {
+	linears linears
+	layers  int    // of linears
+	bytes   [3]int // of their outputs
+	rope    ropeArgs
+}
+
+type ropeArgs struct {
+	x, y, cos, sin, heads, heads2, dim, half, first, pairs int
+	set                                                    bool
+}
+
+// flush launches what is held.
+func (d *Device) flush() {
+	h := d.held
+	d.held = held{}
+	if h.layers > 0 {
+		a := h.linears
+		for i := h.layers; i < 3; i++ {
+			a.end[i] = a.end[h.layers-1]
+		}
+		name := "linear_8"
+		if a.tokens > 8 {
+			name = "linear_16"
+		}
+		d.queueKernel(name, size{x: int(a.end[2]), y: 1, z: 1, block: 256}, a)
+	}
+	if r := h.rope; r.set {
+		d.queueKernel("rope", size{x: min((r.pairs+255)/256, 32*d.info.Multiprocessors), y: 1, z: 1, block: 256},
+			r.x, r.y, r.cos, r.sin, r.heads, r.heads2, r.dim, r.half, r.first, r.pairs)
+	}
+}
+
+// holdLinear adds a small linear layer to those held if it reads the same
+// input and writes memory of its own.
+func (d *Device) holdLinear(out kernels.Tensor, in uint64, w *weight, bias kernels.Tensor, tokens int, add bool) {
+	split := linearSplit(w.stride)
+	blocks := ((w.rows+7)/8 + 8/split - 1) / (8 / split)
+	l := &d.held.linears
+	if n := d.held.layers; n == 0 || n == 3 || add || l.add != 0 || l.x != in || int(l.tokens) != tokens || int(l.stride) != w.stride || d.held.writes(out) {
+		d.flush()
+		*l = linears{x: in, tokens: int32(tokens), stride: int32(w.stride), split: int32(split), add: int32(flag(add))}
+	}
+	n := d.held.layers
+	l.out[n], l.w[n], l.bias[n], l.rows[n], l.end[n] = address(out), w.ptr, address(bias), int32(w.rows), int32(blocks)
+	if n > 0 {
+		l.end[n] += l.end[n-1]
+	}
+	d.held.bytes[n] = out.Memory.(memory).size
+	d.held.layers++
+}
+
+// writes says whether a held layer writes memory of the tensor.
+func (h *held) writes(t kernels.Tensor) bool {
+	lo, size := address(t), t.Memory.(memory).size
+	for i := range h.layers {
+		if to := h.linears.out[i]; lo < to+uint64(h.bytes[i]) && to < lo+uint64(size) {
+			return true
+		}
+	}
+	return false
+}
+
+// holdRope holds a rotary embedding, or launches it with the one held.
+func (d *Device) holdRope(x, cos, sin kernels.Tensor) {
+	half, dim := cos.Dim(1), x.Dim(2)
+	pairs := x.Dim(0) * x.Dim(1) * half
+	at := [3]int{int(address(x)), int(address(cos)), int(address(sin))}
+	if r := &d.held.rope; r.set && r.first == r.pairs && r.cos == at[1] && r.sin == at[2] && r.half == half && r.dim == dim && r.x != at[0] {
+		r.y, r.heads2 = at[0], x.Dim(1)
+		r.pairs += pairs
+		d.flush()
+		return
+	}
+	d.flush()
+	d.held.rope = ropeArgs{x: at[0], cos: at[1], sin: at[2], heads: x.Dim(1), heads2: 1, dim: dim, half: half, first: pairs, pairs: pairs, set: true}
+}
