@@ -82,6 +82,7 @@ type Eval struct {
 type Recall struct {
 	Contexts []Tokens `json:"contexts" jsonschema:"minimum=16,maximum=1048576" jsonschema_description:"Cached tokens; empty: the captured context."`
 	Queries  int      `json:"queries" jsonschema:"minimum=1,maximum=1048576" jsonschema_description:"Query positions of each document, the last ones captured."`
+	Layers   []int    `json:"layers" jsonschema:"minimum=0,maximum=1023" jsonschema_description:"Layers measured, of those captured; empty: all of them."`
 	PerHead  bool     `json:"perHead" jsonschema_description:"Rows for every layer and head beside the means."`
 }
 

@@ -109,11 +109,15 @@ func (s *session) recall(ctx context.Context, o recallOptions) (*result.Recall, 
 	if len(s.Eval.Recall.Contexts) == 0 {
 		contexts = []int{held.Context}
 	}
+	layers := s.Eval.Recall.Layers
+	if len(layers) == 0 {
+		layers = held.Captured
+	}
 	task := s.app.progress.task("eval recall", false)
 	defer task.end()
 	rows, err := eval.Recall(ctx, eval.RecallOptions{
 		Device: d, Trace: held, Scale: scale, Settings: settings, Budgets: s.budgets(), Contexts: contexts,
-		Window: s.recallWindow(), Queries: s.Eval.Recall.Queries, PerHead: s.Eval.Recall.PerHead, Progress: task.update,
+		Window: s.recallWindow(), Queries: s.Eval.Recall.Queries, Layers: layers, PerHead: s.Eval.Recall.PerHead, Progress: task.update,
 	})
 	if err != nil {
 		return nil, err
@@ -124,7 +128,7 @@ func (s *session) recall(ctx context.Context, o recallOptions) (*result.Recall, 
 		samples = append(samples, shard.Hash)
 	}
 	f := &result.Recall{Rows: rows}
-	f.Header, err = s.header(result.KindRecall, s.recallConfig(), []any{samples, contexts, s.Eval.Recall.Queries}, held.Model.Name, held.Model.Fingerprint, d, begin)
+	f.Header, err = s.header(result.KindRecall, s.recallConfig(), []any{samples, contexts, s.Eval.Recall.Queries, layers}, held.Model.Name, held.Model.Fingerprint, d, begin)
 	if err != nil {
 		return nil, err
 	}
