@@ -51,7 +51,8 @@ def block_positions(context, count=24):
         raise SystemExit(f"a document of {context} tokens is too short, at least {2 * BLOCK} are needed")
     lo = max(BLOCK, min(1024, context // 4))
     hi = context - BLOCK
-    starts = {max(BLOCK, int(math.exp(math.log(lo) + (math.log(hi) - math.log(lo)) * i / (count - 1))) // BLOCK * BLOCK) for i in range(count)}
+    spread = lambda i: int(math.exp(math.log(lo) + (math.log(hi) - math.log(lo)) * i / (count - 1))) // BLOCK * BLOCK
+    starts = {max(BLOCK, spread(i)) for i in range(count)}
     return [p for start in sorted(starts) for p in range(start, start + BLOCK)]
 
 

@@ -92,7 +92,7 @@ func (s *store) save(u *unit, m trained, curve []point) error {
 	model := u.trace.Model
 	c := u.config.mapping(shape.Model{Name: model.Name, Fingerprint: model.Fingerprint, Rope: model.Rope,
 		Layers: 1, QueryHeads: u.heads, KVHeads: 1, HeadDim: u.dim}, []int{0})
-	if u.config.Preset == "grouped" && !u.joint {
+	if u.config.Preset == "grouped" && !u.joint && c.GroupRule == mapping.Sum {
 		c.PerHeadLayers = []int{0}
 	}
 	c.TrainingHash = s.hash

@@ -27,6 +27,11 @@ type Config struct {
 	Local int `yaml:"local" json:"local"`
 	// Candidates times the budget are reranked when the mapping is used.
 	Candidates int `yaml:"candidates" json:"candidates"`
+	// GroupRule is how a group agrees on its set in preset grouped: "sum"
+	// trains one query map for its concatenated queries, "mass" one for each
+	// head, whose softmaxes are added when the mapping is used (better, and a
+	// second pass over the codes). Empty is "sum".
+	GroupRule mapping.GroupRule `yaml:"groupRule" json:"groupRule,omitempty"`
 
 	Steps        int     `yaml:"steps" json:"steps"`
 	LearningRate float64 `yaml:"learningRate" json:"learningRate"`
@@ -102,6 +107,15 @@ func (c Config) Check() error {
 	if paper && (c.BlockBits != 0 || c.QueryBits != 1 || len(c.PerHeadLayers) > 0) {
 		return fmt.Errorf("preset: paper has hard queries and plain codes per query head: want queryBits 1, blockBits 0, no perHeadLayers")
 	}
+	switch c.GroupRule {
+	case "", mapping.Sum:
+	case mapping.Mass:
+		if c.Preset != "grouped" {
+			return fmt.Errorf("groupRule: %q is for preset grouped", c.GroupRule)
+		}
+	default:
+		return fmt.Errorf("groupRule: %q, want %q or %q", c.GroupRule, mapping.Sum, mapping.Mass)
+	}
 	if !paper && c.QueryBits != 4 && c.QueryBits != 8 {
 		return fmt.Errorf("queryBits: %d, want 4 or 8", c.QueryBits)
 	}
@@ -120,6 +134,9 @@ func (c Config) mapping(model shape.Model, layers []int) mapping.Config {
 		m.Keys, m.Score = mapping.QueryHead, mapping.Hamming
 	case "grouped":
 		m.Selection = mapping.KVGroup
+		if c.GroupRule == mapping.Mass {
+			m.GroupRule = mapping.Mass
+		}
 		for _, l := range layers {
 			if slices.Contains(c.PerHeadLayers, l) {
 				m.PerHeadLayers = append(m.PerHeadLayers, l)

@@ -148,7 +148,7 @@ func unitsOf(r *trace.Reader, c Config, layers []int, blocks [][]block) []*unit 
 	for _, l := range layers {
 		for kv := range r.Model.KVHeads {
 			u := unit{config: c, trace: r, blocks: blocks, layer: l, kvHead: kv, queryHead: kv * group, heads: group, dim: r.Model.HeadDim}
-			u.joint = c.Preset == "grouped" && !slices.Contains(c.PerHeadLayers, l)
+			u.joint = c.Preset == "grouped" && c.GroupRule != mapping.Mass && !slices.Contains(c.PerHeadLayers, l)
 			if c.Preset != "paper" {
 				units = append(units, &u)
 				continue

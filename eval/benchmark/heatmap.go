@@ -3,6 +3,7 @@ package benchmark
 import (
 	"bytes"
 	"fmt"
+	"image/color"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/palette/moreland"
 	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/text"
 	"gonum.org/v1/plot/vg"
 
 	"github.com/hashattn/hashattn/eval/result"
@@ -105,6 +107,30 @@ func (g grid) Z(c, r int) float64 { return g.Scores[len(g.Depths)-1-r][c] }
 func (g grid) X(c int) float64    { return float64(c) }
 func (g grid) Y(r int) float64    { return float64(r) }
 
+// numbers writes the scores into the cells.
+func (h HeatMap) numbers() (*plotter.Labels, error) {
+	var at plotter.XYLabels
+	g := grid{h}
+	for r := range h.Depths {
+		for c := range h.Contexts {
+			at.XYs = append(at.XYs, plotter.XY{X: g.X(c), Y: g.Y(r)})
+			at.Labels = append(at.Labels, fmt.Sprintf("%.0f", g.Z(c, r)))
+		}
+	}
+	l, err := plotter.NewLabels(at)
+	if err != nil {
+		return nil, err
+	}
+	for i := range l.TextStyle {
+		l.TextStyle[i].XAlign, l.TextStyle[i].YAlign = text.XCenter, text.YCenter
+		l.TextStyle[i].Color = color.Black
+		if g.Z(i%len(h.Contexts), i/len(h.Contexts)) < 60 { // a dark cell
+			l.TextStyle[i].Color = color.White
+		}
+	}
+	return l, nil
+}
+
 // Save draws the map to a file, .png or .svg, whole or not at all.
 func (h HeatMap) Save(path string) error {
 	format := strings.TrimPrefix(filepath.Ext(path), ".")
@@ -114,13 +140,17 @@ func (h HeatMap) Save(path string) error {
 	p := plot.New()
 	p.Title.Text = h.Title
 	p.X.Label.Text, p.Y.Label.Text = "context", "depth"
-	colours := moreland.Kindlmann() // from dark to light, also without colour
+	colours := moreland.BlackBody() // from dark to light, also without colour
 	colours.SetMin(0)
 	colours.SetMax(100)
 	m := plotter.NewHeatMap(grid{h}, colours.Palette(64))
 	m.Min, m.Max = 0, 100
 	m.Rasterized = false
-	p.Add(m)
+	numbers, err := h.numbers()
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	p.Add(m, numbers)
 	var x, y []plot.Tick
 	for i, c := range h.Contexts {
 		x = append(x, plot.Tick{Value: float64(i), Label: tokenCount(c)})

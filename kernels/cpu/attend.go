@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	attendBlock = 64 // tokens whose logits are computed before their values are read
-	manyRows    = 8  // rows of a segment from which on they attend together
+	attendBlock = 256 // tokens whose logits are computed before their values are read
+	manyRows    = 8   // rows of a segment from which on they attend together
 )
 
 // Attend implements kernels.Device.
@@ -242,18 +242,22 @@ func (r *cacheRows) block(p *positions, lo, hi int) rowBlock {
 }
 
 // logits sets out[j*stride+i] to the dot product of query j and the block's
-// row i. Some values behind the block's are overwritten. Of listed rows, those of
+// row i. Some values behind the block's are overwritten. The same rows of
 // values, the head's, are asked for.
 func (k *kernelSet) logits(r *cacheRows, b *rowBlock, values *byte, queries []float32, count int, out []float32, stride int) {
 	keys := &r.k[b.from*r.rowBytes]
+	ahead := 0 // from the keys to the values that are read next
+	if values != nil {
+		ahead = int(uintptr(unsafe.Pointer(values)) - uintptr(unsafe.Pointer(&r.k[0])))
+	}
 	for i := 0; i < count; i += 4 {
 		some := min(4, count-i)
 		q, to := &queries[i*r.width], &out[i*stride]
 		switch {
 		case b.list == nil && r.wide:
-			k.dotF32[some-1](r.width, b.n, keys, r.width, q, r.width, to, stride)
+			k.dotF32[some-1](r.width, b.n, ahead, keys, r.width, q, r.width, to, stride)
 		case b.list == nil:
-			k.dotBF16[some-1](r.width, b.n, keys, r.width, q, r.width, to, stride)
+			k.dotBF16[some-1](r.width, b.n, ahead, keys, r.width, q, r.width, to, stride)
 		case r.wide:
 			k.dotAtF32[some-1](r.width, b.n, &b.list[0], values, keys, r.width, q, r.width, to, stride)
 		default:

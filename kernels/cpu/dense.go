@@ -64,7 +64,7 @@ func (d *Device) dot(worker int, a, b []float32) float32 {
 	var sum float32
 	if whole > 0 {
 		s := &d.scratch[worker].sums
-		k.dotF32[0](whole, 1, (*byte)(unsafe.Pointer(&a[0])), whole, &b[0], whole, &s[0], 1)
+		k.dotF32[0](whole, 1, 0, (*byte)(unsafe.Pointer(&a[0])), whole, &b[0], whole, &s[0], 1)
 		sum = s[0]
 	}
 	for i := whole; i < len(a); i++ {

@@ -2,10 +2,10 @@
 
 package cpu
 
-// dotF321AVX512 sets out[j*ldo+i] to q[j].k[i] for rows i and 1 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
+// dotF321AVX512 sets out[j*ldo+i] to q[j].k[i] for rows i, and asks for the memory ahead bytes behind what it reads, and 1 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
 //
 //go:noescape
-func dotF321AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+func dotF321AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 
 // mixF321AVX512 adds to out[j] the rows v[i] times p[j*ldp+i] for 1 sets j; width is a multiple of 16.
 //
@@ -22,10 +22,10 @@ func dotAtF321AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, 
 //go:noescape
 func mixAtF321AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
-// dotF322AVX512 sets out[j*ldo+i] to q[j].k[i] for rows i and 2 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
+// dotF322AVX512 sets out[j*ldo+i] to q[j].k[i] for rows i, and asks for the memory ahead bytes behind what it reads, and 2 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
 //
 //go:noescape
-func dotF322AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+func dotF322AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 
 // mixF322AVX512 adds to out[j] the rows v[i] times p[j*ldp+i] for 2 sets j; width is a multiple of 16.
 //
@@ -42,10 +42,10 @@ func dotAtF322AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, 
 //go:noescape
 func mixAtF322AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
-// dotF323AVX512 sets out[j*ldo+i] to q[j].k[i] for rows i and 3 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
+// dotF323AVX512 sets out[j*ldo+i] to q[j].k[i] for rows i, and asks for the memory ahead bytes behind what it reads, and 3 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
 //
 //go:noescape
-func dotF323AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+func dotF323AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 
 // mixF323AVX512 adds to out[j] the rows v[i] times p[j*ldp+i] for 3 sets j; width is a multiple of 16.
 //
@@ -62,10 +62,10 @@ func dotAtF323AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, 
 //go:noescape
 func mixAtF323AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
-// dotF324AVX512 sets out[j*ldo+i] to q[j].k[i] for rows i and 4 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
+// dotF324AVX512 sets out[j*ldo+i] to q[j].k[i] for rows i, and asks for the memory ahead bytes behind what it reads, and 4 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
 //
 //go:noescape
-func dotF324AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+func dotF324AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 
 // mixF324AVX512 adds to out[j] the rows v[i] times p[j*ldp+i] for 4 sets j; width is a multiple of 16.
 //
@@ -82,10 +82,10 @@ func dotAtF324AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, 
 //go:noescape
 func mixAtF324AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
-// dotBF161AVX512 sets out[j*ldo+i] to q[j].k[i] for rows i and 1 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
+// dotBF161AVX512 sets out[j*ldo+i] to q[j].k[i] for rows i, and asks for the memory ahead bytes behind what it reads, and 1 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
 //
 //go:noescape
-func dotBF161AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+func dotBF161AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 
 // mixBF161AVX512 adds to out[j] the rows v[i] times p[j*ldp+i] for 1 sets j; width is a multiple of 16.
 //
@@ -102,10 +102,10 @@ func dotAtBF161AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int,
 //go:noescape
 func mixAtBF161AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
-// dotBF162AVX512 sets out[j*ldo+i] to q[j].k[i] for rows i and 2 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
+// dotBF162AVX512 sets out[j*ldo+i] to q[j].k[i] for rows i, and asks for the memory ahead bytes behind what it reads, and 2 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
 //
 //go:noescape
-func dotBF162AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+func dotBF162AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 
 // mixBF162AVX512 adds to out[j] the rows v[i] times p[j*ldp+i] for 2 sets j; width is a multiple of 16.
 //
@@ -122,10 +122,10 @@ func dotAtBF162AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int,
 //go:noescape
 func mixAtBF162AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
-// dotBF163AVX512 sets out[j*ldo+i] to q[j].k[i] for rows i and 3 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
+// dotBF163AVX512 sets out[j*ldo+i] to q[j].k[i] for rows i, and asks for the memory ahead bytes behind what it reads, and 3 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
 //
 //go:noescape
-func dotBF163AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+func dotBF163AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 
 // mixBF163AVX512 adds to out[j] the rows v[i] times p[j*ldp+i] for 3 sets j; width is a multiple of 16.
 //
@@ -142,10 +142,10 @@ func dotAtBF163AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int,
 //go:noescape
 func mixAtBF163AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
-// dotBF164AVX512 sets out[j*ldo+i] to q[j].k[i] for rows i and 4 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
+// dotBF164AVX512 sets out[j*ldo+i] to q[j].k[i] for rows i, and asks for the memory ahead bytes behind what it reads, and 4 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
 //
 //go:noescape
-func dotBF164AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+func dotBF164AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 
 // mixBF164AVX512 adds to out[j] the rows v[i] times p[j*ldp+i] for 4 sets j; width is a multiple of 16.
 //
@@ -162,10 +162,10 @@ func dotAtBF164AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int,
 //go:noescape
 func mixAtBF164AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
-// dotF321AVX2 sets out[j*ldo+i] to q[j].k[i] for rows i and 1 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
+// dotF321AVX2 sets out[j*ldo+i] to q[j].k[i] for rows i, and asks for the memory ahead bytes behind what it reads, and 1 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
 //
 //go:noescape
-func dotF321AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+func dotF321AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 
 // mixF321AVX2 adds to out[j] the rows v[i] times p[j*ldp+i] for 1 sets j; width is a multiple of 8.
 //
@@ -182,10 +182,10 @@ func dotAtF321AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q 
 //go:noescape
 func mixAtF321AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
-// dotF322AVX2 sets out[j*ldo+i] to q[j].k[i] for rows i and 2 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
+// dotF322AVX2 sets out[j*ldo+i] to q[j].k[i] for rows i, and asks for the memory ahead bytes behind what it reads, and 2 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
 //
 //go:noescape
-func dotF322AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+func dotF322AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 
 // mixF322AVX2 adds to out[j] the rows v[i] times p[j*ldp+i] for 2 sets j; width is a multiple of 8.
 //
@@ -202,10 +202,10 @@ func dotAtF322AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q 
 //go:noescape
 func mixAtF322AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
-// dotF323AVX2 sets out[j*ldo+i] to q[j].k[i] for rows i and 3 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
+// dotF323AVX2 sets out[j*ldo+i] to q[j].k[i] for rows i, and asks for the memory ahead bytes behind what it reads, and 3 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
 //
 //go:noescape
-func dotF323AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+func dotF323AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 
 // mixF323AVX2 adds to out[j] the rows v[i] times p[j*ldp+i] for 3 sets j; width is a multiple of 8.
 //
@@ -222,10 +222,10 @@ func dotAtF323AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q 
 //go:noescape
 func mixAtF323AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
-// dotF324AVX2 sets out[j*ldo+i] to q[j].k[i] for rows i and 4 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
+// dotF324AVX2 sets out[j*ldo+i] to q[j].k[i] for rows i, and asks for the memory ahead bytes behind what it reads, and 4 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
 //
 //go:noescape
-func dotF324AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+func dotF324AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 
 // mixF324AVX2 adds to out[j] the rows v[i] times p[j*ldp+i] for 4 sets j; width is a multiple of 8.
 //
@@ -242,10 +242,10 @@ func dotAtF324AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q 
 //go:noescape
 func mixAtF324AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
-// dotBF161AVX2 sets out[j*ldo+i] to q[j].k[i] for rows i and 1 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
+// dotBF161AVX2 sets out[j*ldo+i] to q[j].k[i] for rows i, and asks for the memory ahead bytes behind what it reads, and 1 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
 //
 //go:noescape
-func dotBF161AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+func dotBF161AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 
 // mixBF161AVX2 adds to out[j] the rows v[i] times p[j*ldp+i] for 1 sets j; width is a multiple of 8.
 //
@@ -262,10 +262,10 @@ func dotAtBF161AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q
 //go:noescape
 func mixAtBF161AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
-// dotBF162AVX2 sets out[j*ldo+i] to q[j].k[i] for rows i and 2 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
+// dotBF162AVX2 sets out[j*ldo+i] to q[j].k[i] for rows i, and asks for the memory ahead bytes behind what it reads, and 2 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
 //
 //go:noescape
-func dotBF162AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+func dotBF162AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 
 // mixBF162AVX2 adds to out[j] the rows v[i] times p[j*ldp+i] for 2 sets j; width is a multiple of 8.
 //
@@ -282,10 +282,10 @@ func dotAtBF162AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q
 //go:noescape
 func mixAtBF162AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
-// dotBF163AVX2 sets out[j*ldo+i] to q[j].k[i] for rows i and 3 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
+// dotBF163AVX2 sets out[j*ldo+i] to q[j].k[i] for rows i, and asks for the memory ahead bytes behind what it reads, and 3 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
 //
 //go:noescape
-func dotBF163AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+func dotBF163AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 
 // mixBF163AVX2 adds to out[j] the rows v[i] times p[j*ldp+i] for 3 sets j; width is a multiple of 8.
 //
@@ -302,10 +302,10 @@ func dotAtBF163AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q
 //go:noescape
 func mixAtBF163AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
-// dotBF164AVX2 sets out[j*ldo+i] to q[j].k[i] for rows i and 4 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
+// dotBF164AVX2 sets out[j*ldo+i] to q[j].k[i] for rows i, and asks for the memory ahead bytes behind what it reads, and 4 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
 //
 //go:noescape
-func dotBF164AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+func dotBF164AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 
 // mixBF164AVX2 adds to out[j] the rows v[i] times p[j*ldp+i] for 4 sets j; width is a multiple of 8.
 //

@@ -2,62 +2,67 @@
 
 #include "textflag.h"
 
-// func dotF321AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotF321AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
-TEXT ·dotF321AVX512(SB), NOSPLIT, $0-64
+TEXT ·dotF321AVX512(SB), NOSPLIT, $0-72
 	MOVQ rows+8(FP), AX
-	MOVQ k+16(FP), CX
-	MOVQ ldk+24(FP), DX
-	MOVQ out+48(FP), BX
-	MOVQ ldq+40(FP), SI
+	MOVQ k+24(FP), CX
+	MOVQ ldk+32(FP), DX
+	MOVQ out+56(FP), BX
+	MOVQ ldq+48(FP), SI
+	MOVQ ahead+16(FP), DI
 	SHLQ $0x02, DX
 	SHLQ $0x02, SI
 
 rows:
 	MOVQ    CX, SI
-	LEAQ    (SI)(DX*1), R8
-	MOVQ    SI, DI
+	LEAQ    (SI)(DX*1), R9
+	MOVQ    SI, R8
 	CMPQ    AX, $0x00000001
-	CMOVQGT R8, DI
-	LEAQ    (DI)(DX*1), R9
-	MOVQ    DI, R8
-	CMPQ    AX, $0x00000002
 	CMOVQGT R9, R8
 	LEAQ    (R8)(DX*1), R10
 	MOVQ    R8, R9
-	CMPQ    AX, $0x00000003
+	CMPQ    AX, $0x00000002
 	CMOVQGT R10, R9
+	LEAQ    (R9)(DX*1), R11
+	MOVQ    R9, R10
+	CMPQ    AX, $0x00000003
+	CMOVQGT R11, R10
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
 	VPXORD  Z2, Z2, Z2
 	VPXORD  Z3, Z3, Z3
-	MOVQ    width+0(FP), R10
-	MOVQ    q+32(FP), R11
+	MOVQ    width+0(FP), R11
+	MOVQ    q+40(FP), R12
 
 width:
 	VMOVUPS       (SI), Z4
-	PREFETCHT0    4096(SI)
+	PREFETCHT1    16384(SI)
+	PREFETCHT1    (SI)(DI*1)
 	ADDQ          $0x00000040, SI
-	VMOVUPS       (DI), Z5
-	PREFETCHT0    4096(DI)
-	ADDQ          $0x00000040, DI
-	VMOVUPS       (R8), Z6
-	PREFETCHT0    4096(R8)
+	VMOVUPS       (R8), Z5
+	PREFETCHT1    16384(R8)
+	PREFETCHT1    (R8)(DI*1)
 	ADDQ          $0x00000040, R8
-	VMOVUPS       (R9), Z7
-	PREFETCHT0    4096(R9)
+	VMOVUPS       (R9), Z6
+	PREFETCHT1    16384(R9)
+	PREFETCHT1    (R9)(DI*1)
 	ADDQ          $0x00000040, R9
-	VMOVUPS       (R11), Z8
+	VMOVUPS       (R10), Z7
+	PREFETCHT1    16384(R10)
+	PREFETCHT1    (R10)(DI*1)
+	ADDQ          $0x00000040, R10
+	VMOVUPS       (R12), Z8
 	VFMADD231PS   Z8, Z4, Z0
 	VFMADD231PS   Z8, Z5, Z1
 	VFMADD231PS   Z8, Z6, Z2
 	VFMADD231PS   Z8, Z7, Z3
-	ADDQ          $0x00000040, R11
-	SUBQ          $0x00000010, R10
+	ADDQ          $0x00000040, R12
+	SUBQ          $0x00000010, R11
 	JG            width
-	MOVQ          ldo+56(FP), DI
+	MOVQ          ldo+64(FP), R8
 	MOVQ          BX, SI
-	SHLQ          $0x02, DI
+	SHLQ          $0x02, R8
 	VUNPCKLPS     Z1, Z0, Z4
 	VUNPCKHPS     Z1, Z0, Z6
 	VADDPS        Z6, Z4, Z4
@@ -109,10 +114,10 @@ chunk4rows:
 	VMOVUPS      64(DI), Z5
 	VMOVUPS      128(DI), Z6
 	VMOVUPS      192(DI), Z7
-	PREFETCHT0   4096(DI)
-	PREFETCHT0   4160(DI)
-	PREFETCHT0   4224(DI)
-	PREFETCHT0   4288(DI)
+	PREFETCHT1   16384(DI)
+	PREFETCHT1   16448(DI)
+	PREFETCHT1   16512(DI)
+	PREFETCHT1   16576(DI)
 	VBROADCASTSS (R8), Z8
 	VFMADD231PS  Z8, Z4, Z0
 	VFMADD231PS  Z8, Z5, Z1
@@ -148,7 +153,7 @@ chunk1:
 
 chunk1rows:
 	VMOVUPS      (DI), Z1
-	PREFETCHT0   4096(DI)
+	PREFETCHT1   16384(DI)
 	VBROADCASTSS (R8), Z2
 	VFMADD231PS  Z2, Z1, Z0
 	ADDQ         DX, DI
@@ -181,45 +186,45 @@ TEXT ·dotAtF321AVX512(SB), NOSPLIT, $0-80
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x0000000c
+	CMPQ    AX, $0x00000014
 	JL      near
-	MOVLQSX 32(DI), SI
+	MOVLQSX 64(DI), SI
 	IMULQ   DX, SI
 	ADDQ    CX, SI
 	LEAQ    (SI)(DX*1), R8
 
 key0:
-	PREFETCHT0 (SI)
+	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
 	CMPQ       SI, R8
 	JCS        key0
-	MOVLQSX    36(DI), SI
+	MOVLQSX    68(DI), SI
 	IMULQ      DX, SI
 	ADDQ       CX, SI
 	LEAQ       (SI)(DX*1), R8
 
 key1:
-	PREFETCHT0 (SI)
+	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
 	CMPQ       SI, R8
 	JCS        key1
-	MOVLQSX    40(DI), SI
+	MOVLQSX    72(DI), SI
 	IMULQ      DX, SI
 	ADDQ       CX, SI
 	LEAQ       (SI)(DX*1), R8
 
 key2:
-	PREFETCHT0 (SI)
+	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
 	CMPQ       SI, R8
 	JCS        key2
-	MOVLQSX    44(DI), SI
+	MOVLQSX    76(DI), SI
 	IMULQ      DX, SI
 	ADDQ       CX, SI
 	LEAQ       (SI)(DX*1), R8
 
 key3:
-	PREFETCHT0 (SI)
+	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
 	CMPQ       SI, R8
 	JCS        key3
@@ -236,7 +241,7 @@ near:
 	LEAQ    (R8)(DX*1), R9
 
 value0:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        value0
@@ -246,7 +251,7 @@ value0:
 	LEAQ       (R8)(DX*1), R9
 
 value1:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        value1
@@ -256,7 +261,7 @@ value1:
 	LEAQ       (R8)(DX*1), R9
 
 value2:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        value2
@@ -266,7 +271,7 @@ value2:
 	LEAQ       (R8)(DX*1), SI
 
 value3:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, SI
 	JCS        value3
@@ -449,31 +454,32 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotF322AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotF322AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
-TEXT ·dotF322AVX512(SB), NOSPLIT, $0-64
+TEXT ·dotF322AVX512(SB), NOSPLIT, $0-72
 	MOVQ rows+8(FP), AX
-	MOVQ k+16(FP), CX
-	MOVQ ldk+24(FP), DX
-	MOVQ out+48(FP), BX
-	MOVQ ldq+40(FP), SI
+	MOVQ k+24(FP), CX
+	MOVQ ldk+32(FP), DX
+	MOVQ out+56(FP), BX
+	MOVQ ldq+48(FP), SI
+	MOVQ ahead+16(FP), DI
 	SHLQ $0x02, DX
 	SHLQ $0x02, SI
 
 rows:
-	MOVQ    CX, DI
-	LEAQ    (DI)(DX*1), R9
-	MOVQ    DI, R8
-	CMPQ    AX, $0x00000001
-	CMOVQGT R9, R8
+	MOVQ    CX, R8
 	LEAQ    (R8)(DX*1), R10
 	MOVQ    R8, R9
-	CMPQ    AX, $0x00000002
+	CMPQ    AX, $0x00000001
 	CMOVQGT R10, R9
 	LEAQ    (R9)(DX*1), R11
 	MOVQ    R9, R10
-	CMPQ    AX, $0x00000003
+	CMPQ    AX, $0x00000002
 	CMOVQGT R11, R10
+	LEAQ    (R10)(DX*1), R12
+	MOVQ    R10, R11
+	CMPQ    AX, $0x00000003
+	CMOVQGT R12, R11
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
 	VPXORD  Z2, Z2, Z2
@@ -482,38 +488,42 @@ rows:
 	VPXORD  Z5, Z5, Z5
 	VPXORD  Z6, Z6, Z6
 	VPXORD  Z7, Z7, Z7
-	MOVQ    width+0(FP), R11
-	MOVQ    q+32(FP), R12
+	MOVQ    width+0(FP), R12
+	MOVQ    q+40(FP), R13
 
 width:
-	VMOVUPS       (DI), Z8
-	PREFETCHT0    4096(DI)
-	ADDQ          $0x00000040, DI
-	VMOVUPS       (R8), Z9
-	PREFETCHT0    4096(R8)
+	VMOVUPS       (R8), Z8
+	PREFETCHT1    16384(R8)
+	PREFETCHT1    (R8)(DI*1)
 	ADDQ          $0x00000040, R8
-	VMOVUPS       (R9), Z10
-	PREFETCHT0    4096(R9)
+	VMOVUPS       (R9), Z9
+	PREFETCHT1    16384(R9)
+	PREFETCHT1    (R9)(DI*1)
 	ADDQ          $0x00000040, R9
-	VMOVUPS       (R10), Z11
-	PREFETCHT0    4096(R10)
+	VMOVUPS       (R10), Z10
+	PREFETCHT1    16384(R10)
+	PREFETCHT1    (R10)(DI*1)
 	ADDQ          $0x00000040, R10
-	VMOVUPS       (R12), Z12
+	VMOVUPS       (R11), Z11
+	PREFETCHT1    16384(R11)
+	PREFETCHT1    (R11)(DI*1)
+	ADDQ          $0x00000040, R11
+	VMOVUPS       (R13), Z12
 	VFMADD231PS   Z12, Z8, Z0
 	VFMADD231PS   Z12, Z9, Z1
 	VFMADD231PS   Z12, Z10, Z2
 	VFMADD231PS   Z12, Z11, Z3
-	VMOVUPS       (R12)(SI*1), Z12
+	VMOVUPS       (R13)(SI*1), Z12
 	VFMADD231PS   Z12, Z8, Z4
 	VFMADD231PS   Z12, Z9, Z5
 	VFMADD231PS   Z12, Z10, Z6
 	VFMADD231PS   Z12, Z11, Z7
-	ADDQ          $0x00000040, R12
-	SUBQ          $0x00000010, R11
+	ADDQ          $0x00000040, R13
+	SUBQ          $0x00000010, R12
 	JG            width
-	MOVQ          ldo+56(FP), R8
-	MOVQ          BX, DI
-	SHLQ          $0x02, R8
+	MOVQ          ldo+64(FP), R9
+	MOVQ          BX, R8
+	SHLQ          $0x02, R9
 	VUNPCKLPS     Z1, Z0, Z8
 	VUNPCKHPS     Z1, Z0, Z10
 	VADDPS        Z10, Z8, Z8
@@ -527,8 +537,8 @@ width:
 	VADDPS        Y8, Y10, Y8
 	VEXTRACTF32X4 $0x01, Y8, X9
 	VADDPS        X9, X8, X9
-	VMOVUPS       X9, (DI)
-	ADDQ          R8, DI
+	VMOVUPS       X9, (R8)
+	ADDQ          R9, R8
 	VUNPCKLPS     Z5, Z4, Z8
 	VUNPCKHPS     Z5, Z4, Z10
 	VADDPS        Z10, Z8, Z8
@@ -542,7 +552,7 @@ width:
 	VADDPS        Y8, Y10, Y8
 	VEXTRACTF32X4 $0x01, Y8, X9
 	VADDPS        X9, X8, X9
-	VMOVUPS       X9, (DI)
+	VMOVUPS       X9, (R8)
 	ADDQ          $0x00000010, BX
 	LEAQ          (CX)(DX*4), CX
 	SUBQ          $0x00000004, AX
@@ -585,10 +595,10 @@ chunk4rows:
 	VMOVUPS      64(R8), Z9
 	VMOVUPS      128(R8), Z10
 	VMOVUPS      192(R8), Z11
-	PREFETCHT0   4096(R8)
-	PREFETCHT0   4160(R8)
-	PREFETCHT0   4224(R8)
-	PREFETCHT0   4288(R8)
+	PREFETCHT1   16384(R8)
+	PREFETCHT1   16448(R8)
+	PREFETCHT1   16512(R8)
+	PREFETCHT1   16576(R8)
 	VBROADCASTSS (R9), Z12
 	VFMADD231PS  Z12, Z8, Z0
 	VFMADD231PS  Z12, Z9, Z1
@@ -636,7 +646,7 @@ chunk1:
 
 chunk1rows:
 	VMOVUPS      (R8), Z2
-	PREFETCHT0   4096(R8)
+	PREFETCHT1   16384(R8)
 	VBROADCASTSS (R9), Z3
 	VFMADD231PS  Z3, Z2, Z0
 	VBROADCASTSS (R9)(BX*1), Z3
@@ -673,45 +683,45 @@ TEXT ·dotAtF322AVX512(SB), NOSPLIT, $0-80
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x0000000c
+	CMPQ    AX, $0x00000014
 	JL      near
-	MOVLQSX 32(DI), R8
+	MOVLQSX 64(DI), R8
 	IMULQ   DX, R8
 	ADDQ    CX, R8
 	LEAQ    (R8)(DX*1), R9
 
 key0:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key0
-	MOVLQSX    36(DI), R8
+	MOVLQSX    68(DI), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	LEAQ       (R8)(DX*1), R9
 
 key1:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key1
-	MOVLQSX    40(DI), R8
+	MOVLQSX    72(DI), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	LEAQ       (R8)(DX*1), R9
 
 key2:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key2
-	MOVLQSX    44(DI), R8
+	MOVLQSX    76(DI), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	LEAQ       (R8)(DX*1), R9
 
 key3:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key3
@@ -728,7 +738,7 @@ near:
 	LEAQ    (R9)(DX*1), R10
 
 value0:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        value0
@@ -738,7 +748,7 @@ value0:
 	LEAQ       (R9)(DX*1), R10
 
 value1:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        value1
@@ -748,7 +758,7 @@ value1:
 	LEAQ       (R9)(DX*1), R10
 
 value2:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        value2
@@ -758,7 +768,7 @@ value2:
 	LEAQ       (R9)(DX*1), R8
 
 value3:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R8
 	JCS        value3
@@ -986,31 +996,32 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotF323AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotF323AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
-TEXT ·dotF323AVX512(SB), NOSPLIT, $0-64
+TEXT ·dotF323AVX512(SB), NOSPLIT, $0-72
 	MOVQ rows+8(FP), AX
-	MOVQ k+16(FP), CX
-	MOVQ ldk+24(FP), DX
-	MOVQ out+48(FP), BX
-	MOVQ ldq+40(FP), SI
+	MOVQ k+24(FP), CX
+	MOVQ ldk+32(FP), DX
+	MOVQ out+56(FP), BX
+	MOVQ ldq+48(FP), SI
+	MOVQ ahead+16(FP), DI
 	SHLQ $0x02, DX
 	SHLQ $0x02, SI
 
 rows:
-	MOVQ    CX, DI
-	LEAQ    (DI)(DX*1), R9
-	MOVQ    DI, R8
-	CMPQ    AX, $0x00000001
-	CMOVQGT R9, R8
+	MOVQ    CX, R8
 	LEAQ    (R8)(DX*1), R10
 	MOVQ    R8, R9
-	CMPQ    AX, $0x00000002
+	CMPQ    AX, $0x00000001
 	CMOVQGT R10, R9
 	LEAQ    (R9)(DX*1), R11
 	MOVQ    R9, R10
-	CMPQ    AX, $0x00000003
+	CMPQ    AX, $0x00000002
 	CMOVQGT R11, R10
+	LEAQ    (R10)(DX*1), R12
+	MOVQ    R10, R11
+	CMPQ    AX, $0x00000003
+	CMOVQGT R12, R11
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
 	VPXORD  Z2, Z2, Z2
@@ -1023,43 +1034,47 @@ rows:
 	VPXORD  Z9, Z9, Z9
 	VPXORD  Z10, Z10, Z10
 	VPXORD  Z11, Z11, Z11
-	MOVQ    width+0(FP), R11
-	MOVQ    q+32(FP), R12
+	MOVQ    width+0(FP), R12
+	MOVQ    q+40(FP), R13
 
 width:
-	VMOVUPS       (DI), Z12
-	PREFETCHT0    4096(DI)
-	ADDQ          $0x00000040, DI
-	VMOVUPS       (R8), Z13
-	PREFETCHT0    4096(R8)
+	VMOVUPS       (R8), Z12
+	PREFETCHT1    16384(R8)
+	PREFETCHT1    (R8)(DI*1)
 	ADDQ          $0x00000040, R8
-	VMOVUPS       (R9), Z14
-	PREFETCHT0    4096(R9)
+	VMOVUPS       (R9), Z13
+	PREFETCHT1    16384(R9)
+	PREFETCHT1    (R9)(DI*1)
 	ADDQ          $0x00000040, R9
-	VMOVUPS       (R10), Z15
-	PREFETCHT0    4096(R10)
+	VMOVUPS       (R10), Z14
+	PREFETCHT1    16384(R10)
+	PREFETCHT1    (R10)(DI*1)
 	ADDQ          $0x00000040, R10
-	VMOVUPS       (R12), Z16
+	VMOVUPS       (R11), Z15
+	PREFETCHT1    16384(R11)
+	PREFETCHT1    (R11)(DI*1)
+	ADDQ          $0x00000040, R11
+	VMOVUPS       (R13), Z16
 	VFMADD231PS   Z16, Z12, Z0
 	VFMADD231PS   Z16, Z13, Z1
 	VFMADD231PS   Z16, Z14, Z2
 	VFMADD231PS   Z16, Z15, Z3
-	VMOVUPS       (R12)(SI*1), Z16
+	VMOVUPS       (R13)(SI*1), Z16
 	VFMADD231PS   Z16, Z12, Z4
 	VFMADD231PS   Z16, Z13, Z5
 	VFMADD231PS   Z16, Z14, Z6
 	VFMADD231PS   Z16, Z15, Z7
-	VMOVUPS       (R12)(SI*2), Z16
+	VMOVUPS       (R13)(SI*2), Z16
 	VFMADD231PS   Z16, Z12, Z8
 	VFMADD231PS   Z16, Z13, Z9
 	VFMADD231PS   Z16, Z14, Z10
 	VFMADD231PS   Z16, Z15, Z11
-	ADDQ          $0x00000040, R12
-	SUBQ          $0x00000010, R11
+	ADDQ          $0x00000040, R13
+	SUBQ          $0x00000010, R12
 	JG            width
-	MOVQ          ldo+56(FP), R8
-	MOVQ          BX, DI
-	SHLQ          $0x02, R8
+	MOVQ          ldo+64(FP), R9
+	MOVQ          BX, R8
+	SHLQ          $0x02, R9
 	VUNPCKLPS     Z1, Z0, Z12
 	VUNPCKHPS     Z1, Z0, Z14
 	VADDPS        Z14, Z12, Z12
@@ -1073,8 +1088,8 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (DI)
-	ADDQ          R8, DI
+	VMOVUPS       X13, (R8)
+	ADDQ          R9, R8
 	VUNPCKLPS     Z5, Z4, Z12
 	VUNPCKHPS     Z5, Z4, Z14
 	VADDPS        Z14, Z12, Z12
@@ -1088,8 +1103,8 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (DI)
-	ADDQ          R8, DI
+	VMOVUPS       X13, (R8)
+	ADDQ          R9, R8
 	VUNPCKLPS     Z9, Z8, Z12
 	VUNPCKHPS     Z9, Z8, Z14
 	VADDPS        Z14, Z12, Z12
@@ -1103,7 +1118,7 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (DI)
+	VMOVUPS       X13, (R8)
 	ADDQ          $0x00000010, BX
 	LEAQ          (CX)(DX*4), CX
 	SUBQ          $0x00000004, AX
@@ -1151,10 +1166,10 @@ chunk4rows:
 	VMOVUPS      64(R8), Z13
 	VMOVUPS      128(R8), Z14
 	VMOVUPS      192(R8), Z15
-	PREFETCHT0   4096(R8)
-	PREFETCHT0   4160(R8)
-	PREFETCHT0   4224(R8)
-	PREFETCHT0   4288(R8)
+	PREFETCHT1   16384(R8)
+	PREFETCHT1   16448(R8)
+	PREFETCHT1   16512(R8)
+	PREFETCHT1   16576(R8)
 	VBROADCASTSS (R9), Z16
 	VFMADD231PS  Z16, Z12, Z0
 	VFMADD231PS  Z16, Z13, Z1
@@ -1214,7 +1229,7 @@ chunk1:
 
 chunk1rows:
 	VMOVUPS      (R8), Z3
-	PREFETCHT0   4096(R8)
+	PREFETCHT1   16384(R8)
 	VBROADCASTSS (R9), Z4
 	VFMADD231PS  Z4, Z3, Z0
 	VBROADCASTSS (R9)(BX*1), Z4
@@ -1255,45 +1270,45 @@ TEXT ·dotAtF323AVX512(SB), NOSPLIT, $0-80
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x0000000c
+	CMPQ    AX, $0x00000014
 	JL      near
-	MOVLQSX 32(DI), R8
+	MOVLQSX 64(DI), R8
 	IMULQ   DX, R8
 	ADDQ    CX, R8
 	LEAQ    (R8)(DX*1), R9
 
 key0:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key0
-	MOVLQSX    36(DI), R8
+	MOVLQSX    68(DI), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	LEAQ       (R8)(DX*1), R9
 
 key1:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key1
-	MOVLQSX    40(DI), R8
+	MOVLQSX    72(DI), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	LEAQ       (R8)(DX*1), R9
 
 key2:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key2
-	MOVLQSX    44(DI), R8
+	MOVLQSX    76(DI), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	LEAQ       (R8)(DX*1), R9
 
 key3:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key3
@@ -1310,7 +1325,7 @@ near:
 	LEAQ    (R9)(DX*1), R10
 
 value0:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        value0
@@ -1320,7 +1335,7 @@ value0:
 	LEAQ       (R9)(DX*1), R10
 
 value1:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        value1
@@ -1330,7 +1345,7 @@ value1:
 	LEAQ       (R9)(DX*1), R10
 
 value2:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        value2
@@ -1340,7 +1355,7 @@ value2:
 	LEAQ       (R9)(DX*1), R8
 
 value3:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R8
 	JCS        value3
@@ -1613,32 +1628,33 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotF324AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotF324AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
-TEXT ·dotF324AVX512(SB), NOSPLIT, $0-64
+TEXT ·dotF324AVX512(SB), NOSPLIT, $0-72
 	MOVQ rows+8(FP), AX
-	MOVQ k+16(FP), CX
-	MOVQ ldk+24(FP), DX
-	MOVQ out+48(FP), BX
-	MOVQ ldq+40(FP), SI
+	MOVQ k+24(FP), CX
+	MOVQ ldk+32(FP), DX
+	MOVQ out+56(FP), BX
+	MOVQ ldq+48(FP), SI
+	MOVQ ahead+16(FP), DI
 	SHLQ $0x02, DX
 	SHLQ $0x02, SI
-	LEAQ (SI)(SI*2), DI
+	LEAQ (SI)(SI*2), R8
 
 rows:
-	MOVQ    CX, R8
-	LEAQ    (R8)(DX*1), R10
-	MOVQ    R8, R9
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
+	MOVQ    CX, R9
 	LEAQ    (R9)(DX*1), R11
 	MOVQ    R9, R10
-	CMPQ    AX, $0x00000002
+	CMPQ    AX, $0x00000001
 	CMOVQGT R11, R10
 	LEAQ    (R10)(DX*1), R12
 	MOVQ    R10, R11
-	CMPQ    AX, $0x00000003
+	CMPQ    AX, $0x00000002
 	CMOVQGT R12, R11
+	LEAQ    (R11)(DX*1), R13
+	MOVQ    R11, R12
+	CMPQ    AX, $0x00000003
+	CMOVQGT R13, R12
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
 	VPXORD  Z2, Z2, Z2
@@ -1655,48 +1671,52 @@ rows:
 	VPXORD  Z13, Z13, Z13
 	VPXORD  Z14, Z14, Z14
 	VPXORD  Z15, Z15, Z15
-	MOVQ    width+0(FP), R12
-	MOVQ    q+32(FP), R13
+	MOVQ    width+0(FP), R13
+	MOVQ    q+40(FP), R14
 
 width:
-	VMOVUPS       (R8), Z16
-	PREFETCHT0    4096(R8)
-	ADDQ          $0x00000040, R8
-	VMOVUPS       (R9), Z17
-	PREFETCHT0    4096(R9)
+	VMOVUPS       (R9), Z16
+	PREFETCHT1    16384(R9)
+	PREFETCHT1    (R9)(DI*1)
 	ADDQ          $0x00000040, R9
-	VMOVUPS       (R10), Z18
-	PREFETCHT0    4096(R10)
+	VMOVUPS       (R10), Z17
+	PREFETCHT1    16384(R10)
+	PREFETCHT1    (R10)(DI*1)
 	ADDQ          $0x00000040, R10
-	VMOVUPS       (R11), Z19
-	PREFETCHT0    4096(R11)
+	VMOVUPS       (R11), Z18
+	PREFETCHT1    16384(R11)
+	PREFETCHT1    (R11)(DI*1)
 	ADDQ          $0x00000040, R11
-	VMOVUPS       (R13), Z20
+	VMOVUPS       (R12), Z19
+	PREFETCHT1    16384(R12)
+	PREFETCHT1    (R12)(DI*1)
+	ADDQ          $0x00000040, R12
+	VMOVUPS       (R14), Z20
 	VFMADD231PS   Z20, Z16, Z0
 	VFMADD231PS   Z20, Z17, Z1
 	VFMADD231PS   Z20, Z18, Z2
 	VFMADD231PS   Z20, Z19, Z3
-	VMOVUPS       (R13)(SI*1), Z20
+	VMOVUPS       (R14)(SI*1), Z20
 	VFMADD231PS   Z20, Z16, Z4
 	VFMADD231PS   Z20, Z17, Z5
 	VFMADD231PS   Z20, Z18, Z6
 	VFMADD231PS   Z20, Z19, Z7
-	VMOVUPS       (R13)(SI*2), Z20
+	VMOVUPS       (R14)(SI*2), Z20
 	VFMADD231PS   Z20, Z16, Z8
 	VFMADD231PS   Z20, Z17, Z9
 	VFMADD231PS   Z20, Z18, Z10
 	VFMADD231PS   Z20, Z19, Z11
-	VMOVUPS       (R13)(DI*1), Z20
+	VMOVUPS       (R14)(R8*1), Z20
 	VFMADD231PS   Z20, Z16, Z12
 	VFMADD231PS   Z20, Z17, Z13
 	VFMADD231PS   Z20, Z18, Z14
 	VFMADD231PS   Z20, Z19, Z15
-	ADDQ          $0x00000040, R13
-	SUBQ          $0x00000010, R12
+	ADDQ          $0x00000040, R14
+	SUBQ          $0x00000010, R13
 	JG            width
-	MOVQ          ldo+56(FP), R9
-	MOVQ          BX, R8
-	SHLQ          $0x02, R9
+	MOVQ          ldo+64(FP), R10
+	MOVQ          BX, R9
+	SHLQ          $0x02, R10
 	VUNPCKLPS     Z1, Z0, Z16
 	VUNPCKHPS     Z1, Z0, Z18
 	VADDPS        Z18, Z16, Z16
@@ -1710,8 +1730,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R8)
-	ADDQ          R9, R8
+	VMOVUPS       X17, (R9)
+	ADDQ          R10, R9
 	VUNPCKLPS     Z5, Z4, Z16
 	VUNPCKHPS     Z5, Z4, Z18
 	VADDPS        Z18, Z16, Z16
@@ -1725,8 +1745,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R8)
-	ADDQ          R9, R8
+	VMOVUPS       X17, (R9)
+	ADDQ          R10, R9
 	VUNPCKLPS     Z9, Z8, Z16
 	VUNPCKHPS     Z9, Z8, Z18
 	VADDPS        Z18, Z16, Z16
@@ -1740,8 +1760,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R8)
-	ADDQ          R9, R8
+	VMOVUPS       X17, (R9)
+	ADDQ          R10, R9
 	VUNPCKLPS     Z13, Z12, Z16
 	VUNPCKHPS     Z13, Z12, Z18
 	VADDPS        Z18, Z16, Z16
@@ -1755,7 +1775,7 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R8)
+	VMOVUPS       X17, (R9)
 	ADDQ          $0x00000010, BX
 	LEAQ          (CX)(DX*4), CX
 	SUBQ          $0x00000004, AX
@@ -1809,10 +1829,10 @@ chunk4rows:
 	VMOVUPS      64(R8), Z17
 	VMOVUPS      128(R8), Z18
 	VMOVUPS      192(R8), Z19
-	PREFETCHT0   4096(R8)
-	PREFETCHT0   4160(R8)
-	PREFETCHT0   4224(R8)
-	PREFETCHT0   4288(R8)
+	PREFETCHT1   16384(R8)
+	PREFETCHT1   16448(R8)
+	PREFETCHT1   16512(R8)
+	PREFETCHT1   16576(R8)
 	VBROADCASTSS (R9), Z20
 	VFMADD231PS  Z20, Z16, Z0
 	VFMADD231PS  Z20, Z17, Z1
@@ -1885,7 +1905,7 @@ chunk1:
 
 chunk1rows:
 	VMOVUPS      (R8), Z4
-	PREFETCHT0   4096(R8)
+	PREFETCHT1   16384(R8)
 	VBROADCASTSS (R9), Z5
 	VFMADD231PS  Z5, Z4, Z0
 	VBROADCASTSS (R9)(BX*1), Z5
@@ -1931,45 +1951,45 @@ TEXT ·dotAtF324AVX512(SB), NOSPLIT, $0-80
 	LEAQ (SI)(SI*2), R8
 
 rows:
-	CMPQ    AX, $0x0000000c
+	CMPQ    AX, $0x00000014
 	JL      near
-	MOVLQSX 32(DI), R9
+	MOVLQSX 64(DI), R9
 	IMULQ   DX, R9
 	ADDQ    CX, R9
 	LEAQ    (R9)(DX*1), R10
 
 key0:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        key0
-	MOVLQSX    36(DI), R9
+	MOVLQSX    68(DI), R9
 	IMULQ      DX, R9
 	ADDQ       CX, R9
 	LEAQ       (R9)(DX*1), R10
 
 key1:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        key1
-	MOVLQSX    40(DI), R9
+	MOVLQSX    72(DI), R9
 	IMULQ      DX, R9
 	ADDQ       CX, R9
 	LEAQ       (R9)(DX*1), R10
 
 key2:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        key2
-	MOVLQSX    44(DI), R9
+	MOVLQSX    76(DI), R9
 	IMULQ      DX, R9
 	ADDQ       CX, R9
 	LEAQ       (R9)(DX*1), R10
 
 key3:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        key3
@@ -1986,7 +2006,7 @@ near:
 	LEAQ    (R10)(DX*1), R11
 
 value0:
-	PREFETCHT0 (R10)
+	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
 	CMPQ       R10, R11
 	JCS        value0
@@ -1996,7 +2016,7 @@ value0:
 	LEAQ       (R10)(DX*1), R11
 
 value1:
-	PREFETCHT0 (R10)
+	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
 	CMPQ       R10, R11
 	JCS        value1
@@ -2006,7 +2026,7 @@ value1:
 	LEAQ       (R10)(DX*1), R11
 
 value2:
-	PREFETCHT0 (R10)
+	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
 	CMPQ       R10, R11
 	JCS        value2
@@ -2016,7 +2036,7 @@ value2:
 	LEAQ       (R10)(DX*1), R9
 
 value3:
-	PREFETCHT0 (R10)
+	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
 	CMPQ       R10, R9
 	JCS        value3
@@ -2336,66 +2356,71 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotBF161AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotBF161AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
-TEXT ·dotBF161AVX512(SB), NOSPLIT, $0-64
+TEXT ·dotBF161AVX512(SB), NOSPLIT, $0-72
 	MOVQ rows+8(FP), AX
-	MOVQ k+16(FP), CX
-	MOVQ ldk+24(FP), DX
-	MOVQ out+48(FP), BX
-	MOVQ ldq+40(FP), SI
+	MOVQ k+24(FP), CX
+	MOVQ ldk+32(FP), DX
+	MOVQ out+56(FP), BX
+	MOVQ ldq+48(FP), SI
+	MOVQ ahead+16(FP), DI
 	SHLQ $0x01, DX
 	SHLQ $0x02, SI
 
 rows:
 	MOVQ    CX, SI
-	LEAQ    (SI)(DX*1), R8
-	MOVQ    SI, DI
+	LEAQ    (SI)(DX*1), R9
+	MOVQ    SI, R8
 	CMPQ    AX, $0x00000001
-	CMOVQGT R8, DI
-	LEAQ    (DI)(DX*1), R9
-	MOVQ    DI, R8
-	CMPQ    AX, $0x00000002
 	CMOVQGT R9, R8
 	LEAQ    (R8)(DX*1), R10
 	MOVQ    R8, R9
-	CMPQ    AX, $0x00000003
+	CMPQ    AX, $0x00000002
 	CMOVQGT R10, R9
+	LEAQ    (R9)(DX*1), R11
+	MOVQ    R9, R10
+	CMPQ    AX, $0x00000003
+	CMOVQGT R11, R10
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
 	VPXORD  Z2, Z2, Z2
 	VPXORD  Z3, Z3, Z3
-	MOVQ    width+0(FP), R10
-	MOVQ    q+32(FP), R11
+	MOVQ    width+0(FP), R11
+	MOVQ    q+40(FP), R12
 
 width:
 	VPMOVZXWD     (SI), Z4
 	VPSLLD        $0x10, Z4, Z4
-	PREFETCHT0    4096(SI)
+	PREFETCHT1    16384(SI)
+	PREFETCHT1    (SI)(DI*1)
 	ADDQ          $0x00000020, SI
-	VPMOVZXWD     (DI), Z5
+	VPMOVZXWD     (R8), Z5
 	VPSLLD        $0x10, Z5, Z5
-	PREFETCHT0    4096(DI)
-	ADDQ          $0x00000020, DI
-	VPMOVZXWD     (R8), Z6
-	VPSLLD        $0x10, Z6, Z6
-	PREFETCHT0    4096(R8)
+	PREFETCHT1    16384(R8)
+	PREFETCHT1    (R8)(DI*1)
 	ADDQ          $0x00000020, R8
-	VPMOVZXWD     (R9), Z7
-	VPSLLD        $0x10, Z7, Z7
-	PREFETCHT0    4096(R9)
+	VPMOVZXWD     (R9), Z6
+	VPSLLD        $0x10, Z6, Z6
+	PREFETCHT1    16384(R9)
+	PREFETCHT1    (R9)(DI*1)
 	ADDQ          $0x00000020, R9
-	VMOVUPS       (R11), Z8
+	VPMOVZXWD     (R10), Z7
+	VPSLLD        $0x10, Z7, Z7
+	PREFETCHT1    16384(R10)
+	PREFETCHT1    (R10)(DI*1)
+	ADDQ          $0x00000020, R10
+	VMOVUPS       (R12), Z8
 	VFMADD231PS   Z8, Z4, Z0
 	VFMADD231PS   Z8, Z5, Z1
 	VFMADD231PS   Z8, Z6, Z2
 	VFMADD231PS   Z8, Z7, Z3
-	ADDQ          $0x00000040, R11
-	SUBQ          $0x00000010, R10
+	ADDQ          $0x00000040, R12
+	SUBQ          $0x00000010, R11
 	JG            width
-	MOVQ          ldo+56(FP), DI
+	MOVQ          ldo+64(FP), R8
 	MOVQ          BX, SI
-	SHLQ          $0x02, DI
+	SHLQ          $0x02, R8
 	VUNPCKLPS     Z1, Z0, Z4
 	VUNPCKHPS     Z1, Z0, Z6
 	VADDPS        Z6, Z4, Z4
@@ -2451,8 +2476,8 @@ chunk4rows:
 	VPSLLD       $0x10, Z6, Z6
 	VPMOVZXWD    96(DI), Z7
 	VPSLLD       $0x10, Z7, Z7
-	PREFETCHT0   4096(DI)
-	PREFETCHT0   4160(DI)
+	PREFETCHT1   16384(DI)
+	PREFETCHT1   16448(DI)
 	VBROADCASTSS (R8), Z8
 	VFMADD231PS  Z8, Z4, Z0
 	VFMADD231PS  Z8, Z5, Z1
@@ -2489,7 +2514,7 @@ chunk1:
 chunk1rows:
 	VPMOVZXWD    (DI), Z1
 	VPSLLD       $0x10, Z1, Z1
-	PREFETCHT0   4096(DI)
+	PREFETCHT1   16384(DI)
 	VBROADCASTSS (R8), Z2
 	VFMADD231PS  Z2, Z1, Z0
 	ADDQ         DX, DI
@@ -2522,45 +2547,45 @@ TEXT ·dotAtBF161AVX512(SB), NOSPLIT, $0-80
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x0000000c
+	CMPQ    AX, $0x00000014
 	JL      near
-	MOVLQSX 32(DI), SI
+	MOVLQSX 64(DI), SI
 	IMULQ   DX, SI
 	ADDQ    CX, SI
 	LEAQ    (SI)(DX*1), R8
 
 key0:
-	PREFETCHT0 (SI)
+	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
 	CMPQ       SI, R8
 	JCS        key0
-	MOVLQSX    36(DI), SI
+	MOVLQSX    68(DI), SI
 	IMULQ      DX, SI
 	ADDQ       CX, SI
 	LEAQ       (SI)(DX*1), R8
 
 key1:
-	PREFETCHT0 (SI)
+	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
 	CMPQ       SI, R8
 	JCS        key1
-	MOVLQSX    40(DI), SI
+	MOVLQSX    72(DI), SI
 	IMULQ      DX, SI
 	ADDQ       CX, SI
 	LEAQ       (SI)(DX*1), R8
 
 key2:
-	PREFETCHT0 (SI)
+	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
 	CMPQ       SI, R8
 	JCS        key2
-	MOVLQSX    44(DI), SI
+	MOVLQSX    76(DI), SI
 	IMULQ      DX, SI
 	ADDQ       CX, SI
 	LEAQ       (SI)(DX*1), R8
 
 key3:
-	PREFETCHT0 (SI)
+	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
 	CMPQ       SI, R8
 	JCS        key3
@@ -2577,7 +2602,7 @@ near:
 	LEAQ    (R8)(DX*1), R9
 
 value0:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        value0
@@ -2587,7 +2612,7 @@ value0:
 	LEAQ       (R8)(DX*1), R9
 
 value1:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        value1
@@ -2597,7 +2622,7 @@ value1:
 	LEAQ       (R8)(DX*1), R9
 
 value2:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        value2
@@ -2607,7 +2632,7 @@ value2:
 	LEAQ       (R8)(DX*1), SI
 
 value3:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, SI
 	JCS        value3
@@ -2797,31 +2822,32 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotBF162AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotBF162AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
-TEXT ·dotBF162AVX512(SB), NOSPLIT, $0-64
+TEXT ·dotBF162AVX512(SB), NOSPLIT, $0-72
 	MOVQ rows+8(FP), AX
-	MOVQ k+16(FP), CX
-	MOVQ ldk+24(FP), DX
-	MOVQ out+48(FP), BX
-	MOVQ ldq+40(FP), SI
+	MOVQ k+24(FP), CX
+	MOVQ ldk+32(FP), DX
+	MOVQ out+56(FP), BX
+	MOVQ ldq+48(FP), SI
+	MOVQ ahead+16(FP), DI
 	SHLQ $0x01, DX
 	SHLQ $0x02, SI
 
 rows:
-	MOVQ    CX, DI
-	LEAQ    (DI)(DX*1), R9
-	MOVQ    DI, R8
-	CMPQ    AX, $0x00000001
-	CMOVQGT R9, R8
+	MOVQ    CX, R8
 	LEAQ    (R8)(DX*1), R10
 	MOVQ    R8, R9
-	CMPQ    AX, $0x00000002
+	CMPQ    AX, $0x00000001
 	CMOVQGT R10, R9
 	LEAQ    (R9)(DX*1), R11
 	MOVQ    R9, R10
-	CMPQ    AX, $0x00000003
+	CMPQ    AX, $0x00000002
 	CMOVQGT R11, R10
+	LEAQ    (R10)(DX*1), R12
+	MOVQ    R10, R11
+	CMPQ    AX, $0x00000003
+	CMOVQGT R12, R11
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
 	VPXORD  Z2, Z2, Z2
@@ -2830,42 +2856,46 @@ rows:
 	VPXORD  Z5, Z5, Z5
 	VPXORD  Z6, Z6, Z6
 	VPXORD  Z7, Z7, Z7
-	MOVQ    width+0(FP), R11
-	MOVQ    q+32(FP), R12
+	MOVQ    width+0(FP), R12
+	MOVQ    q+40(FP), R13
 
 width:
-	VPMOVZXWD     (DI), Z8
+	VPMOVZXWD     (R8), Z8
 	VPSLLD        $0x10, Z8, Z8
-	PREFETCHT0    4096(DI)
-	ADDQ          $0x00000020, DI
-	VPMOVZXWD     (R8), Z9
-	VPSLLD        $0x10, Z9, Z9
-	PREFETCHT0    4096(R8)
+	PREFETCHT1    16384(R8)
+	PREFETCHT1    (R8)(DI*1)
 	ADDQ          $0x00000020, R8
-	VPMOVZXWD     (R9), Z10
-	VPSLLD        $0x10, Z10, Z10
-	PREFETCHT0    4096(R9)
+	VPMOVZXWD     (R9), Z9
+	VPSLLD        $0x10, Z9, Z9
+	PREFETCHT1    16384(R9)
+	PREFETCHT1    (R9)(DI*1)
 	ADDQ          $0x00000020, R9
-	VPMOVZXWD     (R10), Z11
-	VPSLLD        $0x10, Z11, Z11
-	PREFETCHT0    4096(R10)
+	VPMOVZXWD     (R10), Z10
+	VPSLLD        $0x10, Z10, Z10
+	PREFETCHT1    16384(R10)
+	PREFETCHT1    (R10)(DI*1)
 	ADDQ          $0x00000020, R10
-	VMOVUPS       (R12), Z12
+	VPMOVZXWD     (R11), Z11
+	VPSLLD        $0x10, Z11, Z11
+	PREFETCHT1    16384(R11)
+	PREFETCHT1    (R11)(DI*1)
+	ADDQ          $0x00000020, R11
+	VMOVUPS       (R13), Z12
 	VFMADD231PS   Z12, Z8, Z0
 	VFMADD231PS   Z12, Z9, Z1
 	VFMADD231PS   Z12, Z10, Z2
 	VFMADD231PS   Z12, Z11, Z3
-	VMOVUPS       (R12)(SI*1), Z12
+	VMOVUPS       (R13)(SI*1), Z12
 	VFMADD231PS   Z12, Z8, Z4
 	VFMADD231PS   Z12, Z9, Z5
 	VFMADD231PS   Z12, Z10, Z6
 	VFMADD231PS   Z12, Z11, Z7
-	ADDQ          $0x00000040, R12
-	SUBQ          $0x00000010, R11
+	ADDQ          $0x00000040, R13
+	SUBQ          $0x00000010, R12
 	JG            width
-	MOVQ          ldo+56(FP), R8
-	MOVQ          BX, DI
-	SHLQ          $0x02, R8
+	MOVQ          ldo+64(FP), R9
+	MOVQ          BX, R8
+	SHLQ          $0x02, R9
 	VUNPCKLPS     Z1, Z0, Z8
 	VUNPCKHPS     Z1, Z0, Z10
 	VADDPS        Z10, Z8, Z8
@@ -2879,8 +2909,8 @@ width:
 	VADDPS        Y8, Y10, Y8
 	VEXTRACTF32X4 $0x01, Y8, X9
 	VADDPS        X9, X8, X9
-	VMOVUPS       X9, (DI)
-	ADDQ          R8, DI
+	VMOVUPS       X9, (R8)
+	ADDQ          R9, R8
 	VUNPCKLPS     Z5, Z4, Z8
 	VUNPCKHPS     Z5, Z4, Z10
 	VADDPS        Z10, Z8, Z8
@@ -2894,7 +2924,7 @@ width:
 	VADDPS        Y8, Y10, Y8
 	VEXTRACTF32X4 $0x01, Y8, X9
 	VADDPS        X9, X8, X9
-	VMOVUPS       X9, (DI)
+	VMOVUPS       X9, (R8)
 	ADDQ          $0x00000010, BX
 	LEAQ          (CX)(DX*4), CX
 	SUBQ          $0x00000004, AX
@@ -2941,8 +2971,8 @@ chunk4rows:
 	VPSLLD       $0x10, Z10, Z10
 	VPMOVZXWD    96(R8), Z11
 	VPSLLD       $0x10, Z11, Z11
-	PREFETCHT0   4096(R8)
-	PREFETCHT0   4160(R8)
+	PREFETCHT1   16384(R8)
+	PREFETCHT1   16448(R8)
 	VBROADCASTSS (R9), Z12
 	VFMADD231PS  Z12, Z8, Z0
 	VFMADD231PS  Z12, Z9, Z1
@@ -2991,7 +3021,7 @@ chunk1:
 chunk1rows:
 	VPMOVZXWD    (R8), Z2
 	VPSLLD       $0x10, Z2, Z2
-	PREFETCHT0   4096(R8)
+	PREFETCHT1   16384(R8)
 	VBROADCASTSS (R9), Z3
 	VFMADD231PS  Z3, Z2, Z0
 	VBROADCASTSS (R9)(BX*1), Z3
@@ -3028,45 +3058,45 @@ TEXT ·dotAtBF162AVX512(SB), NOSPLIT, $0-80
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x0000000c
+	CMPQ    AX, $0x00000014
 	JL      near
-	MOVLQSX 32(DI), R8
+	MOVLQSX 64(DI), R8
 	IMULQ   DX, R8
 	ADDQ    CX, R8
 	LEAQ    (R8)(DX*1), R9
 
 key0:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key0
-	MOVLQSX    36(DI), R8
+	MOVLQSX    68(DI), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	LEAQ       (R8)(DX*1), R9
 
 key1:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key1
-	MOVLQSX    40(DI), R8
+	MOVLQSX    72(DI), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	LEAQ       (R8)(DX*1), R9
 
 key2:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key2
-	MOVLQSX    44(DI), R8
+	MOVLQSX    76(DI), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	LEAQ       (R8)(DX*1), R9
 
 key3:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key3
@@ -3083,7 +3113,7 @@ near:
 	LEAQ    (R9)(DX*1), R10
 
 value0:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        value0
@@ -3093,7 +3123,7 @@ value0:
 	LEAQ       (R9)(DX*1), R10
 
 value1:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        value1
@@ -3103,7 +3133,7 @@ value1:
 	LEAQ       (R9)(DX*1), R10
 
 value2:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        value2
@@ -3113,7 +3143,7 @@ value2:
 	LEAQ       (R9)(DX*1), R8
 
 value3:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R8
 	JCS        value3
@@ -3348,31 +3378,32 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotBF163AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotBF163AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
-TEXT ·dotBF163AVX512(SB), NOSPLIT, $0-64
+TEXT ·dotBF163AVX512(SB), NOSPLIT, $0-72
 	MOVQ rows+8(FP), AX
-	MOVQ k+16(FP), CX
-	MOVQ ldk+24(FP), DX
-	MOVQ out+48(FP), BX
-	MOVQ ldq+40(FP), SI
+	MOVQ k+24(FP), CX
+	MOVQ ldk+32(FP), DX
+	MOVQ out+56(FP), BX
+	MOVQ ldq+48(FP), SI
+	MOVQ ahead+16(FP), DI
 	SHLQ $0x01, DX
 	SHLQ $0x02, SI
 
 rows:
-	MOVQ    CX, DI
-	LEAQ    (DI)(DX*1), R9
-	MOVQ    DI, R8
-	CMPQ    AX, $0x00000001
-	CMOVQGT R9, R8
+	MOVQ    CX, R8
 	LEAQ    (R8)(DX*1), R10
 	MOVQ    R8, R9
-	CMPQ    AX, $0x00000002
+	CMPQ    AX, $0x00000001
 	CMOVQGT R10, R9
 	LEAQ    (R9)(DX*1), R11
 	MOVQ    R9, R10
-	CMPQ    AX, $0x00000003
+	CMPQ    AX, $0x00000002
 	CMOVQGT R11, R10
+	LEAQ    (R10)(DX*1), R12
+	MOVQ    R10, R11
+	CMPQ    AX, $0x00000003
+	CMOVQGT R12, R11
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
 	VPXORD  Z2, Z2, Z2
@@ -3385,47 +3416,51 @@ rows:
 	VPXORD  Z9, Z9, Z9
 	VPXORD  Z10, Z10, Z10
 	VPXORD  Z11, Z11, Z11
-	MOVQ    width+0(FP), R11
-	MOVQ    q+32(FP), R12
+	MOVQ    width+0(FP), R12
+	MOVQ    q+40(FP), R13
 
 width:
-	VPMOVZXWD     (DI), Z12
+	VPMOVZXWD     (R8), Z12
 	VPSLLD        $0x10, Z12, Z12
-	PREFETCHT0    4096(DI)
-	ADDQ          $0x00000020, DI
-	VPMOVZXWD     (R8), Z13
-	VPSLLD        $0x10, Z13, Z13
-	PREFETCHT0    4096(R8)
+	PREFETCHT1    16384(R8)
+	PREFETCHT1    (R8)(DI*1)
 	ADDQ          $0x00000020, R8
-	VPMOVZXWD     (R9), Z14
-	VPSLLD        $0x10, Z14, Z14
-	PREFETCHT0    4096(R9)
+	VPMOVZXWD     (R9), Z13
+	VPSLLD        $0x10, Z13, Z13
+	PREFETCHT1    16384(R9)
+	PREFETCHT1    (R9)(DI*1)
 	ADDQ          $0x00000020, R9
-	VPMOVZXWD     (R10), Z15
-	VPSLLD        $0x10, Z15, Z15
-	PREFETCHT0    4096(R10)
+	VPMOVZXWD     (R10), Z14
+	VPSLLD        $0x10, Z14, Z14
+	PREFETCHT1    16384(R10)
+	PREFETCHT1    (R10)(DI*1)
 	ADDQ          $0x00000020, R10
-	VMOVUPS       (R12), Z16
+	VPMOVZXWD     (R11), Z15
+	VPSLLD        $0x10, Z15, Z15
+	PREFETCHT1    16384(R11)
+	PREFETCHT1    (R11)(DI*1)
+	ADDQ          $0x00000020, R11
+	VMOVUPS       (R13), Z16
 	VFMADD231PS   Z16, Z12, Z0
 	VFMADD231PS   Z16, Z13, Z1
 	VFMADD231PS   Z16, Z14, Z2
 	VFMADD231PS   Z16, Z15, Z3
-	VMOVUPS       (R12)(SI*1), Z16
+	VMOVUPS       (R13)(SI*1), Z16
 	VFMADD231PS   Z16, Z12, Z4
 	VFMADD231PS   Z16, Z13, Z5
 	VFMADD231PS   Z16, Z14, Z6
 	VFMADD231PS   Z16, Z15, Z7
-	VMOVUPS       (R12)(SI*2), Z16
+	VMOVUPS       (R13)(SI*2), Z16
 	VFMADD231PS   Z16, Z12, Z8
 	VFMADD231PS   Z16, Z13, Z9
 	VFMADD231PS   Z16, Z14, Z10
 	VFMADD231PS   Z16, Z15, Z11
-	ADDQ          $0x00000040, R12
-	SUBQ          $0x00000010, R11
+	ADDQ          $0x00000040, R13
+	SUBQ          $0x00000010, R12
 	JG            width
-	MOVQ          ldo+56(FP), R8
-	MOVQ          BX, DI
-	SHLQ          $0x02, R8
+	MOVQ          ldo+64(FP), R9
+	MOVQ          BX, R8
+	SHLQ          $0x02, R9
 	VUNPCKLPS     Z1, Z0, Z12
 	VUNPCKHPS     Z1, Z0, Z14
 	VADDPS        Z14, Z12, Z12
@@ -3439,8 +3474,8 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (DI)
-	ADDQ          R8, DI
+	VMOVUPS       X13, (R8)
+	ADDQ          R9, R8
 	VUNPCKLPS     Z5, Z4, Z12
 	VUNPCKHPS     Z5, Z4, Z14
 	VADDPS        Z14, Z12, Z12
@@ -3454,8 +3489,8 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (DI)
-	ADDQ          R8, DI
+	VMOVUPS       X13, (R8)
+	ADDQ          R9, R8
 	VUNPCKLPS     Z9, Z8, Z12
 	VUNPCKHPS     Z9, Z8, Z14
 	VADDPS        Z14, Z12, Z12
@@ -3469,7 +3504,7 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (DI)
+	VMOVUPS       X13, (R8)
 	ADDQ          $0x00000010, BX
 	LEAQ          (CX)(DX*4), CX
 	SUBQ          $0x00000004, AX
@@ -3521,8 +3556,8 @@ chunk4rows:
 	VPSLLD       $0x10, Z14, Z14
 	VPMOVZXWD    96(R8), Z15
 	VPSLLD       $0x10, Z15, Z15
-	PREFETCHT0   4096(R8)
-	PREFETCHT0   4160(R8)
+	PREFETCHT1   16384(R8)
+	PREFETCHT1   16448(R8)
 	VBROADCASTSS (R9), Z16
 	VFMADD231PS  Z16, Z12, Z0
 	VFMADD231PS  Z16, Z13, Z1
@@ -3583,7 +3618,7 @@ chunk1:
 chunk1rows:
 	VPMOVZXWD    (R8), Z3
 	VPSLLD       $0x10, Z3, Z3
-	PREFETCHT0   4096(R8)
+	PREFETCHT1   16384(R8)
 	VBROADCASTSS (R9), Z4
 	VFMADD231PS  Z4, Z3, Z0
 	VBROADCASTSS (R9)(BX*1), Z4
@@ -3624,45 +3659,45 @@ TEXT ·dotAtBF163AVX512(SB), NOSPLIT, $0-80
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x0000000c
+	CMPQ    AX, $0x00000014
 	JL      near
-	MOVLQSX 32(DI), R8
+	MOVLQSX 64(DI), R8
 	IMULQ   DX, R8
 	ADDQ    CX, R8
 	LEAQ    (R8)(DX*1), R9
 
 key0:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key0
-	MOVLQSX    36(DI), R8
+	MOVLQSX    68(DI), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	LEAQ       (R8)(DX*1), R9
 
 key1:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key1
-	MOVLQSX    40(DI), R8
+	MOVLQSX    72(DI), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	LEAQ       (R8)(DX*1), R9
 
 key2:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key2
-	MOVLQSX    44(DI), R8
+	MOVLQSX    76(DI), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	LEAQ       (R8)(DX*1), R9
 
 key3:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key3
@@ -3679,7 +3714,7 @@ near:
 	LEAQ    (R9)(DX*1), R10
 
 value0:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        value0
@@ -3689,7 +3724,7 @@ value0:
 	LEAQ       (R9)(DX*1), R10
 
 value1:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        value1
@@ -3699,7 +3734,7 @@ value1:
 	LEAQ       (R9)(DX*1), R10
 
 value2:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        value2
@@ -3709,7 +3744,7 @@ value2:
 	LEAQ       (R9)(DX*1), R8
 
 value3:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R8
 	JCS        value3
@@ -3989,32 +4024,33 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotBF164AVX512(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotBF164AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
-TEXT ·dotBF164AVX512(SB), NOSPLIT, $0-64
+TEXT ·dotBF164AVX512(SB), NOSPLIT, $0-72
 	MOVQ rows+8(FP), AX
-	MOVQ k+16(FP), CX
-	MOVQ ldk+24(FP), DX
-	MOVQ out+48(FP), BX
-	MOVQ ldq+40(FP), SI
+	MOVQ k+24(FP), CX
+	MOVQ ldk+32(FP), DX
+	MOVQ out+56(FP), BX
+	MOVQ ldq+48(FP), SI
+	MOVQ ahead+16(FP), DI
 	SHLQ $0x01, DX
 	SHLQ $0x02, SI
-	LEAQ (SI)(SI*2), DI
+	LEAQ (SI)(SI*2), R8
 
 rows:
-	MOVQ    CX, R8
-	LEAQ    (R8)(DX*1), R10
-	MOVQ    R8, R9
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
+	MOVQ    CX, R9
 	LEAQ    (R9)(DX*1), R11
 	MOVQ    R9, R10
-	CMPQ    AX, $0x00000002
+	CMPQ    AX, $0x00000001
 	CMOVQGT R11, R10
 	LEAQ    (R10)(DX*1), R12
 	MOVQ    R10, R11
-	CMPQ    AX, $0x00000003
+	CMPQ    AX, $0x00000002
 	CMOVQGT R12, R11
+	LEAQ    (R11)(DX*1), R13
+	MOVQ    R11, R12
+	CMPQ    AX, $0x00000003
+	CMOVQGT R13, R12
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
 	VPXORD  Z2, Z2, Z2
@@ -4031,52 +4067,56 @@ rows:
 	VPXORD  Z13, Z13, Z13
 	VPXORD  Z14, Z14, Z14
 	VPXORD  Z15, Z15, Z15
-	MOVQ    width+0(FP), R12
-	MOVQ    q+32(FP), R13
+	MOVQ    width+0(FP), R13
+	MOVQ    q+40(FP), R14
 
 width:
-	VPMOVZXWD     (R8), Z16
+	VPMOVZXWD     (R9), Z16
 	VPSLLD        $0x10, Z16, Z16
-	PREFETCHT0    4096(R8)
-	ADDQ          $0x00000020, R8
-	VPMOVZXWD     (R9), Z17
-	VPSLLD        $0x10, Z17, Z17
-	PREFETCHT0    4096(R9)
+	PREFETCHT1    16384(R9)
+	PREFETCHT1    (R9)(DI*1)
 	ADDQ          $0x00000020, R9
-	VPMOVZXWD     (R10), Z18
-	VPSLLD        $0x10, Z18, Z18
-	PREFETCHT0    4096(R10)
+	VPMOVZXWD     (R10), Z17
+	VPSLLD        $0x10, Z17, Z17
+	PREFETCHT1    16384(R10)
+	PREFETCHT1    (R10)(DI*1)
 	ADDQ          $0x00000020, R10
-	VPMOVZXWD     (R11), Z19
-	VPSLLD        $0x10, Z19, Z19
-	PREFETCHT0    4096(R11)
+	VPMOVZXWD     (R11), Z18
+	VPSLLD        $0x10, Z18, Z18
+	PREFETCHT1    16384(R11)
+	PREFETCHT1    (R11)(DI*1)
 	ADDQ          $0x00000020, R11
-	VMOVUPS       (R13), Z20
+	VPMOVZXWD     (R12), Z19
+	VPSLLD        $0x10, Z19, Z19
+	PREFETCHT1    16384(R12)
+	PREFETCHT1    (R12)(DI*1)
+	ADDQ          $0x00000020, R12
+	VMOVUPS       (R14), Z20
 	VFMADD231PS   Z20, Z16, Z0
 	VFMADD231PS   Z20, Z17, Z1
 	VFMADD231PS   Z20, Z18, Z2
 	VFMADD231PS   Z20, Z19, Z3
-	VMOVUPS       (R13)(SI*1), Z20
+	VMOVUPS       (R14)(SI*1), Z20
 	VFMADD231PS   Z20, Z16, Z4
 	VFMADD231PS   Z20, Z17, Z5
 	VFMADD231PS   Z20, Z18, Z6
 	VFMADD231PS   Z20, Z19, Z7
-	VMOVUPS       (R13)(SI*2), Z20
+	VMOVUPS       (R14)(SI*2), Z20
 	VFMADD231PS   Z20, Z16, Z8
 	VFMADD231PS   Z20, Z17, Z9
 	VFMADD231PS   Z20, Z18, Z10
 	VFMADD231PS   Z20, Z19, Z11
-	VMOVUPS       (R13)(DI*1), Z20
+	VMOVUPS       (R14)(R8*1), Z20
 	VFMADD231PS   Z20, Z16, Z12
 	VFMADD231PS   Z20, Z17, Z13
 	VFMADD231PS   Z20, Z18, Z14
 	VFMADD231PS   Z20, Z19, Z15
-	ADDQ          $0x00000040, R13
-	SUBQ          $0x00000010, R12
+	ADDQ          $0x00000040, R14
+	SUBQ          $0x00000010, R13
 	JG            width
-	MOVQ          ldo+56(FP), R9
-	MOVQ          BX, R8
-	SHLQ          $0x02, R9
+	MOVQ          ldo+64(FP), R10
+	MOVQ          BX, R9
+	SHLQ          $0x02, R10
 	VUNPCKLPS     Z1, Z0, Z16
 	VUNPCKHPS     Z1, Z0, Z18
 	VADDPS        Z18, Z16, Z16
@@ -4090,8 +4130,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R8)
-	ADDQ          R9, R8
+	VMOVUPS       X17, (R9)
+	ADDQ          R10, R9
 	VUNPCKLPS     Z5, Z4, Z16
 	VUNPCKHPS     Z5, Z4, Z18
 	VADDPS        Z18, Z16, Z16
@@ -4105,8 +4145,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R8)
-	ADDQ          R9, R8
+	VMOVUPS       X17, (R9)
+	ADDQ          R10, R9
 	VUNPCKLPS     Z9, Z8, Z16
 	VUNPCKHPS     Z9, Z8, Z18
 	VADDPS        Z18, Z16, Z16
@@ -4120,8 +4160,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R8)
-	ADDQ          R9, R8
+	VMOVUPS       X17, (R9)
+	ADDQ          R10, R9
 	VUNPCKLPS     Z13, Z12, Z16
 	VUNPCKHPS     Z13, Z12, Z18
 	VADDPS        Z18, Z16, Z16
@@ -4135,7 +4175,7 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R8)
+	VMOVUPS       X17, (R9)
 	ADDQ          $0x00000010, BX
 	LEAQ          (CX)(DX*4), CX
 	SUBQ          $0x00000004, AX
@@ -4193,8 +4233,8 @@ chunk4rows:
 	VPSLLD       $0x10, Z18, Z18
 	VPMOVZXWD    96(R8), Z19
 	VPSLLD       $0x10, Z19, Z19
-	PREFETCHT0   4096(R8)
-	PREFETCHT0   4160(R8)
+	PREFETCHT1   16384(R8)
+	PREFETCHT1   16448(R8)
 	VBROADCASTSS (R9), Z20
 	VFMADD231PS  Z20, Z16, Z0
 	VFMADD231PS  Z20, Z17, Z1
@@ -4268,7 +4308,7 @@ chunk1:
 chunk1rows:
 	VPMOVZXWD    (R8), Z4
 	VPSLLD       $0x10, Z4, Z4
-	PREFETCHT0   4096(R8)
+	PREFETCHT1   16384(R8)
 	VBROADCASTSS (R9), Z5
 	VFMADD231PS  Z5, Z4, Z0
 	VBROADCASTSS (R9)(BX*1), Z5
@@ -4314,45 +4354,45 @@ TEXT ·dotAtBF164AVX512(SB), NOSPLIT, $0-80
 	LEAQ (SI)(SI*2), R8
 
 rows:
-	CMPQ    AX, $0x0000000c
+	CMPQ    AX, $0x00000014
 	JL      near
-	MOVLQSX 32(DI), R9
+	MOVLQSX 64(DI), R9
 	IMULQ   DX, R9
 	ADDQ    CX, R9
 	LEAQ    (R9)(DX*1), R10
 
 key0:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        key0
-	MOVLQSX    36(DI), R9
+	MOVLQSX    68(DI), R9
 	IMULQ      DX, R9
 	ADDQ       CX, R9
 	LEAQ       (R9)(DX*1), R10
 
 key1:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        key1
-	MOVLQSX    40(DI), R9
+	MOVLQSX    72(DI), R9
 	IMULQ      DX, R9
 	ADDQ       CX, R9
 	LEAQ       (R9)(DX*1), R10
 
 key2:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        key2
-	MOVLQSX    44(DI), R9
+	MOVLQSX    76(DI), R9
 	IMULQ      DX, R9
 	ADDQ       CX, R9
 	LEAQ       (R9)(DX*1), R10
 
 key3:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        key3
@@ -4369,7 +4409,7 @@ near:
 	LEAQ    (R10)(DX*1), R11
 
 value0:
-	PREFETCHT0 (R10)
+	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
 	CMPQ       R10, R11
 	JCS        value0
@@ -4379,7 +4419,7 @@ value0:
 	LEAQ       (R10)(DX*1), R11
 
 value1:
-	PREFETCHT0 (R10)
+	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
 	CMPQ       R10, R11
 	JCS        value1
@@ -4389,7 +4429,7 @@ value1:
 	LEAQ       (R10)(DX*1), R11
 
 value2:
-	PREFETCHT0 (R10)
+	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
 	CMPQ       R10, R11
 	JCS        value2
@@ -4399,7 +4439,7 @@ value2:
 	LEAQ       (R10)(DX*1), R9
 
 value3:
-	PREFETCHT0 (R10)
+	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
 	CMPQ       R10, R9
 	JCS        value3
@@ -4726,44 +4766,47 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotF321AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotF321AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·dotF321AVX2(SB), NOSPLIT, $0-64
+TEXT ·dotF321AVX2(SB), NOSPLIT, $0-72
 	MOVQ rows+8(FP), AX
-	MOVQ k+16(FP), CX
-	MOVQ ldk+24(FP), DX
-	MOVQ out+48(FP), BX
-	MOVQ ldq+40(FP), SI
+	MOVQ k+24(FP), CX
+	MOVQ ldk+32(FP), DX
+	MOVQ out+56(FP), BX
+	MOVQ ldq+48(FP), SI
+	MOVQ ahead+16(FP), DI
 	SHLQ $0x02, DX
 	SHLQ $0x02, SI
 
 rows:
 	MOVQ    CX, SI
-	LEAQ    (SI)(DX*1), R8
-	MOVQ    SI, DI
+	LEAQ    (SI)(DX*1), R9
+	MOVQ    SI, R8
 	CMPQ    AX, $0x00000001
-	CMOVQGT R8, DI
+	CMOVQGT R9, R8
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
-	MOVQ    width+0(FP), R8
-	MOVQ    q+32(FP), R9
+	MOVQ    width+0(FP), R9
+	MOVQ    q+40(FP), R10
 
 width:
 	VMOVUPS      (SI), Y2
-	PREFETCHT0   4096(SI)
+	PREFETCHT1   16384(SI)
+	PREFETCHT1   (SI)(DI*1)
 	ADDQ         $0x00000020, SI
-	VMOVUPS      (DI), Y3
-	PREFETCHT0   4096(DI)
-	ADDQ         $0x00000020, DI
-	VMOVUPS      (R9), Y4
+	VMOVUPS      (R8), Y3
+	PREFETCHT1   16384(R8)
+	PREFETCHT1   (R8)(DI*1)
+	ADDQ         $0x00000020, R8
+	VMOVUPS      (R10), Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
-	ADDQ         $0x00000020, R9
-	SUBQ         $0x00000008, R8
+	ADDQ         $0x00000020, R10
+	SUBQ         $0x00000008, R9
 	JG           width
-	MOVQ         ldo+56(FP), DI
+	MOVQ         ldo+64(FP), R8
 	MOVQ         BX, SI
-	SHLQ         $0x02, DI
+	SHLQ         $0x02, R8
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
@@ -4802,7 +4845,7 @@ chunk2:
 chunk2rows:
 	VMOVUPS      (DI), Y2
 	VMOVUPS      32(DI), Y3
-	PREFETCHT0   4096(DI)
+	PREFETCHT1   16384(DI)
 	VBROADCASTSS (R8), Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
@@ -4834,7 +4877,7 @@ chunk1:
 
 chunk1rows:
 	VMOVUPS      (DI), Y1
-	PREFETCHT0   4096(DI)
+	PREFETCHT1   16384(DI)
 	VBROADCASTSS (R8), Y2
 	VFMADD231PS  Y2, Y1, Y0
 	ADDQ         DX, DI
@@ -4867,25 +4910,25 @@ TEXT ·dotAtF321AVX2(SB), NOSPLIT, $0-80
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x00000006
+	CMPQ    AX, $0x0000000a
 	JL      near
-	MOVLQSX 16(DI), SI
+	MOVLQSX 32(DI), SI
 	IMULQ   DX, SI
 	ADDQ    CX, SI
 	LEAQ    (SI)(DX*1), R8
 
 key0:
-	PREFETCHT0 (SI)
+	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
 	CMPQ       SI, R8
 	JCS        key0
-	MOVLQSX    20(DI), SI
+	MOVLQSX    36(DI), SI
 	IMULQ      DX, SI
 	ADDQ       CX, SI
 	LEAQ       (SI)(DX*1), R8
 
 key1:
-	PREFETCHT0 (SI)
+	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
 	CMPQ       SI, R8
 	JCS        key1
@@ -4902,7 +4945,7 @@ near:
 	LEAQ    (R8)(DX*1), R9
 
 value0:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        value0
@@ -4912,7 +4955,7 @@ value0:
 	LEAQ       (R8)(DX*1), SI
 
 value1:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, SI
 	JCS        value1
@@ -5044,60 +5087,63 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotF322AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotF322AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·dotF322AVX2(SB), NOSPLIT, $0-64
+TEXT ·dotF322AVX2(SB), NOSPLIT, $0-72
 	MOVQ rows+8(FP), AX
-	MOVQ k+16(FP), CX
-	MOVQ ldk+24(FP), DX
-	MOVQ out+48(FP), BX
-	MOVQ ldq+40(FP), SI
+	MOVQ k+24(FP), CX
+	MOVQ ldk+32(FP), DX
+	MOVQ out+56(FP), BX
+	MOVQ ldq+48(FP), SI
+	MOVQ ahead+16(FP), DI
 	SHLQ $0x02, DX
 	SHLQ $0x02, SI
 
 rows:
-	MOVQ    CX, DI
-	LEAQ    (DI)(DX*1), R9
-	MOVQ    DI, R8
+	MOVQ    CX, R8
+	LEAQ    (R8)(DX*1), R10
+	MOVQ    R8, R9
 	CMPQ    AX, $0x00000001
-	CMOVQGT R9, R8
+	CMOVQGT R10, R9
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
 	VXORPS  Y3, Y3, Y3
-	MOVQ    width+0(FP), R9
-	MOVQ    q+32(FP), R10
+	MOVQ    width+0(FP), R10
+	MOVQ    q+40(FP), R11
 
 width:
-	VMOVUPS      (DI), Y4
-	PREFETCHT0   4096(DI)
-	ADDQ         $0x00000020, DI
-	VMOVUPS      (R8), Y5
-	PREFETCHT0   4096(R8)
+	VMOVUPS      (R8), Y4
+	PREFETCHT1   16384(R8)
+	PREFETCHT1   (R8)(DI*1)
 	ADDQ         $0x00000020, R8
-	VMOVUPS      (R10), Y6
+	VMOVUPS      (R9), Y5
+	PREFETCHT1   16384(R9)
+	PREFETCHT1   (R9)(DI*1)
+	ADDQ         $0x00000020, R9
+	VMOVUPS      (R11), Y6
 	VFMADD231PS  Y6, Y4, Y0
 	VFMADD231PS  Y6, Y5, Y1
-	VMOVUPS      (R10)(SI*1), Y6
+	VMOVUPS      (R11)(SI*1), Y6
 	VFMADD231PS  Y6, Y4, Y2
 	VFMADD231PS  Y6, Y5, Y3
-	ADDQ         $0x00000020, R10
-	SUBQ         $0x00000008, R9
+	ADDQ         $0x00000020, R11
+	SUBQ         $0x00000008, R10
 	JG           width
-	MOVQ         ldo+56(FP), R8
-	MOVQ         BX, DI
-	SHLQ         $0x02, R8
+	MOVQ         ldo+64(FP), R9
+	MOVQ         BX, R8
+	SHLQ         $0x02, R9
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (DI)
-	ADDQ         R8, DI
+	VMOVSD       X1, (R8)
+	ADDQ         R9, R8
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (DI)
+	VMOVSD       X1, (R8)
 	ADDQ         $0x00000008, BX
 	LEAQ         (CX)(DX*2), CX
 	SUBQ         $0x00000002, AX
@@ -5134,7 +5180,7 @@ chunk2:
 chunk2rows:
 	VMOVUPS      (R8), Y4
 	VMOVUPS      32(R8), Y5
-	PREFETCHT0   4096(R8)
+	PREFETCHT1   16384(R8)
 	VBROADCASTSS (R9), Y6
 	VFMADD231PS  Y6, Y4, Y0
 	VFMADD231PS  Y6, Y5, Y1
@@ -5174,7 +5220,7 @@ chunk1:
 
 chunk1rows:
 	VMOVUPS      (R8), Y2
-	PREFETCHT0   4096(R8)
+	PREFETCHT1   16384(R8)
 	VBROADCASTSS (R9), Y3
 	VFMADD231PS  Y3, Y2, Y0
 	VBROADCASTSS (R9)(BX*1), Y3
@@ -5211,25 +5257,25 @@ TEXT ·dotAtF322AVX2(SB), NOSPLIT, $0-80
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x00000006
+	CMPQ    AX, $0x0000000a
 	JL      near
-	MOVLQSX 16(DI), R8
+	MOVLQSX 32(DI), R8
 	IMULQ   DX, R8
 	ADDQ    CX, R8
 	LEAQ    (R8)(DX*1), R9
 
 key0:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key0
-	MOVLQSX    20(DI), R8
+	MOVLQSX    36(DI), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	LEAQ       (R8)(DX*1), R9
 
 key1:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key1
@@ -5246,7 +5292,7 @@ near:
 	LEAQ    (R9)(DX*1), R10
 
 value0:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        value0
@@ -5256,7 +5302,7 @@ value0:
 	LEAQ       (R9)(DX*1), R8
 
 value1:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R8
 	JCS        value1
@@ -5414,71 +5460,74 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotF323AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotF323AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·dotF323AVX2(SB), NOSPLIT, $0-64
+TEXT ·dotF323AVX2(SB), NOSPLIT, $0-72
 	MOVQ rows+8(FP), AX
-	MOVQ k+16(FP), CX
-	MOVQ ldk+24(FP), DX
-	MOVQ out+48(FP), BX
-	MOVQ ldq+40(FP), SI
+	MOVQ k+24(FP), CX
+	MOVQ ldk+32(FP), DX
+	MOVQ out+56(FP), BX
+	MOVQ ldq+48(FP), SI
+	MOVQ ahead+16(FP), DI
 	SHLQ $0x02, DX
 	SHLQ $0x02, SI
 
 rows:
-	MOVQ    CX, DI
-	LEAQ    (DI)(DX*1), R9
-	MOVQ    DI, R8
+	MOVQ    CX, R8
+	LEAQ    (R8)(DX*1), R10
+	MOVQ    R8, R9
 	CMPQ    AX, $0x00000001
-	CMOVQGT R9, R8
+	CMOVQGT R10, R9
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
 	VXORPS  Y3, Y3, Y3
 	VXORPS  Y4, Y4, Y4
 	VXORPS  Y5, Y5, Y5
-	MOVQ    width+0(FP), R9
-	MOVQ    q+32(FP), R10
+	MOVQ    width+0(FP), R10
+	MOVQ    q+40(FP), R11
 
 width:
-	VMOVUPS      (DI), Y6
-	PREFETCHT0   4096(DI)
-	ADDQ         $0x00000020, DI
-	VMOVUPS      (R8), Y7
-	PREFETCHT0   4096(R8)
+	VMOVUPS      (R8), Y6
+	PREFETCHT1   16384(R8)
+	PREFETCHT1   (R8)(DI*1)
 	ADDQ         $0x00000020, R8
-	VMOVUPS      (R10), Y8
+	VMOVUPS      (R9), Y7
+	PREFETCHT1   16384(R9)
+	PREFETCHT1   (R9)(DI*1)
+	ADDQ         $0x00000020, R9
+	VMOVUPS      (R11), Y8
 	VFMADD231PS  Y8, Y6, Y0
 	VFMADD231PS  Y8, Y7, Y1
-	VMOVUPS      (R10)(SI*1), Y8
+	VMOVUPS      (R11)(SI*1), Y8
 	VFMADD231PS  Y8, Y6, Y2
 	VFMADD231PS  Y8, Y7, Y3
-	VMOVUPS      (R10)(SI*2), Y8
+	VMOVUPS      (R11)(SI*2), Y8
 	VFMADD231PS  Y8, Y6, Y4
 	VFMADD231PS  Y8, Y7, Y5
-	ADDQ         $0x00000020, R10
-	SUBQ         $0x00000008, R9
+	ADDQ         $0x00000020, R11
+	SUBQ         $0x00000008, R10
 	JG           width
-	MOVQ         ldo+56(FP), R8
-	MOVQ         BX, DI
-	SHLQ         $0x02, R8
+	MOVQ         ldo+64(FP), R9
+	MOVQ         BX, R8
+	SHLQ         $0x02, R9
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (DI)
-	ADDQ         R8, DI
+	VMOVSD       X1, (R8)
+	ADDQ         R9, R8
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (DI)
-	ADDQ         R8, DI
+	VMOVSD       X1, (R8)
+	ADDQ         R9, R8
 	VHADDPS      Y5, Y4, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (DI)
+	VMOVSD       X1, (R8)
 	ADDQ         $0x00000008, BX
 	LEAQ         (CX)(DX*2), CX
 	SUBQ         $0x00000002, AX
@@ -5518,7 +5567,7 @@ chunk2:
 chunk2rows:
 	VMOVUPS      (R8), Y6
 	VMOVUPS      32(R8), Y7
-	PREFETCHT0   4096(R8)
+	PREFETCHT1   16384(R8)
 	VBROADCASTSS (R9), Y8
 	VFMADD231PS  Y8, Y6, Y0
 	VFMADD231PS  Y8, Y7, Y1
@@ -5566,7 +5615,7 @@ chunk1:
 
 chunk1rows:
 	VMOVUPS      (R8), Y3
-	PREFETCHT0   4096(R8)
+	PREFETCHT1   16384(R8)
 	VBROADCASTSS (R9), Y4
 	VFMADD231PS  Y4, Y3, Y0
 	VBROADCASTSS (R9)(BX*1), Y4
@@ -5607,25 +5656,25 @@ TEXT ·dotAtF323AVX2(SB), NOSPLIT, $0-80
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x00000006
+	CMPQ    AX, $0x0000000a
 	JL      near
-	MOVLQSX 16(DI), R8
+	MOVLQSX 32(DI), R8
 	IMULQ   DX, R8
 	ADDQ    CX, R8
 	LEAQ    (R8)(DX*1), R9
 
 key0:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key0
-	MOVLQSX    20(DI), R8
+	MOVLQSX    36(DI), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	LEAQ       (R8)(DX*1), R9
 
 key1:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key1
@@ -5642,7 +5691,7 @@ near:
 	LEAQ    (R9)(DX*1), R10
 
 value0:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        value0
@@ -5652,7 +5701,7 @@ value0:
 	LEAQ       (R9)(DX*1), R8
 
 value1:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R8
 	JCS        value1
@@ -5836,24 +5885,25 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotF324AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotF324AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, CMOV, FMA3, MMX+
-TEXT ·dotF324AVX2(SB), NOSPLIT, $0-64
+TEXT ·dotF324AVX2(SB), NOSPLIT, $0-72
 	MOVQ rows+8(FP), AX
-	MOVQ k+16(FP), CX
-	MOVQ ldk+24(FP), DX
-	MOVQ out+48(FP), BX
-	MOVQ ldq+40(FP), SI
+	MOVQ k+24(FP), CX
+	MOVQ ldk+32(FP), DX
+	MOVQ out+56(FP), BX
+	MOVQ ldq+48(FP), SI
+	MOVQ ahead+16(FP), DI
 	SHLQ $0x02, DX
 	SHLQ $0x02, SI
-	LEAQ (SI)(SI*2), DI
+	LEAQ (SI)(SI*2), R8
 
 rows:
-	MOVQ    CX, R8
-	LEAQ    (R8)(DX*1), R10
-	MOVQ    R8, R9
+	MOVQ    CX, R9
+	LEAQ    (R9)(DX*1), R11
+	MOVQ    R9, R10
 	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
+	CMOVQGT R11, R10
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
@@ -5862,57 +5912,59 @@ rows:
 	VXORPS  Y5, Y5, Y5
 	VXORPS  Y6, Y6, Y6
 	VXORPS  Y7, Y7, Y7
-	MOVQ    width+0(FP), R10
-	MOVQ    q+32(FP), R11
+	MOVQ    width+0(FP), R11
+	MOVQ    q+40(FP), R12
 
 width:
-	VMOVUPS      (R8), Y8
-	PREFETCHT0   4096(R8)
-	ADDQ         $0x00000020, R8
-	VMOVUPS      (R9), Y9
-	PREFETCHT0   4096(R9)
+	VMOVUPS      (R9), Y8
+	PREFETCHT1   16384(R9)
+	PREFETCHT1   (R9)(DI*1)
 	ADDQ         $0x00000020, R9
-	VMOVUPS      (R11), Y10
+	VMOVUPS      (R10), Y9
+	PREFETCHT1   16384(R10)
+	PREFETCHT1   (R10)(DI*1)
+	ADDQ         $0x00000020, R10
+	VMOVUPS      (R12), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y1
-	VMOVUPS      (R11)(SI*1), Y10
+	VMOVUPS      (R12)(SI*1), Y10
 	VFMADD231PS  Y10, Y8, Y2
 	VFMADD231PS  Y10, Y9, Y3
-	VMOVUPS      (R11)(SI*2), Y10
+	VMOVUPS      (R12)(SI*2), Y10
 	VFMADD231PS  Y10, Y8, Y4
 	VFMADD231PS  Y10, Y9, Y5
-	VMOVUPS      (R11)(DI*1), Y10
+	VMOVUPS      (R12)(R8*1), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         $0x00000020, R11
-	SUBQ         $0x00000008, R10
+	ADDQ         $0x00000020, R12
+	SUBQ         $0x00000008, R11
 	JG           width
-	MOVQ         ldo+56(FP), R9
-	MOVQ         BX, R8
-	SHLQ         $0x02, R9
+	MOVQ         ldo+64(FP), R10
+	MOVQ         BX, R9
+	SHLQ         $0x02, R10
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         R9, R8
+	VMOVSD       X1, (R9)
+	ADDQ         R10, R9
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         R9, R8
+	VMOVSD       X1, (R9)
+	ADDQ         R10, R9
 	VHADDPS      Y5, Y4, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         R9, R8
+	VMOVSD       X1, (R9)
+	ADDQ         R10, R9
 	VHADDPS      Y7, Y6, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
+	VMOVSD       X1, (R9)
 	ADDQ         $0x00000008, BX
 	LEAQ         (CX)(DX*2), CX
 	SUBQ         $0x00000002, AX
@@ -5956,7 +6008,7 @@ chunk2:
 chunk2rows:
 	VMOVUPS      (R8), Y8
 	VMOVUPS      32(R8), Y9
-	PREFETCHT0   4096(R8)
+	PREFETCHT1   16384(R8)
 	VBROADCASTSS (R9), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y1
@@ -6013,7 +6065,7 @@ chunk1:
 
 chunk1rows:
 	VMOVUPS      (R8), Y4
-	PREFETCHT0   4096(R8)
+	PREFETCHT1   16384(R8)
 	VBROADCASTSS (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
 	VBROADCASTSS (R9)(BX*1), Y5
@@ -6059,25 +6111,25 @@ TEXT ·dotAtF324AVX2(SB), NOSPLIT, $0-80
 	LEAQ (SI)(SI*2), R8
 
 rows:
-	CMPQ    AX, $0x00000006
+	CMPQ    AX, $0x0000000a
 	JL      near
-	MOVLQSX 16(DI), R9
+	MOVLQSX 32(DI), R9
 	IMULQ   DX, R9
 	ADDQ    CX, R9
 	LEAQ    (R9)(DX*1), R10
 
 key0:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        key0
-	MOVLQSX    20(DI), R9
+	MOVLQSX    36(DI), R9
 	IMULQ      DX, R9
 	ADDQ       CX, R9
 	LEAQ       (R9)(DX*1), R10
 
 key1:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        key1
@@ -6094,7 +6146,7 @@ near:
 	LEAQ    (R10)(DX*1), R11
 
 value0:
-	PREFETCHT0 (R10)
+	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
 	CMPQ       R10, R11
 	JCS        value0
@@ -6104,7 +6156,7 @@ value0:
 	LEAQ       (R10)(DX*1), R9
 
 value1:
-	PREFETCHT0 (R10)
+	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
 	CMPQ       R10, R9
 	JCS        value1
@@ -6316,46 +6368,49 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotBF161AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotBF161AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX2, CMOV, FMA3, MMX+
-TEXT ·dotBF161AVX2(SB), NOSPLIT, $0-64
+TEXT ·dotBF161AVX2(SB), NOSPLIT, $0-72
 	MOVQ rows+8(FP), AX
-	MOVQ k+16(FP), CX
-	MOVQ ldk+24(FP), DX
-	MOVQ out+48(FP), BX
-	MOVQ ldq+40(FP), SI
+	MOVQ k+24(FP), CX
+	MOVQ ldk+32(FP), DX
+	MOVQ out+56(FP), BX
+	MOVQ ldq+48(FP), SI
+	MOVQ ahead+16(FP), DI
 	SHLQ $0x01, DX
 	SHLQ $0x02, SI
 
 rows:
 	MOVQ    CX, SI
-	LEAQ    (SI)(DX*1), R8
-	MOVQ    SI, DI
+	LEAQ    (SI)(DX*1), R9
+	MOVQ    SI, R8
 	CMPQ    AX, $0x00000001
-	CMOVQGT R8, DI
+	CMOVQGT R9, R8
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
-	MOVQ    width+0(FP), R8
-	MOVQ    q+32(FP), R9
+	MOVQ    width+0(FP), R9
+	MOVQ    q+40(FP), R10
 
 width:
 	VPMOVZXWD    (SI), Y2
 	VPSLLD       $0x10, Y2, Y2
-	PREFETCHT0   4096(SI)
+	PREFETCHT1   16384(SI)
+	PREFETCHT1   (SI)(DI*1)
 	ADDQ         $0x00000010, SI
-	VPMOVZXWD    (DI), Y3
+	VPMOVZXWD    (R8), Y3
 	VPSLLD       $0x10, Y3, Y3
-	PREFETCHT0   4096(DI)
-	ADDQ         $0x00000010, DI
-	VMOVUPS      (R9), Y4
+	PREFETCHT1   16384(R8)
+	PREFETCHT1   (R8)(DI*1)
+	ADDQ         $0x00000010, R8
+	VMOVUPS      (R10), Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
-	ADDQ         $0x00000020, R9
-	SUBQ         $0x00000008, R8
+	ADDQ         $0x00000020, R10
+	SUBQ         $0x00000008, R9
 	JG           width
-	MOVQ         ldo+56(FP), DI
+	MOVQ         ldo+64(FP), R8
 	MOVQ         BX, SI
-	SHLQ         $0x02, DI
+	SHLQ         $0x02, R8
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
@@ -6396,7 +6451,7 @@ chunk2rows:
 	VPSLLD       $0x10, Y2, Y2
 	VPMOVZXWD    16(DI), Y3
 	VPSLLD       $0x10, Y3, Y3
-	PREFETCHT0   4096(DI)
+	PREFETCHT1   16384(DI)
 	VBROADCASTSS (R8), Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
@@ -6429,7 +6484,7 @@ chunk1:
 chunk1rows:
 	VPMOVZXWD    (DI), Y1
 	VPSLLD       $0x10, Y1, Y1
-	PREFETCHT0   4096(DI)
+	PREFETCHT1   16384(DI)
 	VBROADCASTSS (R8), Y2
 	VFMADD231PS  Y2, Y1, Y0
 	ADDQ         DX, DI
@@ -6462,25 +6517,25 @@ TEXT ·dotAtBF161AVX2(SB), NOSPLIT, $0-80
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x00000006
+	CMPQ    AX, $0x0000000a
 	JL      near
-	MOVLQSX 16(DI), SI
+	MOVLQSX 32(DI), SI
 	IMULQ   DX, SI
 	ADDQ    CX, SI
 	LEAQ    (SI)(DX*1), R8
 
 key0:
-	PREFETCHT0 (SI)
+	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
 	CMPQ       SI, R8
 	JCS        key0
-	MOVLQSX    20(DI), SI
+	MOVLQSX    36(DI), SI
 	IMULQ      DX, SI
 	ADDQ       CX, SI
 	LEAQ       (SI)(DX*1), R8
 
 key1:
-	PREFETCHT0 (SI)
+	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
 	CMPQ       SI, R8
 	JCS        key1
@@ -6497,7 +6552,7 @@ near:
 	LEAQ    (R8)(DX*1), R9
 
 value0:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        value0
@@ -6507,7 +6562,7 @@ value0:
 	LEAQ       (R8)(DX*1), SI
 
 value1:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, SI
 	JCS        value1
@@ -6644,62 +6699,65 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotBF162AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotBF162AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX2, CMOV, FMA3, MMX+
-TEXT ·dotBF162AVX2(SB), NOSPLIT, $0-64
+TEXT ·dotBF162AVX2(SB), NOSPLIT, $0-72
 	MOVQ rows+8(FP), AX
-	MOVQ k+16(FP), CX
-	MOVQ ldk+24(FP), DX
-	MOVQ out+48(FP), BX
-	MOVQ ldq+40(FP), SI
+	MOVQ k+24(FP), CX
+	MOVQ ldk+32(FP), DX
+	MOVQ out+56(FP), BX
+	MOVQ ldq+48(FP), SI
+	MOVQ ahead+16(FP), DI
 	SHLQ $0x01, DX
 	SHLQ $0x02, SI
 
 rows:
-	MOVQ    CX, DI
-	LEAQ    (DI)(DX*1), R9
-	MOVQ    DI, R8
+	MOVQ    CX, R8
+	LEAQ    (R8)(DX*1), R10
+	MOVQ    R8, R9
 	CMPQ    AX, $0x00000001
-	CMOVQGT R9, R8
+	CMOVQGT R10, R9
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
 	VXORPS  Y3, Y3, Y3
-	MOVQ    width+0(FP), R9
-	MOVQ    q+32(FP), R10
+	MOVQ    width+0(FP), R10
+	MOVQ    q+40(FP), R11
 
 width:
-	VPMOVZXWD    (DI), Y4
+	VPMOVZXWD    (R8), Y4
 	VPSLLD       $0x10, Y4, Y4
-	PREFETCHT0   4096(DI)
-	ADDQ         $0x00000010, DI
-	VPMOVZXWD    (R8), Y5
-	VPSLLD       $0x10, Y5, Y5
-	PREFETCHT0   4096(R8)
+	PREFETCHT1   16384(R8)
+	PREFETCHT1   (R8)(DI*1)
 	ADDQ         $0x00000010, R8
-	VMOVUPS      (R10), Y6
+	VPMOVZXWD    (R9), Y5
+	VPSLLD       $0x10, Y5, Y5
+	PREFETCHT1   16384(R9)
+	PREFETCHT1   (R9)(DI*1)
+	ADDQ         $0x00000010, R9
+	VMOVUPS      (R11), Y6
 	VFMADD231PS  Y6, Y4, Y0
 	VFMADD231PS  Y6, Y5, Y1
-	VMOVUPS      (R10)(SI*1), Y6
+	VMOVUPS      (R11)(SI*1), Y6
 	VFMADD231PS  Y6, Y4, Y2
 	VFMADD231PS  Y6, Y5, Y3
-	ADDQ         $0x00000020, R10
-	SUBQ         $0x00000008, R9
+	ADDQ         $0x00000020, R11
+	SUBQ         $0x00000008, R10
 	JG           width
-	MOVQ         ldo+56(FP), R8
-	MOVQ         BX, DI
-	SHLQ         $0x02, R8
+	MOVQ         ldo+64(FP), R9
+	MOVQ         BX, R8
+	SHLQ         $0x02, R9
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (DI)
-	ADDQ         R8, DI
+	VMOVSD       X1, (R8)
+	ADDQ         R9, R8
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (DI)
+	VMOVSD       X1, (R8)
 	ADDQ         $0x00000008, BX
 	LEAQ         (CX)(DX*2), CX
 	SUBQ         $0x00000002, AX
@@ -6738,7 +6796,7 @@ chunk2rows:
 	VPSLLD       $0x10, Y4, Y4
 	VPMOVZXWD    16(R8), Y5
 	VPSLLD       $0x10, Y5, Y5
-	PREFETCHT0   4096(R8)
+	PREFETCHT1   16384(R8)
 	VBROADCASTSS (R9), Y6
 	VFMADD231PS  Y6, Y4, Y0
 	VFMADD231PS  Y6, Y5, Y1
@@ -6779,7 +6837,7 @@ chunk1:
 chunk1rows:
 	VPMOVZXWD    (R8), Y2
 	VPSLLD       $0x10, Y2, Y2
-	PREFETCHT0   4096(R8)
+	PREFETCHT1   16384(R8)
 	VBROADCASTSS (R9), Y3
 	VFMADD231PS  Y3, Y2, Y0
 	VBROADCASTSS (R9)(BX*1), Y3
@@ -6816,25 +6874,25 @@ TEXT ·dotAtBF162AVX2(SB), NOSPLIT, $0-80
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x00000006
+	CMPQ    AX, $0x0000000a
 	JL      near
-	MOVLQSX 16(DI), R8
+	MOVLQSX 32(DI), R8
 	IMULQ   DX, R8
 	ADDQ    CX, R8
 	LEAQ    (R8)(DX*1), R9
 
 key0:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key0
-	MOVLQSX    20(DI), R8
+	MOVLQSX    36(DI), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	LEAQ       (R8)(DX*1), R9
 
 key1:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key1
@@ -6851,7 +6909,7 @@ near:
 	LEAQ    (R9)(DX*1), R10
 
 value0:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        value0
@@ -6861,7 +6919,7 @@ value0:
 	LEAQ       (R9)(DX*1), R8
 
 value1:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R8
 	JCS        value1
@@ -7024,73 +7082,76 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotBF163AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotBF163AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX2, CMOV, FMA3, MMX+
-TEXT ·dotBF163AVX2(SB), NOSPLIT, $0-64
+TEXT ·dotBF163AVX2(SB), NOSPLIT, $0-72
 	MOVQ rows+8(FP), AX
-	MOVQ k+16(FP), CX
-	MOVQ ldk+24(FP), DX
-	MOVQ out+48(FP), BX
-	MOVQ ldq+40(FP), SI
+	MOVQ k+24(FP), CX
+	MOVQ ldk+32(FP), DX
+	MOVQ out+56(FP), BX
+	MOVQ ldq+48(FP), SI
+	MOVQ ahead+16(FP), DI
 	SHLQ $0x01, DX
 	SHLQ $0x02, SI
 
 rows:
-	MOVQ    CX, DI
-	LEAQ    (DI)(DX*1), R9
-	MOVQ    DI, R8
+	MOVQ    CX, R8
+	LEAQ    (R8)(DX*1), R10
+	MOVQ    R8, R9
 	CMPQ    AX, $0x00000001
-	CMOVQGT R9, R8
+	CMOVQGT R10, R9
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
 	VXORPS  Y3, Y3, Y3
 	VXORPS  Y4, Y4, Y4
 	VXORPS  Y5, Y5, Y5
-	MOVQ    width+0(FP), R9
-	MOVQ    q+32(FP), R10
+	MOVQ    width+0(FP), R10
+	MOVQ    q+40(FP), R11
 
 width:
-	VPMOVZXWD    (DI), Y6
+	VPMOVZXWD    (R8), Y6
 	VPSLLD       $0x10, Y6, Y6
-	PREFETCHT0   4096(DI)
-	ADDQ         $0x00000010, DI
-	VPMOVZXWD    (R8), Y7
-	VPSLLD       $0x10, Y7, Y7
-	PREFETCHT0   4096(R8)
+	PREFETCHT1   16384(R8)
+	PREFETCHT1   (R8)(DI*1)
 	ADDQ         $0x00000010, R8
-	VMOVUPS      (R10), Y8
+	VPMOVZXWD    (R9), Y7
+	VPSLLD       $0x10, Y7, Y7
+	PREFETCHT1   16384(R9)
+	PREFETCHT1   (R9)(DI*1)
+	ADDQ         $0x00000010, R9
+	VMOVUPS      (R11), Y8
 	VFMADD231PS  Y8, Y6, Y0
 	VFMADD231PS  Y8, Y7, Y1
-	VMOVUPS      (R10)(SI*1), Y8
+	VMOVUPS      (R11)(SI*1), Y8
 	VFMADD231PS  Y8, Y6, Y2
 	VFMADD231PS  Y8, Y7, Y3
-	VMOVUPS      (R10)(SI*2), Y8
+	VMOVUPS      (R11)(SI*2), Y8
 	VFMADD231PS  Y8, Y6, Y4
 	VFMADD231PS  Y8, Y7, Y5
-	ADDQ         $0x00000020, R10
-	SUBQ         $0x00000008, R9
+	ADDQ         $0x00000020, R11
+	SUBQ         $0x00000008, R10
 	JG           width
-	MOVQ         ldo+56(FP), R8
-	MOVQ         BX, DI
-	SHLQ         $0x02, R8
+	MOVQ         ldo+64(FP), R9
+	MOVQ         BX, R8
+	SHLQ         $0x02, R9
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (DI)
-	ADDQ         R8, DI
+	VMOVSD       X1, (R8)
+	ADDQ         R9, R8
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (DI)
-	ADDQ         R8, DI
+	VMOVSD       X1, (R8)
+	ADDQ         R9, R8
 	VHADDPS      Y5, Y4, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (DI)
+	VMOVSD       X1, (R8)
 	ADDQ         $0x00000008, BX
 	LEAQ         (CX)(DX*2), CX
 	SUBQ         $0x00000002, AX
@@ -7132,7 +7193,7 @@ chunk2rows:
 	VPSLLD       $0x10, Y6, Y6
 	VPMOVZXWD    16(R8), Y7
 	VPSLLD       $0x10, Y7, Y7
-	PREFETCHT0   4096(R8)
+	PREFETCHT1   16384(R8)
 	VBROADCASTSS (R9), Y8
 	VFMADD231PS  Y8, Y6, Y0
 	VFMADD231PS  Y8, Y7, Y1
@@ -7181,7 +7242,7 @@ chunk1:
 chunk1rows:
 	VPMOVZXWD    (R8), Y3
 	VPSLLD       $0x10, Y3, Y3
-	PREFETCHT0   4096(R8)
+	PREFETCHT1   16384(R8)
 	VBROADCASTSS (R9), Y4
 	VFMADD231PS  Y4, Y3, Y0
 	VBROADCASTSS (R9)(BX*1), Y4
@@ -7222,25 +7283,25 @@ TEXT ·dotAtBF163AVX2(SB), NOSPLIT, $0-80
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x00000006
+	CMPQ    AX, $0x0000000a
 	JL      near
-	MOVLQSX 16(DI), R8
+	MOVLQSX 32(DI), R8
 	IMULQ   DX, R8
 	ADDQ    CX, R8
 	LEAQ    (R8)(DX*1), R9
 
 key0:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key0
-	MOVLQSX    20(DI), R8
+	MOVLQSX    36(DI), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	LEAQ       (R8)(DX*1), R9
 
 key1:
-	PREFETCHT0 (R8)
+	PREFETCHT1 (R8)
 	ADDQ       $0x40, R8
 	CMPQ       R8, R9
 	JCS        key1
@@ -7257,7 +7318,7 @@ near:
 	LEAQ    (R9)(DX*1), R10
 
 value0:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        value0
@@ -7267,7 +7328,7 @@ value0:
 	LEAQ       (R9)(DX*1), R8
 
 value1:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R8
 	JCS        value1
@@ -7456,24 +7517,25 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotBF164AVX2(width int, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotBF164AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX2, CMOV, FMA3, MMX+
-TEXT ·dotBF164AVX2(SB), NOSPLIT, $0-64
+TEXT ·dotBF164AVX2(SB), NOSPLIT, $0-72
 	MOVQ rows+8(FP), AX
-	MOVQ k+16(FP), CX
-	MOVQ ldk+24(FP), DX
-	MOVQ out+48(FP), BX
-	MOVQ ldq+40(FP), SI
+	MOVQ k+24(FP), CX
+	MOVQ ldk+32(FP), DX
+	MOVQ out+56(FP), BX
+	MOVQ ldq+48(FP), SI
+	MOVQ ahead+16(FP), DI
 	SHLQ $0x01, DX
 	SHLQ $0x02, SI
-	LEAQ (SI)(SI*2), DI
+	LEAQ (SI)(SI*2), R8
 
 rows:
-	MOVQ    CX, R8
-	LEAQ    (R8)(DX*1), R10
-	MOVQ    R8, R9
+	MOVQ    CX, R9
+	LEAQ    (R9)(DX*1), R11
+	MOVQ    R9, R10
 	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
+	CMOVQGT R11, R10
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
@@ -7482,59 +7544,61 @@ rows:
 	VXORPS  Y5, Y5, Y5
 	VXORPS  Y6, Y6, Y6
 	VXORPS  Y7, Y7, Y7
-	MOVQ    width+0(FP), R10
-	MOVQ    q+32(FP), R11
+	MOVQ    width+0(FP), R11
+	MOVQ    q+40(FP), R12
 
 width:
-	VPMOVZXWD    (R8), Y8
+	VPMOVZXWD    (R9), Y8
 	VPSLLD       $0x10, Y8, Y8
-	PREFETCHT0   4096(R8)
-	ADDQ         $0x00000010, R8
-	VPMOVZXWD    (R9), Y9
-	VPSLLD       $0x10, Y9, Y9
-	PREFETCHT0   4096(R9)
+	PREFETCHT1   16384(R9)
+	PREFETCHT1   (R9)(DI*1)
 	ADDQ         $0x00000010, R9
-	VMOVUPS      (R11), Y10
+	VPMOVZXWD    (R10), Y9
+	VPSLLD       $0x10, Y9, Y9
+	PREFETCHT1   16384(R10)
+	PREFETCHT1   (R10)(DI*1)
+	ADDQ         $0x00000010, R10
+	VMOVUPS      (R12), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y1
-	VMOVUPS      (R11)(SI*1), Y10
+	VMOVUPS      (R12)(SI*1), Y10
 	VFMADD231PS  Y10, Y8, Y2
 	VFMADD231PS  Y10, Y9, Y3
-	VMOVUPS      (R11)(SI*2), Y10
+	VMOVUPS      (R12)(SI*2), Y10
 	VFMADD231PS  Y10, Y8, Y4
 	VFMADD231PS  Y10, Y9, Y5
-	VMOVUPS      (R11)(DI*1), Y10
+	VMOVUPS      (R12)(R8*1), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         $0x00000020, R11
-	SUBQ         $0x00000008, R10
+	ADDQ         $0x00000020, R12
+	SUBQ         $0x00000008, R11
 	JG           width
-	MOVQ         ldo+56(FP), R9
-	MOVQ         BX, R8
-	SHLQ         $0x02, R9
+	MOVQ         ldo+64(FP), R10
+	MOVQ         BX, R9
+	SHLQ         $0x02, R10
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         R9, R8
+	VMOVSD       X1, (R9)
+	ADDQ         R10, R9
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         R9, R8
+	VMOVSD       X1, (R9)
+	ADDQ         R10, R9
 	VHADDPS      Y5, Y4, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         R9, R8
+	VMOVSD       X1, (R9)
+	ADDQ         R10, R9
 	VHADDPS      Y7, Y6, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
+	VMOVSD       X1, (R9)
 	ADDQ         $0x00000008, BX
 	LEAQ         (CX)(DX*2), CX
 	SUBQ         $0x00000002, AX
@@ -7580,7 +7644,7 @@ chunk2rows:
 	VPSLLD       $0x10, Y8, Y8
 	VPMOVZXWD    16(R8), Y9
 	VPSLLD       $0x10, Y9, Y9
-	PREFETCHT0   4096(R8)
+	PREFETCHT1   16384(R8)
 	VBROADCASTSS (R9), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y1
@@ -7638,7 +7702,7 @@ chunk1:
 chunk1rows:
 	VPMOVZXWD    (R8), Y4
 	VPSLLD       $0x10, Y4, Y4
-	PREFETCHT0   4096(R8)
+	PREFETCHT1   16384(R8)
 	VBROADCASTSS (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
 	VBROADCASTSS (R9)(BX*1), Y5
@@ -7684,25 +7748,25 @@ TEXT ·dotAtBF164AVX2(SB), NOSPLIT, $0-80
 	LEAQ (SI)(SI*2), R8
 
 rows:
-	CMPQ    AX, $0x00000006
+	CMPQ    AX, $0x0000000a
 	JL      near
-	MOVLQSX 16(DI), R9
+	MOVLQSX 32(DI), R9
 	IMULQ   DX, R9
 	ADDQ    CX, R9
 	LEAQ    (R9)(DX*1), R10
 
 key0:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        key0
-	MOVLQSX    20(DI), R9
+	MOVLQSX    36(DI), R9
 	IMULQ      DX, R9
 	ADDQ       CX, R9
 	LEAQ       (R9)(DX*1), R10
 
 key1:
-	PREFETCHT0 (R9)
+	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
 	JCS        key1
@@ -7719,7 +7783,7 @@ near:
 	LEAQ    (R10)(DX*1), R11
 
 value0:
-	PREFETCHT0 (R10)
+	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
 	CMPQ       R10, R11
 	JCS        value0
@@ -7729,7 +7793,7 @@ value0:
 	LEAQ       (R10)(DX*1), R9
 
 value1:
-	PREFETCHT0 (R10)
+	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
 	CMPQ       R10, R9
 	JCS        value1

@@ -297,7 +297,7 @@ func (g gemm) dotRows(s *gemmBuffers, i0, rows int) {
 		n := min(block, g.c.Cols-j)
 		clear(out[:4*block])
 		if whole > 0 {
-			k.dotF32[rows-1](whole, n, (*byte)(unsafe.Pointer(g.b.at(0, j))), g.b.ColStride, &a[0], g.a.RowStride, &out[0], block)
+			k.dotF32[rows-1](whole, n, 0, (*byte)(unsafe.Pointer(g.b.at(0, j))), g.b.ColStride, &a[0], g.a.RowStride, &out[0], block)
 		}
 		for r := range rows {
 			tail := a[r*g.a.RowStride:][whole:depth]

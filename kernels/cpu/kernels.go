@@ -21,7 +21,7 @@ type kernelSet struct {
 	transpose func(dst *float32, ldd int, src *float32, lds int)
 
 	// by number of queries, less one
-	dotF32, dotBF16 [4]func(width, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+	dotF32, dotBF16 [4]func(width, rows, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 	mixF32, mixBF16 [4]func(width, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 	// the same on the rows that a list names
 	dotAtF32, dotAtBF16 [4]func(width, rows int, at *int32, v, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)

@@ -136,7 +136,7 @@ func (j *fewJob) task(worker, index int) {
 	products := grow(&s.b, 4*fewRows)
 	for t := 0; t < j.tokens; t += 4 {
 		n := min(4, j.tokens-t)
-		k.dotF32[n-1](w.padded, rows, decoded, w.padded, &j.x[t*w.padded], w.padded, &products[0], fewRows)
+		k.dotF32[n-1](w.padded, rows, 0, decoded, w.padded, &j.x[t*w.padded], w.padded, &products[0], fewRows)
 		for i := range n {
 			j.finish(products[i*fewRows:][:rows], t+i, lo)
 		}

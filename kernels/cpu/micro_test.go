@@ -31,8 +31,8 @@ func BenchmarkKernels(b *testing.B) {
 		table.score(k, codes, ints, false)
 		k0 := (*byte)(unsafe.Pointer(&rows[0]))
 		for name, f := range map[string]func(){
-			"dot4 64x128":    func() { k.dotBF16[3](128, 64, k0, 128, &x[0], 128, &z[0], 64) },
-			"dot1 64x128":    func() { k.dotBF16[0](128, 64, k0, 128, &x[0], 128, &z[0], 64) },
+			"dot4 64x128":    func() { k.dotBF16[3](128, 64, 0, k0, 128, &x[0], 128, &z[0], 64) },
+			"dot1 64x128":    func() { k.dotBF16[0](128, 64, 0, k0, 128, &x[0], 128, &z[0], 64) },
 			"mix4 64x128":    func() { k.mixBF16[3](128, 64, k0, 128, &x[0], 64, &z[0], 128) },
 			"mix1 64x128":    func() { k.mixBF16[0](128, 64, k0, 128, &x[0], 64, &z[0], 128) },
 			"expSum 64":      func() { copy(z, x[:64]); k.expSum(64, &z[0], 1, 1) },

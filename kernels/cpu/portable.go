@@ -77,8 +77,8 @@ func widenBF16(p *byte, at int) float32 {
 	return dtype.F32FromBF16(*(*uint16)(unsafe.Add(unsafe.Pointer(p), 2*at)))
 }
 
-func dotPortable(queries int, load func(p *byte, at int) float32) func(width, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int) {
-	return func(width, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int) {
+func dotPortable(queries int, load func(p *byte, at int) float32) func(width, rows, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int) {
+	return func(width, rows, _ int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int) {
 		qs, o := floats(q, (queries-1)*ldq+width), floats(out, (queries-1)*ldo+rows)
 		for i := range rows {
 			var sums [4]float32
@@ -110,11 +110,11 @@ func mixPortable(queries int, load func(p *byte, at int) float32) func(width, ro
 }
 
 // dotAtPortable and mixAtPortable take the listed rows one by one.
-func dotAtPortable(dot func(width, rows int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int), size int) func(width, rows int, at *int32, v, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int) {
+func dotAtPortable(dot func(width, rows, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int), size int) func(width, rows int, at *int32, v, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int) {
 	return func(width, rows int, at *int32, _, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int) {
 		for i, p := range unsafe.Slice(at, rows) {
 			row := (*byte)(unsafe.Add(unsafe.Pointer(k), int(p)*ldk*size))
-			dot(width, 1, row, ldk, q, ldq, (*float32)(unsafe.Add(unsafe.Pointer(out), 4*i)), ldo)
+			dot(width, 1, 0, row, ldk, q, ldq, (*float32)(unsafe.Add(unsafe.Pointer(out), 4*i)), ldo)
 		}
 	}
 }

@@ -67,7 +67,7 @@ func (d *Device) dots(worker int, t dtype.Type, width int, rows []byte, n int, q
 		some := min(block, n-at)
 		for j := 0; j < count; j += 4 {
 			few := min(4, count-j)
-			kernel[few-1](width, some, &rows[at*rowBytes], width, &queries[j*width], width, &buf[0], block)
+			kernel[few-1](width, some, 0, &rows[at*rowBytes], width, &queries[j*width], width, &buf[0], block)
 			for x := range few {
 				to := out[(j+x)*stride+at:][:some]
 				for i, v := range buf[x*block:][:some] {

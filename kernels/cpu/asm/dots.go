@@ -8,9 +8,11 @@ import (
 	. "github.com/mmcloughlin/avo/reg"
 )
 
-// streamAhead is how many bytes before their use the rows of a cache are asked for:
-// the hardware notices a stream too late where keys and values alternate.
-const streamAhead = 4096
+// streamAhead is how many bytes before their use the rows of a cache are asked
+// for, into the second-level cache: the hardware notices a stream too late
+// where keys and values alternate, and the first level has room for too few
+// requests. Measured on a Zen 4 core: 20 GB/s, against 10 into the first level.
+const streamAhead = 16384
 
 // dots is the kernels of few queries: scores of rows against queries, and sums
 // of rows weighted by probabilities.
@@ -33,7 +35,7 @@ func dots() {
 // gathered: those that a list names. Gathered rows need no copy, and several
 // are on their way from memory while one is multiplied.
 func dot(s isa, e element, queries int, gathered bool) {
-	name, list, which := "dot", "", "for rows i"
+	name, list, which := "dot", "ahead int, ", "for rows i, and asks for the memory ahead bytes behind what it reads,"
 	if gathered {
 		name, list, which = "dotAt", "at *int32, v, ", "for rows at[i] of k"
 	}
@@ -41,9 +43,11 @@ func dot(s isa, e element, queries int, gathered bool) {
 		fmt.Sprintf("sets out[j*ldo+i] to q[j].k[i] %s and %d queries j; width is a multiple of %d. Values up to the next multiple of %d rows are overwritten.", which, queries, s.lanes, s.keys))
 	// width, q and ldo are loaded where they are used: registers are short
 	rows, k, ldk, out, ldq := param("rows"), param("k"), param("ldk"), param("out"), param("ldq")
-	var positions GPVirtual
+	var positions, ahead GPVirtual
 	if gathered {
 		positions = param("at")
+	} else {
+		ahead = param("ahead")
 	}
 	if e.bytes == 4 {
 		SHLQ(Imm(2), ldk)
@@ -112,7 +116,8 @@ func dot(s isa, e element, queries int, gathered bool) {
 	for i := range keys {
 		keys[i] = s.load(e, at(row[i], 0))
 		if !gathered {
-			PREFETCHT0(at(row[i], streamAhead))
+			PREFETCHT1(at(row[i], streamAhead))
+			PREFETCHT1(Mem{Base: row[i], Index: ahead, Scale: 1})
 		}
 		ADDQ(U32(s.lanes*e.bytes), row[i])
 	}
@@ -232,7 +237,7 @@ func mix(s isa, e element, queries int, gathered bool) {
 			if gathered { // the chunk after this one, of the same row
 				PREFETCHT0(at(row, line+chunks*s.lanes*e.bytes))
 			} else {
-				PREFETCHT0(at(row, line+streamAhead))
+				PREFETCHT1(at(row, line+streamAhead))
 			}
 		}
 		for j := range queries {
@@ -278,14 +283,14 @@ func mix(s isa, e element, queries int, gathered bool) {
 	RET()
 }
 
-// prefetchRows asks for the group of keys two groups behind the current one,
+// prefetchRows asks for the group of keys four groups behind the current one,
 // and for the values of that group if v is not nil.
 func prefetchRows(positions, rows, k, ldk GPVirtual, keys int) {
-	const groups = 2
+	const groups = 4
 	CMPQ(rows, U32((groups+1)*keys))
 	JL(LabelRef("near"))
 	for i := range keys {
-		ahead(fmt.Sprintf("key%d", i), positions, 4*(groups*keys+i), k, ldk)
+		askFor(fmt.Sprintf("key%d", i), positions, 4*(groups*keys+i), k, ldk)
 	}
 	Label("near")
 	v := param("v")
@@ -294,20 +299,20 @@ func prefetchRows(positions, rows, k, ldk GPVirtual, keys int) {
 	CMPQ(rows, U32(keys))
 	JL(LabelRef("alone"))
 	for i := range keys {
-		ahead(fmt.Sprintf("value%d", i), positions, 4*i, v, ldk)
+		askFor(fmt.Sprintf("value%d", i), positions, 4*i, v, ldk)
 	}
 	Label("alone")
 }
 
-// ahead asks for the cache lines of one listed row.
-func ahead(label string, positions GPVirtual, entry int, base, stride GPVirtual) {
+// askFor asks for the cache lines of one listed row.
+func askFor(label string, positions GPVirtual, entry int, base, stride GPVirtual) {
 	row, end := GP64(), GP64()
 	MOVLQSX(at(positions, entry), row)
 	IMULQ(stride, row)
 	ADDQ(base, row)
 	LEAQ(Mem{Base: row, Index: stride, Scale: 1}, end)
 	Label(label)
-	PREFETCHT0(at(row, 0))
+	PREFETCHT1(at(row, 0))
 	ADDQ(Imm(64), row)
 	CMPQ(row, end)
 	JCS(LabelRef(label))
