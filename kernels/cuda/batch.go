@@ -40,9 +40,6 @@ type batchShape struct {
 
 type indexShape struct{ heads, width int }
 
-// layerBytes is the size of struct Layer.
-const layerBytes = 64
-
 // tileRows is how many query rows a prefill block takes.
 func tileRows(dim int) int {
 	if dim > 128 {

@@ -35,17 +35,17 @@ func TestSuiteNoClusters(t *testing.T) {
 // hashStep is one hash attention step of one layer on the GPU and its parts on
 // the host.
 type hashStep struct {
-	d            *Device
-	ref          *kernels.Reference
-	rand         *rand.Rand
-	batch, host  *kernels.Batch
-	q, out       kernels.Tensor
-	weights      kernels.Tensor
-	hostWeights  kernels.Tensor
-	enc          *encoder
-	heads, bits  int
-	queryBits    int
-	kv, dim, cap int
+	d           *Device
+	ref         *kernels.Reference
+	rand        *rand.Rand
+	batch, host *kernels.Batch
+	q, out      kernels.Tensor
+	weights     kernels.Tensor
+	hostWeights kernels.Tensor
+	enc         *encoder
+	heads, bits int
+	queryBits   int
+	kv, dim     int
 }
 
 type stepShape struct {

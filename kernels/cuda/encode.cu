@@ -61,10 +61,12 @@ template <int W> DEV void encodeFew(const EncodeArgs &a) {
     write(a, r, row, head, z);
 }
 KERNEL __launch_bounds__(256) encode_few(const EncodeArgs a) {
+    prefetch(a, blockIdx.y);
     begin();
     encodeFew<8>(a);
 }
 KERNEL __launch_bounds__(1024) encode_wide(const EncodeArgs a) {
+    prefetch(a, blockIdx.y);
     begin();
     encodeFew<32>(a);
 }

@@ -24,6 +24,19 @@ struct EncodeArgs {
 
 DEV float silu(float x) { return x / (1.f + expf(-x)); }
 
+// prefetch brings this block's slice of a map's weights to the L2, all layers at
+// once; weights do not change, so that it need not wait for the kernel ahead.
+DEV void prefetch(const EncodeArgs &a, int head) {
+    const int rank = clusterRank(), C = clusterSize();
+    auto layer = [&](int l, int n, int out) {
+        const int per = (out + C - 1) / C, lo = rank * per, hi = imin(out, lo + per);
+        const char *from = (const char *)(a.w[l] + ((long long)head * out + lo) * n);
+        for (long long i = threadIdx.x * 128; i < (long long)(hi - lo) * n * 4; i += blockDim.x * 128) asm volatile("prefetch.global.L2 [%0];" ::"l"(from + i));
+    };
+    for (int l = 0; l < a.layers; l++) layer(l, l ? a.out[l - 1] : a.in, a.out[l]);
+    if (a.skip) layer(5, a.in, a.bits);
+}
+
 // project sets z [bits], in every block of the cluster, to the map of x [in]
 // without feedback: each block computes a slice of every layer's outputs and
 // sends it to all. y holds layers * width values. before is called once, ahead

@@ -251,6 +251,8 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
     const Layer L = a.layers[(a.single ? row : r.segment) * a.layerCount + a.layer];
     const int perSet = a.maps / a.sets;
     const float *queries = a.q + ((long long)row * a.queryHeads + set * heads) * D;
+    if (!a.weights)
+        for (int j = 0; j < perSet; j++) prefetch(a.encode, set * perSet + j);
     int weight = 0;
     if (a.weights && tid < a.bits)
         for (int j = 0; j < perSet; j++) weight += a.weights[((long long)row * a.maps + set * perSet + j) * a.bits + tid];
