@@ -75,7 +75,10 @@ func (h *fakeHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
-	if h.answer != nil && h.answer(w, r, content) {
+	h.mu.Lock()
+	answer := h.answer
+	h.mu.Unlock()
+	if answer != nil && answer(w, r, content) {
 		return
 	}
 	http.ServeContent(w, r, "", time.Time{}, strings.NewReader(string(content)))

@@ -22,6 +22,7 @@ func TestKilledProcess(t *testing.T) {
 		t.Fatalf("the child was to be killed: %v", err)
 	}
 	h := newFakeHub(t, map[string][]byte{"m.gguf": content})
+	h.mu.Lock() // the child's requests are ordered by nothing else
 	h.answer = func(w http.ResponseWriter, r *http.Request, content []byte) bool {
 		if r.Header.Get("Range") != "" {
 			return false
@@ -31,6 +32,7 @@ func TestKilledProcess(t *testing.T) {
 		<-r.Context().Done()
 		return true
 	}
+	h.mu.Unlock()
 	cmd := exec.Command(os.Args[0], "-test.run=^TestKilledProcess$")
 	cmd.Env = append(os.Environ(), "HUB_TEST_CHILD=1")
 	if err := cmd.Start(); err != nil {
