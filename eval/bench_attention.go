@@ -41,7 +41,8 @@ type BenchAttentionOptions struct {
 	Hashes  []HashShape
 	Budgets []kernels.Budget
 	Runs    int
-	// Skewed puts all winners side by side instead of spread by chance.
+	// Skewed gives a run of tokens in the middle the best codes there are, so
+	// that all winners lie side by side instead of spread by chance.
 	Skewed    bool
 	Bandwidth float64 // bytes per second, 0 if unknown
 	Progress  func(done, total int)
@@ -154,8 +155,7 @@ func (b *attentionBench) prepare() error {
 }
 
 // random is n normal bf16 numbers out of a short table: filling gigabytes by a
-// generator would take longer than the benchmark. Skewed data grow in the
-// middle of the sequence, so that the best keys lie together.
+// generator would take longer than the benchmark.
 func (b *attentionBench) random(rng *rand.Rand, n int) []uint16 {
 	const table = 1 << 16
 	var normal [table]uint16
@@ -169,14 +169,6 @@ func (b *attentionBench) random(rng *rand.Rand, n int) []uint16 {
 		state ^= state >> 7
 		state ^= state << 17
 		values[i] = normal[state>>48]
-	}
-	if b.Skewed {
-		d, tokens := b.shape.HeadDim, b.shape.Context
-		for i := range values {
-			if at := i / d % tokens; at >= tokens/2 && at < tokens/2+tokens/16 {
-				values[i] = dtype.BF16FromF32(4 * dtype.F32FromBF16(values[i]))
-			}
-		}
 	}
 	return values
 }

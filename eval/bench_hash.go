@@ -116,7 +116,46 @@ func (b *attentionBench) stages(d kernels.Device, h HashShape, budget kernels.Bu
 			return nil, err
 		}
 	}
+	if b.Skewed {
+		if err := s.skew(b.q); err != nil {
+			return nil, err
+		}
+	}
 	return s, d.Synchronize()
+}
+
+// skew overwrites the codes of a run of tokens in the middle with the signs of
+// the query's own weights, of a group the first head's: no code scores higher.
+func (s *stages) skew(q kernels.Tensor) error {
+	s.device.EncodeQueries(s.weights, kernels.Tensor{}, s.query.Encoder, q, s.query.Bits)
+	weights := make([]byte, s.weights.Len())
+	if err := s.device.Download(weights, s.weights); err != nil {
+		return err
+	}
+	maps, bits := s.weights.Dim(1), s.weights.Dim(2)
+	for i, segment := range s.batch.Segments {
+		t := segment.Index.Layers[0][0]
+		codes := make([]uint32, t.Len())
+		if err := s.device.Download(rawBytes(codes), t); err != nil {
+			return err
+		}
+		heads, tokens, words := t.Dim(0), t.Dim(1), t.Dim(2)
+		for h := range heads {
+			best := make([]uint32, words)
+			for j, w := range weights[(i*maps+h*maps/heads)*bits:][:bits] {
+				if int8(w) > 0 {
+					best[j/32] |= 1 << (j % 32)
+				}
+			}
+			for p := tokens / 2; p < tokens/2+tokens/16; p++ {
+				copy(codes[(h*tokens+p)*words:], best)
+			}
+		}
+		if err := s.device.Upload(t, rawBytes(codes)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *stages) free() {

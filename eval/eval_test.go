@@ -205,6 +205,14 @@ func TestBenches(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, err = eval.BenchAttention(context.Background(), eval.BenchAttentionOptions{
+		Device: m.Device, Runs: 3, Skewed: true, Budgets: []kernels.Budget{{Num: 1, Den: 32}},
+		Shapes: []eval.AttentionShape{{QueryHeads: 4, KVHeads: 2, HeadDim: 16, Batch: 2, Context: 300}},
+		Hashes: []eval.HashShape{{Preset: "grouped", Bits: 32, QueryBits: 4, Sink: 8, Local: 8}},
+	})
+	if err != nil {
+		t.Error(err)
+	}
 	// dense; each preset whole and in 4 stages, grouped with one more
 	if len(rows) != 1+5+5+6 {
 		t.Errorf("%d rows of attention", len(rows))

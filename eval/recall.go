@@ -444,7 +444,7 @@ func (r *recall) rows() ([]result.RecallRow, error) {
 }
 
 // rawBytes views numbers as bytes in memory order.
-func rawBytes[T uint16 | float32 | int32](x []T) []byte {
+func rawBytes[T uint16 | float32 | int32 | uint32](x []T) []byte {
 	if len(x) == 0 {
 		return nil
 	}

@@ -39,7 +39,8 @@ var openers = []opener{
 			if err != nil {
 				return "", err
 			}
-			return d.Info().Name, d.Close()
+			rate, err := measuredBandwidth(d)
+			return d.Info().Name + rate, errors.Join(err, d.Close())
 		},
 		auto: true,
 	},
@@ -61,9 +62,29 @@ func probeCUDA() (string, error) {
 	}
 	names := make([]string, len(gpus))
 	for i, g := range gpus {
-		names[i] = fmt.Sprintf("%d: %s (%s), %.0f GiB", g.Index, g.Name, g.Capability, float64(g.Memory)/(1<<30))
+		names[i] = fmt.Sprintf("%d: %s (compute capability %s, %d multiprocessors), %.0f GiB, driver for CUDA %s",
+			g.Index, g.Name, g.Capability, g.Multiprocessors, float64(g.Memory)/(1<<30), g.Driver)
 	}
-	return strings.Join(names, "; "), nil
+	d, err := cuda.Open(cuda.Options{})
+	if err != nil {
+		return "", err
+	}
+	rate, err := measuredBandwidth(d)
+	if l, ok := d.(interface{ Libraries() (driver, blas string) }); ok && err == nil {
+		driver, blas := l.Libraries()
+		rate += ", " + driver + ", " + blas
+	}
+	return strings.Join(names, "; ") + rate, errors.Join(err, d.Close())
+}
+
+// measuredBandwidth is ", reads N GB/s" of a device that can measure it.
+func measuredBandwidth(d kernels.Device) (string, error) {
+	m, ok := d.(kernels.Meter)
+	if !ok {
+		return "", nil
+	}
+	rate, err := m.ReadBandwidth()
+	return fmt.Sprintf(", reads %.1f GB/s", rate/1e9), err
 }
 
 // openDevice starts the device that an experiment asks for.
