@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -276,6 +277,28 @@ func TestWorkersDoNotMatter(t *testing.T) {
 }
 
 // The rule mass trains the maps of preset shared and selects by group.
+// TestMemoryIsFreed: what a unit computes with goes when it is done. All of
+// it together would be gigabytes on a real model.
+func TestMemoryIsFreed(t *testing.T) {
+	c := small(t, "paper", 2)
+	r := synthetic(t, 2, nil)
+	held := func() int64 {
+		runtime.GC()
+		runtime.GC() // the first runs finalizers, the second frees what they held
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	run(t, Options{Trace: r, Config: c, Workers: 2}) // fills gorgonia's pools
+	before := held()
+	for range 4 {
+		run(t, Options{Trace: r, Config: c, Workers: 2})
+	}
+	if grown := held() - before; grown > 1<<20 {
+		t.Errorf("4 trainings of 8 units left %d KiB behind", grown>>10)
+	}
+}
+
 func TestGroupRuleMass(t *testing.T) {
 	r := synthetic(t, 2, nil)
 	c := small(t, "grouped", 3)

@@ -240,7 +240,12 @@ func newGraph[T number](u *unit) (*graph[T], error) {
 // constant nodes keep their hash when it is first asked for.
 var gradient sync.Mutex
 
-func (g *graph[T]) close() { g.vm.Close() }
+// close lets go of the machine. It has a finalizer, so a graph that still
+// pointed to it would be a cycle that the garbage collector never frees.
+func (g *graph[T]) close() {
+	g.vm.Close()
+	g.vm = nil
+}
 
 // step runs one training step and gives its loss.
 func (g *graph[T]) step(number int) (float64, error) {
