@@ -21,7 +21,6 @@ const recallTop = 32
 type RecallOptions struct {
 	Device   kernels.Device
 	Trace    *trace.Reader
-	Scale    float32 // of q.k
 	Settings []Setting
 	Budgets  []kernels.Budget
 	// Contexts are prefixes of the documents; the queries measured are those
@@ -55,7 +54,7 @@ func Recall(ctx context.Context, o RecallOptions) ([]result.RecallRow, error) {
 	for _, s := range o.Settings {
 		var byBudget []*selector.Sparse
 		for _, b := range o.Budgets {
-			sparse, err := s.Sparse(o.Device, o.Trace.Model, o.Scale, b)
+			sparse, err := s.Sparse(o.Device, o.Trace.Model, o.Trace.Scale, b)
 			if err != nil {
 				return nil, fmt.Errorf("recall: %s: %w", s.Selector, err)
 			}
@@ -222,7 +221,7 @@ func (r *recall) exact(document *trace.Loaded, q []uint16, cache *kernels.Cache,
 		return nil, err
 	}
 	defer d.Free(scores)
-	d.ScanDot(scores, x.q, layer, -1, b, r.Scale)
+	d.ScanDot(scores, x.q, layer, -1, b, r.Trace.Scale)
 	x.logits = make([]float32, scores.Len())
 	if err := d.Download(rawBytes(x.logits), scores); err != nil {
 		return nil, err
@@ -232,7 +231,7 @@ func (r *recall) exact(document *trace.Loaded, q []uint16, cache *kernels.Cache,
 		return nil, err
 	}
 	defer d.Free(out)
-	d.Attend(out, x.q, layer, b, r.Scale, 0)
+	d.Attend(out, x.q, layer, b, r.Trace.Scale, 0)
 	x.out = make([]float32, out.Len())
 	if err := d.Download(rawBytes(x.out), out); err != nil {
 		return nil, err
@@ -269,7 +268,7 @@ func (r *recall) measure(x *exactLayer, b *kernels.Batch, layer int, sparse *sel
 		return err
 	}
 	defer d.Free(out)
-	d.AttendSelected(out, x.q, layer, b, r.Scale, chosen, selection)
+	d.AttendSelected(out, x.q, layer, b, r.Trace.Scale, chosen, selection)
 	got := make([]float32, out.Len())
 	if err := d.Download(rawBytes(got), out); err != nil {
 		return err

@@ -26,16 +26,20 @@ from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-FORMAT, VERSION, BLOCK = "hashattn-trace", 1, 128
+FORMAT, VERSION, BLOCK = "hashattn-trace", 2, 128
 captured = {}  # layer -> (q, k, v) of the document at hand
 wanted = None  # layers to keep
 positions = None  # query positions to keep
+scale = None  # of q.k
 
 
 def capture_attention(module, query, key, value, attention_mask, **kwargs):
     """Keeps q, k and v of the wanted layers, then attends with sdpa."""
     layer = getattr(module, "layer_idx", None)
     if layer in wanted:
+        used = kwargs.get("scaling") or query.shape[-1] ** -0.5  # sdpa's own default
+        if abs(used - scale) > 1e-6 * scale:
+            raise SystemExit(f"layer {layer} multiplies q.k by {used}, the model's config says {scale}")
         pick = lambda t: t[0].to(torch.bfloat16).contiguous()
         captured[layer] = (pick(query[:, :, positions]), pick(key), pick(value))
     return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
@@ -74,6 +78,13 @@ def rope_of(config):
             "kind": kind, "factor": p.get("factor"), "lowFreq": p.get("low_freq_factor"), "highFreq": p.get("high_freq_factor"),
             "context": p.get("original_max_position_embeddings")}.items() if v is not None}
     return rope
+
+
+def scale_of(config, head_dim):
+    """What attention multiplies q.k by."""
+    if getattr(config, "query_pre_attn_scalar", None):  # Gemma
+        return config.query_pre_attn_scalar ** -0.5
+    return getattr(config, "attention_multiplier", None) or head_dim ** -0.5  # Granite's, or the usual
 
 
 def sha256_file(path):
@@ -128,7 +139,7 @@ def documents(paths, start):
 
 
 def main():
-    global wanted, positions
+    global wanted, positions, scale
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--model", required=True, help="hub name or folder")
     ap.add_argument("--gguf", help="GGUF file inside the model's folder")
@@ -153,6 +164,7 @@ def main():
     wanted = [int(x) for x in args.layers.split(",")] if args.layers else [i for i, k in enumerate(kinds) if k == "full_attention"]
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    scale = scale_of(config, head_dim)
     header = {
         "format": FORMAT, "version": VERSION,
         "model": {
@@ -160,7 +172,7 @@ def main():
             "layers": config.num_hidden_layers, "queryHeads": config.num_attention_heads, "kvHeads": kv_heads, "headDim": head_dim,
             "rope": rope_of(config)},
         "tokenizer": hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest(),
-        "context": args.context, "captured": wanted, "shards": []}
+        "context": args.context, "captured": wanted, "scale": scale, "shards": []}
     out = pathlib.Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     umask = os.umask(0)
@@ -168,7 +180,7 @@ def main():
     index = out / "index.json"
     if index.exists():
         old = json.loads(index.read_text())
-        different = [k for k in header if k != "shards" and old.get(k) != header[k]]
+        different = [k for k in header if k != "shards" and old.get(k) != header[k] and not (k == "scale" and math.isclose(old.get(k, 0), scale, rel_tol=1e-6))]
         if different:
             raise SystemExit(f"{index}: the trace in this folder differs in {', '.join(different)}; choose another folder")
         header = old

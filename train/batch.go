@@ -190,12 +190,12 @@ func (b *batch[T]) joint(i, g int, q []uint16, at []int, n norm) {
 	}
 }
 
-// teach sets the targets of head g of document i. The logit q.k / sqrt(d) is,
+// teach sets the targets of head g of document i. The logit, scale q.k, is,
 // up to a constant of the query, that of the standardised key with the query
 // times the key's scale.
 func (b *batch[T]) teach(i, g int, q []uint16, w draw, keys []T) {
 	u, d, n, m := b.u, b.u.dim, len(w.keys), len(w.queries)
-	scale := 1 / math.Sqrt(float64(d))
+	scale := float64(u.trace.Scale)
 	for r, row := range w.queries {
 		for j, v := range q[row*d : (row+1)*d] {
 			b.teacher[r*d+j] = T(float64(dtype.F32FromBF16(v)) * u.keyNorm.scale[j] * scale)

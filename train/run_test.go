@@ -29,7 +29,7 @@ func synthetic(t *testing.T, documents int, spoil func(layer int, k []uint16)) *
 	t.Helper()
 	const n = 640
 	dir := t.TempDir()
-	w, err := trace.Create(dir, trace.Header{Model: tiny, Tokenizer: "t", Context: n, Captured: []int{0, 2}})
+	w, err := trace.Create(dir, trace.Header{Model: tiny, Tokenizer: "t", Context: n, Captured: []int{0, 2}, Scale: trace.DefaultScale(tiny.HeadDim)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -201,7 +201,7 @@ func newGraph[T number](u *unit) (*graph[T], error) {
 		code = g.ops.tanh(g.run(g.keyLayers, keys, b.used), b.used)
 		w = g.ops.tanh(g.run(g.queryLayers, queries, all), all)
 	default:
-		from, err := residualStart(s, c.Bits, c.BlockBits, rng)
+		from, err := residualStart(s, float64(u.trace.Scale), c.Bits, c.BlockBits, rng)
 		if err != nil {
 			return nil, err
 		}

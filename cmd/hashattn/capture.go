@@ -104,7 +104,7 @@ func (s *session) capture(ctx context.Context, set, dir string) (captured, error
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return captured{}, err
 	}
-	w, err := trace.Create(dir, trace.Header{Model: m.Shape(), Tokenizer: m.Tokenizer.Hash(), Context: int(s.Capture.Context), Captured: layers})
+	w, err := trace.Create(dir, trace.Header{Model: m.Shape(), Tokenizer: m.Tokenizer.Hash(), Context: int(s.Capture.Context), Captured: layers, Scale: m.QueryScale})
 	if err != nil {
 		return captured{}, asInput(err)
 	}

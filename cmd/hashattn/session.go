@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"path/filepath"
 	"slices"
 	"time"
@@ -279,10 +278,4 @@ func (s *session) header(kind string, config any, samples any, name, fingerprint
 	h.Device = deviceOf(d)
 	h.Seconds = time.Since(begin).Seconds()
 	return h, nil
-}
-
-// queryScale is what attention multiplies q.k by where only a trace is at
-// hand: 1/sqrt(headDim), as all models of the known architectures do.
-func (s *session) queryScale(headDim int) float32 {
-	return float32(1 / math.Sqrt(float64(headDim)))
 }
