@@ -228,7 +228,13 @@ func (b *batch[T]) teach(i, g int, q []uint16, w draw, keys []T) {
 				x := edges[r*edge : (r+1)*edge]
 				top := maximum(x)
 				outside := float64(top) + math.Log(float64(expSum(x, top)))
-				share = func(inside float64) float64 { return 1 / (math.Exp(more) + math.Exp(min(outside-inside, 80))) }
+				share = func(inside float64) float64 {
+					s := 1 / (math.Exp(more) + math.Exp(min(outside-inside, 80)))
+					if p := u.config.MassPower; p != 1 {
+						s = math.Pow(s, p)
+					}
+					return s
+				}
 			}
 			softmax(b.target[(i*m+r)*stride:][:n], logits[r*n:(r+1)*n], share, g > 0)
 		}

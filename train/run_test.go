@@ -332,6 +332,65 @@ func TestGroupRuleMass(t *testing.T) {
 	}
 }
 
+// Each option must train, change what is learnt, and come back from its
+// checkpoint.
+func TestOptions(t *testing.T) {
+	r := synthetic(t, 3, true, nil)
+	for name, o := range map[string]struct {
+		preset string
+		change func(*Config)
+	}{
+		"64 bits":     {"shared", func(c *Config) { c.Bits = 64 }},
+		"query aware": {"shared", func(c *Config) { c.QueryBits, c.QueryAware = 4, true }},
+		"key MLP":     {"shared", func(c *Config) { c.KeyHidden = 24 }},
+		"mass power":  {"grouped", func(c *Config) { c.MassPower = 0 }},
+		"all":         {"grouped", func(c *Config) { c.QueryBits, c.QueryAware, c.KeyHidden, c.MassPower = 4, true, 24, 0.5 }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := small(t, o.preset, 6)
+			plain := run(t, Options{Trace: r, Config: c})
+			o.change(&c)
+			dir := t.TempDir()
+			m := run(t, Options{Trace: r, Config: c, CheckpointDir: dir})
+			if reflect.DeepEqual(m.Layers, plain.Layers) {
+				t.Error("the option changes nothing")
+			}
+			if key := m.Layers[0].Key; (len(key.Layers) > 0) != (c.KeyHidden > 0) || key.Out() != c.Bits || key.Words() != (c.Bits+31)/32 {
+				t.Errorf("key map has %d MLP layers and %d bits in %d words", len(key.Layers), key.Out(), key.Words())
+			}
+			calls := 0
+			again := run(t, Options{Trace: r, Config: c, CheckpointDir: dir, OnProgress: func(Progress) { calls++ }})
+			if !reflect.DeepEqual(m, again) || calls != 0 {
+				t.Errorf("the checkpoint gives another mapping, or trains again (%d calls)", calls)
+			}
+			path := filepath.Join(dir, "m.safetensors")
+			if err := m.Save(path); err != nil {
+				t.Fatal(err)
+			}
+			if back, err := mapping.Load(path); err != nil || !reflect.DeepEqual(back.Layers[2].Key.Feedback, m.Layers[2].Key.Feedback) {
+				t.Errorf("the file gives another mapping, %v", err)
+			}
+		})
+	}
+}
+
+// Trained with rounded queries, another precision is another training.
+func TestQueryAwareHash(t *testing.T) {
+	r := synthetic(t, 1, false, nil)
+	c := small(t, "shared", 1)
+	eight := Hash(r, c)
+	c.QueryBits = 4
+	if Hash(r, c) != eight {
+		t.Error("query bits count though training does not see them")
+	}
+	c.QueryAware = true
+	four := Hash(r, c)
+	c.QueryBits = 8
+	if Hash(r, c) == four {
+		t.Error("query bits do not count though training sees them")
+	}
+}
+
 func TestResume(t *testing.T) {
 	r := synthetic(t, 2, false, nil)
 	c := small(t, "shared", 20)
@@ -422,6 +481,9 @@ func TestConfigCheck(t *testing.T) {
 		"blockBits":    func(c *Config) { c.BlockBits = 5 },
 		"queryBits":    func(c *Config) { c.QueryBits = 3 },
 		"groupRule":    func(c *Config) { c.GroupRule = "max" },
+		"massPower":    func(c *Config) { c.MassPower = math.NaN() },
+		"keyHidden":    func(c *Config) { c.KeyHidden = -1 },
+		"queryAware":   func(c *Config) { *c = presets["paper"]; c.QueryAware = true },
 		"steps":        func(c *Config) { c.Steps = -1 },
 		"learningRate": func(c *Config) { c.LearningRate = math.NaN() },
 	} {

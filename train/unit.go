@@ -207,20 +207,21 @@ func newGraph[T number](u *unit) (*graph[T], error) {
 		}
 		g.start(from)
 		z := g.ops.affine(keys, g.keySkip.w, g.keySkip.b, 1, 0, b.used, false)
+		if c.KeyHidden > 0 {
+			g.keyLayers = g.residual("key", rng, u.dim, c.KeyHidden, c.Bits)
+			z = g.ops.add(z, g.run(g.keyLayers, keys, b.used), b.used)
+		}
 		if g.feedback != nil {
 			z = g.ops.feedback(z, g.feedback, c.BlockBits, b.used)
 		}
 		code = g.ops.sign(z, b.used)
 		w = g.ops.affine(queries, g.querySkip.w, g.querySkip.b, g.querySkip.heads, c.Queries, all, false)
 		if u.joint {
-			g.queryLayers = g.mlp("query", 1, rng, width, 2*u.dim, 2*u.dim, c.Bits)
-			last := g.queryLayers[2]
-			for _, n := range []*G.Node{last.w, last.b} {
-				for i := range values[T](n) {
-					values[T](n)[i] *= residualScale
-				}
-			}
-			w = G.Must(G.Add(w, g.run(g.queryLayers, queries, all)))
+			g.queryLayers = g.residual("query", rng, width, 2*u.dim, 2*u.dim, c.Bits)
+			w = g.ops.add(w, g.run(g.queryLayers, queries, all), all)
+		}
+		if c.QueryAware {
+			w = g.ops.round(w, c.QueryBits)
 		}
 	}
 	g.loss = g.ops.rank(w, code, target, &b.layout, row)
@@ -303,6 +304,19 @@ func (g *graph[T]) mlp(name string, heads int, rng *rand.Rand, widths ...int) []
 		layers = append(layers, linear{
 			g.learn(fmt.Sprintf("%s.%d.weight", name, i), heads*out, in, uniform(heads*out*in)),
 			g.learn(fmt.Sprintf("%s.%d.bias", name, i), heads, out, uniform(heads*out)), heads, in, out})
+	}
+	return layers
+}
+
+// residual makes an MLP that stands beside a linear map: its last layer starts
+// small, so that training starts from the linear map.
+func (g *graph[T]) residual(name string, rng *rand.Rand, widths ...int) []linear {
+	layers := g.mlp(name, 1, rng, widths...)
+	last := layers[len(layers)-1]
+	for _, n := range []*G.Node{last.w, last.b} {
+		for i := range values[T](n) {
+			values[T](n)[i] *= residualScale
+		}
 	}
 	return layers
 }
