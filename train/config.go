@@ -74,7 +74,7 @@ const (
 
 var presets = map[string]Config{
 	"paper": {Preset: "paper", Bits: 32, QueryBits: 1, Sink: 128, Local: 128,
-		Steps: 1600, LearningRate: 1e-3, Documents: 4, Queries: 64, Keys: 4096, Seed: 1},
+		Steps: 6400, LearningRate: 1e-3, Documents: 4, Queries: 64, Keys: 1024, Seed: 1},
 	"shared": {Preset: "shared", Bits: 32, BlockBits: 4, QueryBits: 8, Sink: 128, Local: 128,
 		Steps: 800, LearningRate: 3e-3, Documents: 4, Queries: 64, Keys: 4096, Seed: 1},
 	"grouped": {Preset: "grouped", Bits: 32, BlockBits: 4, QueryBits: 8, Sink: 128, Local: 128, Candidates: 2, MassPower: 1,

@@ -115,11 +115,16 @@ func (s *session) trainConfig(preset string) (train.Config, error) {
 	if t.LearningRate > 0 {
 		c.LearningRate = t.LearningRate
 	}
-	if preset != "paper" {
-		c.QueryBits = t.QueryBits
-	}
-	if preset == "grouped" {
+	switch preset {
+	case "paper":
+		c.Keys = t.PaperKeys
+	case "grouped":
 		c.Candidates, c.PerHeadLayers = t.Candidates, t.PerHeadLayers
+		c.GroupRule, c.MassPower = mapping.GroupRule(t.GroupRule), t.MassPower
+		fallthrough
+	default:
+		c.BlockBits, c.KeyHidden = t.BlockBits, t.KeyHidden
+		c.QueryBits, c.QueryAware = t.QueryBits, t.QueryAware
 	}
 	if err := c.Check(); err != nil {
 		return c, usageError{fmt.Errorf("train of %s: %w", preset, err)}
