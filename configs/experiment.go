@@ -54,8 +54,8 @@ type Capture struct {
 // Train is how mappings are trained.
 type Train struct {
 	Presets       []string `json:"presets" jsonschema:"enum=paper,enum=shared,enum=grouped" jsonschema_description:"Mappings to train."`
-	Steps         int      `json:"steps" jsonschema:"minimum=1,maximum=1000000" jsonschema_description:"Training steps of shared and grouped."`
-	PaperSteps    int      `json:"paperSteps" jsonschema:"minimum=1,maximum=1000000" jsonschema_description:"Training steps of paper, which still gains at 6400."`
+	Steps         int      `json:"steps" jsonschema:"minimum=0,maximum=1000000" jsonschema_description:"Training steps of shared and grouped; 0: the fitted start, untrained."`
+	PaperSteps    int      `json:"paperSteps" jsonschema:"minimum=0,maximum=1000000" jsonschema_description:"Training steps of paper, which still gains at 6400; 0: its random start."`
 	PaperKeys     int      `json:"paperKeys" jsonschema:"minimum=16,maximum=1048576" jsonschema_description:"Keys of each document in one step of paper: its MLPs make each key dear, and more steps help it more than more keys."`
 	Bits          int      `json:"bits" jsonschema:"minimum=4,maximum=256" jsonschema_description:"Bits of one key code, a multiple of 4."`
 	QueryBits     int      `json:"queryBits" jsonschema:"enum=4,enum=8" jsonschema_description:"Bits of one query weight in shared and grouped."`

@@ -30,9 +30,11 @@ type RecallOptions struct {
 	// Queries bounds the queries of one document and context, spread evenly.
 	Queries int
 	// Layers of those captured; nil for all.
-	Layers   []int
-	PerHead  bool // rows for each layer and head beside the means
-	Progress func(done, total int)
+	Layers []int
+	// Documents of the trace by index; nil for all.
+	Documents []int
+	PerHead   bool // rows for each layer and head beside the means
+	Progress  func(done, total int)
 }
 
 // Recall measures, per setting, context and budget, how much of exact
@@ -62,9 +64,15 @@ func Recall(ctx context.Context, o RecallOptions) ([]result.RecallRow, error) {
 		}
 		r.sparse = append(r.sparse, byBudget)
 	}
-	total := len(o.Trace.Shards) * len(layers)
-	for i := range o.Trace.Shards {
-		document, err := o.Trace.Document(i)
+	documents := o.Documents
+	if documents == nil {
+		for i := range o.Trace.Shards {
+			documents = append(documents, i)
+		}
+	}
+	total := len(documents) * len(layers)
+	for i, d := range documents {
+		document, err := o.Trace.Document(d)
 		if err != nil {
 			return nil, err
 		}

@@ -44,6 +44,8 @@ type Config struct {
 	// 0 for none.
 	KeyHidden int `yaml:"keyHidden" json:"keyHidden,omitempty"`
 
+	// Steps 0 leaves the maps where training starts: fitted to the keys, or for
+	// paper random.
 	Steps        int     `yaml:"steps" json:"steps"`
 	LearningRate float64 `yaml:"learningRate" json:"learningRate"`
 	// A step takes Documents documents, of each Queries queries of one block
@@ -101,7 +103,7 @@ func (c Config) Check() error {
 		v, lo, h int
 	}{
 		{"bits", c.Bits, 1, mapping.MaxBits}, {"blockBits", c.BlockBits, 0, c.Bits}, {"sink", c.Sink, 0, 1 << 20}, {"local", c.Local, 0, 1 << 20},
-		{"keyHidden", c.KeyHidden, 0, 1 << 14}, {"candidates", c.Candidates, 0, 1024}, {"steps", c.Steps, 1, 1 << 24},
+		{"keyHidden", c.KeyHidden, 0, 1 << 14}, {"candidates", c.Candidates, 0, 1024}, {"steps", c.Steps, 0, 1 << 24},
 		{"documents", c.Documents, 1, 1024}, {"queries", c.Queries, 1, 128}, {"keys", c.Keys, 16, 1 << 20},
 	} {
 		if r.v < r.lo || r.v > r.h {

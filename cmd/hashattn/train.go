@@ -9,12 +9,13 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hashattn/hashattn/configs"
 	"github.com/hashattn/hashattn/model/mapping"
 	"github.com/hashattn/hashattn/model/trace"
 	"github.com/hashattn/hashattn/train"
 )
 
-type trainOptions struct{ trace, out, checkpoints string }
+type trainOptions struct{ trace, out, checkpoints, study string }
 
 func (a *app) trainCommand() *cobra.Command {
 	var o trainOptions
@@ -25,10 +26,16 @@ func (a *app) trainCommand() *cobra.Command {
 PRESET.safetensors. Layers and heads train side by side on all cores; the result
 does not depend on how many. A training that was stopped goes on from the last
 finished layer and head, whose maps and loss curves are kept as they come.
+
+With --study it trains a table of variants instead, on the experiment's
+calibration texts, says which wins on the choice texts and whether that holds on
+the held-out texts, and writes study.json and EXPERIMENTS.md. Traces that the
+run's folder lacks are captured first.
 ` + exitHelp,
 		Example: `  hashattn train --config quickstart
   hashattn train --trace traces/calibration --presets grouped --steps 400 --out mappings
-  hashattn train --presets paper --paper-steps 6400 --workers 8`,
+  hashattn train --presets paper --paper-steps 6400 --workers 8
+  hashattn train --study variants.yaml --config qwen2.5-coder-0.5b-4k`,
 		Args: args(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			e, err := a.experiment(c)
@@ -40,11 +47,20 @@ finished layer and head, whose maps and loss curves are kept as they come.
 			if o.trace == "" {
 				o.trace = s.path("traces", "calibration")
 			}
-			if o.out == "" {
-				o.out = s.path("mappings")
-			}
 			if o.checkpoints == "" {
 				o.checkpoints = s.path("train")
+			}
+			if o.study != "" {
+				if o.out == "" {
+					o.out = s.dir
+				}
+				if err := s.distinct(); err != nil {
+					return err
+				}
+				return s.runStudy(c.Context(), o, func(more ...configs.Source) (*configs.Experiment, error) { return a.experiment(c, more...) })
+			}
+			if o.out == "" {
+				o.out = s.path("mappings")
 			}
 			return s.runTrain(c.Context(), o)
 		},
@@ -52,6 +68,7 @@ finished layer and head, whose maps and loss curves are kept as they come.
 	a.bindKeys(c, "name", "train")
 	c.Flags().StringVar(&o.trace, "trace", "", "calibration trace (default: traces/calibration in the run's `folder`)")
 	c.Flags().StringVarP(&o.out, "out", "o", "", "`folder` of the mappings (default: mappings in the run's folder)")
+	c.Flags().StringVar(&o.study, "study", "", "`file` of variants to train and compare")
 	c.Flags().StringVar(&o.checkpoints, "checkpoints", "", "`folder` of finished parts and loss curves (default: train in the run's folder)")
 	return c
 }
