@@ -50,7 +50,7 @@ func TestJudge(t *testing.T) {
 	}
 	base := row([]float64{0.2, 0.4}, []float64{0.2, 0.3, 0.4})
 	for want, r := range map[string]*studyRow{
-		"not chosen":           row([]float64{0.3, 0.3}, []float64{0.1, 0.1, 0.1}),
+		"not chosen":           row([]float64{0.3, 0.35}, []float64{0.1, 0.1, 0.1}),
 		"chosen, kept":         row([]float64{0.1, 0.4}, []float64{0.11, 0.2, 0.3}),
 		"chosen, within noise": row([]float64{0.1, 0.4}, []float64{0.05, 0.3, 0.45}),
 		"chosen, lost":         row([]float64{0.1, 0.4}, []float64{0.3, 0.4, 0.5}),
