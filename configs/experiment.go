@@ -57,6 +57,8 @@ type Train struct {
 	Steps         int      `json:"steps" jsonschema:"minimum=0,maximum=1000000" jsonschema_description:"Training steps of shared and grouped; 0: the fitted start, untrained."`
 	PaperSteps    int      `json:"paperSteps" jsonschema:"minimum=0,maximum=1000000" jsonschema_description:"Training steps of paper, which still gains at 6400; 0: its random start."`
 	PaperKeys     int      `json:"paperKeys" jsonschema:"minimum=16,maximum=1048576" jsonschema_description:"Keys of each document in one step of paper: its MLPs make each key dear, and more steps help it more than more keys."`
+	PaperDocs     int      `json:"paperDocuments" jsonschema:"minimum=1,maximum=1024" jsonschema_description:"Documents of one step of paper."`
+	PaperDecay    bool     `json:"paperDecay" jsonschema_description:"Let paper's learning rate fall as that of shared and grouped does; the paper's own is constant."`
 	Bits          int      `json:"bits" jsonschema:"minimum=4,maximum=256" jsonschema_description:"Bits of one key code, a multiple of 4."`
 	QueryBits     int      `json:"queryBits" jsonschema:"enum=4,enum=8" jsonschema_description:"Bits of one query weight in shared and grouped."`
 	BlockBits     int      `json:"blockBits" jsonschema:"minimum=0,maximum=256" jsonschema_description:"Bits of a block of the residual code of shared and grouped, a divisor of bits; 0: a plain linear code."`
@@ -159,7 +161,7 @@ func Default() *Experiment {
 		Data:    Data{Calibration: []string{"calibration"}, Choice: []string{"choice"}, Heldout: []string{"heldout"}},
 		Capture: Capture{Context: 4096},
 		Train: Train{
-			Presets: []string{"shared", "grouped", "paper"}, Steps: 800, PaperSteps: 6400, PaperKeys: 1024, Bits: 32, QueryBits: 8, Candidates: 2,
+			Presets: []string{"shared", "grouped", "paper"}, Steps: 800, PaperSteps: 6400, PaperKeys: 1024, PaperDocs: 1, Bits: 32, QueryBits: 8, Candidates: 2,
 			BlockBits: 4, GroupRule: "sum", MassPower: 1,
 			Documents: 4, Queries: 64, Keys: 4096, Sink: 128, Local: 128, Seed: 1,
 		},

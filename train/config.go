@@ -48,6 +48,8 @@ type Config struct {
 	// paper random.
 	Steps        int     `yaml:"steps" json:"steps"`
 	LearningRate float64 `yaml:"learningRate" json:"learningRate"`
+	// Decay lets the learning rate fall as a cosine. The paper's stays.
+	Decay bool `yaml:"decay" json:"decay,omitempty"`
 	// A step takes Documents documents, of each Queries queries of one block
 	// and at most Keys of the keys before it.
 	Documents int    `yaml:"documents" json:"documents"`
@@ -76,11 +78,11 @@ const (
 
 var presets = map[string]Config{
 	"paper": {Preset: "paper", Bits: 32, QueryBits: 1, Sink: 128, Local: 128,
-		Steps: 6400, LearningRate: 1e-3, Documents: 4, Queries: 64, Keys: 1024, Seed: 1},
+		Steps: 6400, LearningRate: 1e-3, Documents: 1, Queries: 64, Keys: 1024, Seed: 1},
 	"shared": {Preset: "shared", Bits: 32, BlockBits: 4, QueryBits: 8, Sink: 128, Local: 128,
-		Steps: 800, LearningRate: 3e-3, Documents: 4, Queries: 64, Keys: 4096, Seed: 1},
+		Steps: 800, LearningRate: 3e-3, Decay: true, Documents: 4, Queries: 64, Keys: 4096, Seed: 1},
 	"grouped": {Preset: "grouped", Bits: 32, BlockBits: 4, QueryBits: 8, Sink: 128, Local: 128, Candidates: 2, MassPower: 1,
-		Steps: 800, LearningRate: 3e-3, Documents: 4, Queries: 64, Keys: 4096, Seed: 1},
+		Steps: 800, LearningRate: 3e-3, Decay: true, Documents: 4, Queries: 64, Keys: 4096, Seed: 1},
 }
 
 // Preset gives the recipe of that name with its default numbers.

@@ -121,11 +121,11 @@ func lastStep(curve []point) int {
 	return curve[len(curve)-1].Step
 }
 
-// rate is the learning rate of a step: constant for paper, else falling as a
-// cosine; both rise over the first steps.
+// rate is the learning rate of a step: it rises over the first steps, then
+// stays or falls as a cosine.
 func (c Config) rate(step int) float64 {
 	f := min(1, float64(step+1)/warmup)
-	if c.Preset != "paper" {
+	if c.Decay {
 		f *= (1-finalRate)*(1+math.Cos(math.Pi*float64(step)/float64(c.Steps)))/2 + finalRate
 	}
 	return c.LearningRate * f

@@ -134,7 +134,7 @@ func (s *session) trainConfig(preset string) (train.Config, error) {
 	}
 	switch preset {
 	case "paper":
-		c.Keys = t.PaperKeys
+		c.Keys, c.Documents, c.Decay = t.PaperKeys, t.PaperDocs, t.PaperDecay
 	case "grouped":
 		c.Candidates, c.PerHeadLayers = t.Candidates, t.PerHeadLayers
 		c.GroupRule, c.MassPower = mapping.GroupRule(t.GroupRule), t.MassPower
