@@ -45,6 +45,9 @@ type studyVariant struct {
 	Set    map[string]any `yaml:"set"`
 	Method string         `yaml:"method"`
 	Rerank int            `yaml:"rerank"` // candidates in budgets; 0: none
+	// QueryMetric gives a method keys and queries in the basis that
+	// train.QueryMetric fits for that many parts; 0: as they are.
+	QueryMetric int `yaml:"queryMetric"`
 }
 
 // readStudy reads a study file, strictly.
@@ -76,6 +79,8 @@ func readStudy(path string) (*study, error) {
 			return nil, usagef("%s: against: %q is no variant before it", at, v.Against)
 		case v.Rerank < 0:
 			return nil, usagef("%s: rerank: %d is below 0", at, v.Rerank)
+		case v.QueryMetric < 0 || v.QueryMetric > 0 && v.Method == "":
+			return nil, usagef("%s: queryMetric: want a number of parts, with a method", at)
 		case v.Method != "":
 			if err := selector.Check(v.Method); err != nil {
 				return nil, usagef("%s: method: %v", at, err)
@@ -254,7 +259,7 @@ func (s *session) studyTrace(ctx context.Context, set string) (*trace.Reader, er
 // run with the same settings and traces.
 func (s *session) studyVariant(ctx context.Context, v studyVariant, o trainOptions, traces map[string]*trace.Reader, old []*studyRow) (*studyRow, error) {
 	row := &studyRow{Name: v.Name, Against: v.Against, Preset: v.Preset, Workers: s.Train.Workers}
-	depends := []any{s.recallConfig(), v.Method, v.Rerank, traces["choice"].Shards, traces["heldout"].Shards, traces["heldout"].Captured}
+	depends := []any{s.recallConfig(), v.Method, v.QueryMetric, v.Rerank, traces["choice"].Shards, traces["heldout"].Shards, traces["heldout"].Captured}
 	var config train.Config
 	if v.Preset != "" {
 		var err error
@@ -299,15 +304,30 @@ func (s *session) studyVariant(ctx context.Context, v studyVariant, o trainOptio
 		}
 		source.Mapping, source.DenseLayers = m, m.DenseLayers
 	}
-	set, err := eval.NewSetting(s.device, traces["heldout"].Model, traces["heldout"].Scale, source, eval.TraceSamples{Reader: traces["calibration"]})
+	var samples selector.Samples = eval.TraceSamples{Reader: traces["calibration"]}
+	choice, heldout := traces["choice"], traces["heldout"]
+	if v.QueryMetric > 0 {
+		metric, err := train.FitQueryMetric(traces["calibration"], s.Train.Sink, v.QueryMetric)
+		if err != nil {
+			return nil, err
+		}
+		samples = metric.Samples(samples)
+		for set, r := range map[string]**trace.Reader{"choice": &choice, "heldout": &heldout} {
+			if *r, err = metric.Rewrite(traces[set], s.path("traces", fmt.Sprintf("%s-metric%d", set, v.QueryMetric))); err != nil {
+				return nil, err
+			}
+			defer (*r).Close()
+		}
+	}
+	set, err := eval.NewSetting(s.device, heldout.Model, heldout.Scale, source, samples)
 	if err != nil {
 		return nil, asInput(err)
 	}
 	row.Bits = set.Scorer.Bits()
-	if row.Choice, err = s.studyScores(ctx, set, traces["choice"]); err != nil {
+	if row.Choice, err = s.studyScores(ctx, set, choice); err != nil {
 		return nil, err
 	}
-	if row.Heldout, err = s.studyScores(ctx, set, traces["heldout"]); err != nil {
+	if row.Heldout, err = s.studyScores(ctx, set, heldout); err != nil {
 		return nil, err
 	}
 	s.app.progress.logf("variant %s: held-out %s, trained in %s", v.Name, scores(row.Heldout), elapsed(time.Duration(row.Seconds*float64(time.Second))))
