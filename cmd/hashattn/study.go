@@ -189,7 +189,7 @@ func (s *session) runStudy(ctx context.Context, o trainOptions, base func(...con
 	heldout := traces["heldout"]
 	out := &studyFile{
 		Study: filepath.Base(o.study), About: plan.About, Model: heldout.Model.Name, Context: heldout.Context, Budget: s.Sparsities[0].String(),
-		Layers: heldout.Captured, Device: device.Info().Name, Versions: result.Versions(),
+		Layers: s.measuredLayers(heldout), Device: device.Info().Name, Versions: result.Versions(),
 	}
 	for i, v := range plan.Variants {
 		one := &session{app: s.app, Experiment: experiments[i], dir: s.dir, device: device}
@@ -226,6 +226,16 @@ func (s *session) runStudy(ctx context.Context, o trainOptions, base func(...con
 	}
 	s.app.printf("%s", out.markdown())
 	return nil
+}
+
+// measuredLayers are the layers that recall is measured in where no mapping
+// leaves more dense.
+func (s *session) measuredLayers(r *trace.Reader) []int {
+	layers := s.Eval.Recall.Layers
+	if len(layers) == 0 {
+		layers = r.Captured
+	}
+	return slices.DeleteFunc(slices.Clone(layers), func(l int) bool { return slices.Contains(s.Train.DenseLayers, l) })
 }
 
 // studyTrace opens a set's trace, capturing it first unless it is whole.
