@@ -136,7 +136,7 @@ type studyScore struct {
 
 // studyFile is study.json.
 type studyFile struct {
-	Study    string      `json:"study"`
+	Command  string      `json:"command"`
 	About    string      `json:"about"`
 	Model    string      `json:"model"`
 	Context  int         `json:"context"`
@@ -188,7 +188,7 @@ func (s *session) runStudy(ctx context.Context, o trainOptions, base func(...con
 	}
 	heldout := traces["heldout"]
 	out := &studyFile{
-		Study: filepath.Base(o.study), About: plan.About, Model: heldout.Model.Name, Context: heldout.Context, Budget: s.Sparsities[0].String(),
+		Command: s.studyCommand(o.study), About: plan.About, Model: heldout.Model.Name, Context: heldout.Context, Budget: s.Sparsities[0].String(),
 		Layers: s.measuredLayers(heldout), Device: device.Info().Name, Versions: result.Versions(),
 	}
 	for i, v := range plan.Variants {
@@ -226,6 +226,20 @@ func (s *session) runStudy(ctx context.Context, o trainOptions, base func(...con
 	}
 	s.app.printf("%s", out.markdown())
 	return nil
+}
+
+// studyCommand is what to type for the same study, wherever files lie.
+func (s *session) studyCommand(study string) string {
+	command := "hashattn train --study " + filepath.Base(study)
+	if s.app.file != "" {
+		command += " --config " + strings.TrimSuffix(filepath.Base(s.app.file), ".yaml")
+	}
+	for _, set := range s.app.sets {
+		if !strings.HasPrefix(set, "model=") {
+			command += " --set " + set
+		}
+	}
+	return command
 }
 
 // measuredLayers are the layers that recall is measured in where no mapping
@@ -293,7 +307,13 @@ func (s *session) studyVariant(ctx context.Context, v studyVariant, o trainOptio
 			return r, nil
 		}
 	}
-	source := eval.Source{Method: v.Method, Sink: s.Train.Sink, Local: s.Train.Local, Candidates: v.Rerank, DenseLayers: s.Train.DenseLayers}
+	dense := slices.Clone(s.Train.DenseLayers)
+	for l := range traces["calibration"].Model.Layers {
+		if !slices.Contains(traces["calibration"].Captured, l) && !slices.Contains(dense, l) {
+			dense = append(dense, l)
+		}
+	}
+	source := eval.Source{Method: v.Method, Sink: s.Train.Sink, Local: s.Train.Local, Candidates: v.Rerank, DenseLayers: dense}
 	if v.Preset != "" {
 		begin, resumed := time.Now(), false
 		task := s.app.progress.task("train "+v.Name, false)

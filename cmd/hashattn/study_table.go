@@ -18,7 +18,7 @@ func (f *studyFile) markdown() []byte {
 	for _, r := range f.Rows {
 		documents["choice"], documents["heldout"] = len(r.Choice), len(r.Heldout)
 	}
-	fmt.Fprintf(&b, `Made by `+"`hashattn train --study %s`"+`. Context %d, budget %s, layers %v, %d choice
+	fmt.Fprintf(&b, `Made by `+"`%s`"+`. Context %d, budget %s, layers %v, %d choice
 and %d held-out documents, device %s. A variant is chosen if its output
 error on the choice documents is below that of the variant it stands against; it
 is kept if that holds on the held-out documents too, by more than twice the
@@ -28,7 +28,7 @@ workers as stand behind them (0: one a core); - where it is not known.
 
 | variant | bits | steps | seconds | choice r/m/e | held-out r/m/e | held-out difference of error | verdict |
 |---|---|---|---|---|---|---|---|
-`, f.Study, f.Context, f.Budget, f.Layers, documents["choice"], documents["heldout"], f.Device)
+`, f.Command, f.Context, f.Budget, f.Layers, documents["choice"], documents["heldout"], f.Device)
 	rows := map[string]*studyRow{}
 	for _, r := range f.Rows {
 		rows[r.Name] = r
