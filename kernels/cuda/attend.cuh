@@ -26,7 +26,9 @@ template <int D> struct Queries {
 
 // Accumulator is one warp's running softmax: lane (g, c) = (lane/4, lane%4)
 // holds heads 2c and 2c+1, and of tile j*4+e the values 64j + 8g + 2e, +1.
-template <int D> struct Accumulator {
+//
+// LATE loads V rows behind the logits: more latency, fewer registers.
+template <int D, bool LATE = false> struct Accumulator {
     float m0 = MASKED, m1 = MASKED, l0 = 0, l1 = 0;
     float out[D / 16][4];
 
@@ -47,6 +49,7 @@ template <int D> struct Accumulator {
             ka[0][j] = stream4(k0 + 32 * j);
             ka[1][j] = stream4(k1 + 32 * j);
         }
+        auto loadV = [&] {
         const bf16 *v0 = V + (long long)__shfl_sync(ALL, position, 2 * c) * D + g * 8;
         const bf16 *v1 = V + (long long)__shfl_sync(ALL, position, 2 * c + 1) * D + g * 8;
         const bf16 *v2 = V + (long long)__shfl_sync(ALL, position, 2 * c + 8) * D + g * 8;
@@ -58,6 +61,8 @@ template <int D> struct Accumulator {
             va[2][j] = stream4(v2 + 64 * j);
             va[3][j] = stream4(v3 + 64 * j);
         }
+        };
+        if (!LATE) loadV();
         float s[4] = {0, 0, 0, 0};
 #pragma unroll
         for (int j = 0; j < D / 32; j++) {
@@ -67,6 +72,7 @@ template <int D> struct Accumulator {
             mma(s, ka[0][j].x, ka[1][j].x, ka[0][j].y, ka[1][j].y, l.x, l.y);
             mma(s, ka[0][j].z, ka[1][j].z, ka[0][j].w, ka[1][j].w, l.z, l.w);
         }
+        if (LATE) loadV();
 #pragma unroll
         for (int i = 0; i < 4; i++) s[i] *= scale;
         if (g >= valid) s[0] = s[1] = MASKED;

@@ -123,9 +123,7 @@ func BenchmarkLayer(b *testing.B) {
 			fmt.Printf("%s, %d x %d\n", infos[0].Name, c[0], c[1])
 			l.dense = l.median(b, func() { d.Attend(l.out, l.q, 0, l.batch, 0.0884, 0) })
 			l.report(b, "dense", l.dense)
-			l.report(b, "encode-keys", l.median(b, func() { d.EncodeKeys(l.key, 0, l.batch) }))
 			for _, sel := range []kernels.Selection{
-				{Heads: benchKV, Sink: 4, Local: 64, Budget: kernels.Budget{Num: 1, Den: 32}},
 				{Heads: benchKV, Sink: 128, Local: 128, Budget: kernels.Budget{Num: 1, Den: 32}},
 			} {
 				l.fused(b, sel)
@@ -151,29 +149,46 @@ func (l *layerBench) fused(b *testing.B, sel kernels.Selection) {
 		if !ok {
 			continue
 		}
-		shape := fusedShape{s.shape.limit, sel.Read(s.shape.limit), 1, benchBits * most(bits), benchHeads / benchKV, benchDim, e.between()}
-		for _, warps := range []int{8, 4} {
-			for blocks := 2; blocks <= 16; blocks *= 2 {
-				p := shape.plan(blocks, warps)
-				if !p.fits() {
+		shape := fusedShape{s.shape.limit, sel.Read(s.shape.limit), 1, benchBits * most(bits), benchHeads / benchKV, benchDim}
+		for _, name := range []string{"fused", "fusedl", "fusedm"} {
+			fusedName = name
+			for _, warps := range []int{8, 4} {
+				if name == "fusedm" && warps == 4 {
 					continue
 				}
-				chosen := ""
-				if blocks == plan.blocks && warps == plan.warps {
-					chosen = "*"
+				for blocks := 2; blocks <= 16; blocks *= 2 {
+					p := shape.plan(blocks, warps)
+					if !p.fits() || s.shape.limit > 32768*blocks || s.shape.limit < 256*blocks {
+						continue
+					}
+					chosen := ""
+					if blocks == plan.blocks && warps == plan.warps {
+						chosen = "*"
+					}
+					l.report(b, fmt.Sprintf("%s-%dbit-sink%d-%dx%d%s", name, bits, sel.Sink, blocks, warps, chosen),
+						l.median(b, func() { d.attendFused(p, l.out, l.q, weights, 0, 0, 0, s, 0.0884, e, sel) }))
 				}
-				l.report(b, fmt.Sprintf("fused-%dbit-sink%d-%dx%d%s", bits, sel.Sink, blocks, warps, chosen),
-					l.median(b, func() { d.attendFused(p, l.out, l.q, weights, bits, 0, 0, 0, s, 0.0884, e, sel) }))
 			}
 		}
-		for name, enc := range map[string]kernels.Encoder{"linear": l.enc, "joint": l.joint} {
-			query := kernels.HashQuery{Encoder: enc, Bits: bits}
-			l.report(b, fmt.Sprintf("step-%s-%dbit-sink%d", name, bits, sel.Sink), l.median(b, func() { d.AttendHash(l.out, l.q, 0, l.batch, 0.0884, query, sel) }))
-			l.report(b, fmt.Sprintf("step-with-keys-%s-%dbit-sink%d", name, bits, sel.Sink), l.median(b, func() {
-				d.EncodeKeys(l.key, 0, l.batch)
-				d.AttendHash(l.out, l.q, 0, l.batch, 0.0884, query, sel)
-			}))
+		fusedName = "fused"
+		for _, share := range []int{28 << 10, 56 << 10, 112 << 10} {
+			encodeShare = share
+			for name, enc := range map[string]kernels.Encoder{"linear": l.enc, "joint": l.joint} {
+				query := kernels.HashQuery{Encoder: enc, Bits: bits}
+				l.report(b, fmt.Sprintf("step-encode-%s-%d", name, share>>10), l.median(b, func() {
+					d.EncodeKeys(l.key, 0, l.batch)
+					d.EncodeQueries(w, kernels.Tensor{}, enc, l.q, bits)
+				}))
+				for _, early := range []bool{false, true} {
+					d.queue.overlap = early
+					l.report(b, fmt.Sprintf("step-%s-%dbit-sink%d-%d-%v", name, bits, sel.Sink, share>>10, early), l.median(b, func() {
+						d.EncodeKeys(l.key, 0, l.batch)
+						d.AttendHash(l.out, l.q, 0, l.batch, 0.0884, query, sel)
+					}))
+				}
+			}
 		}
+		encodeShare = 28 << 10
 	}
 }
 

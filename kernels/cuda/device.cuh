@@ -13,13 +13,23 @@ typedef u16 bf16; // bit pattern
 #define DEV __device__ __forceinline__
 #define KERNEL extern "C" __global__ void
 
+DEV void announce() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+DEV void dependence() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // begin stands first in every kernel: launches are programmatic dependent ones,
 // which may start before the kernel ahead has ended. The next may start now;
 // this one waits until all memory written ahead can be seen.
 DEV void begin() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;\ngriddepcontrol.wait;" ::: "memory");
-#endif
+    announce();
+    dependence();
 }
 
 constexpr float LOG2E = 1.4426950408889634f;
@@ -58,7 +68,11 @@ DEV void range(const Selection &s, int n, int &lo, int &hi) {
     lo = imin(s.sink, n);
     hi = imax(lo, imax(n - s.local, 0));
 }
-DEV int budget(const Selection &s, int n) { return s.den > 0 ? (int)((long long)n * s.num / s.den) : s.count; }
+DEV int budget(const Selection &s, int n) {
+    if (s.den <= 0) return s.count;
+    const u64 x = (u64)(u32)n * (u32)s.num;
+    return x >> 32 ? (int)(x / (u32)s.den) : (int)((u32)x / (u32)s.den); // 64-bit division is slow
+}
 // chosen and scored are Selection.Chosen and Selection.Scored.
 DEV int chosen(const Selection &s, int n) {
     int lo, hi;
@@ -100,6 +114,13 @@ DEV uint4 load4(const void *p) {
     asm volatile("ld.global.v4.u32 {%0,%1,%2,%3},[%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
     return v;
 }
+
+// copy16 and copy4 copy to shared memory asynchronously; bytes behind the
+// first `bytes` become zero.
+DEV void copy16(u32 to, const void *from, int bytes = 16) { asm volatile("cp.async.cg.shared.global [%0],[%1],16,%2;" ::"r"(to), "l"(from), "r"(bytes) : "memory"); }
+DEV void copy4(u32 to, const void *from, int bytes = 4) { asm volatile("cp.async.ca.shared.global [%0],[%1],4,%2;" ::"r"(to), "l"(from), "r"(bytes) : "memory"); }
+DEV void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int N> DEV void waitGroups() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 
 DEV u32 shared32(const void *p) { return (u32)__cvta_generic_to_shared(p); }
 
@@ -167,8 +188,11 @@ DEV u32 clusterSize() {
     asm volatile("mov.u32 %0,%%cluster_nctarank;" : "=r"(r));
     return r;
 }
+DEV void clusterArrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+DEV void clusterWait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 DEV void clusterSync() {
-    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+    clusterArrive();
+    clusterWait();
 }
 // peer is the address of the same shared variable in block r of the cluster.
 DEV u32 peer(u32 address, u32 r) {
@@ -186,6 +210,8 @@ DEV void storePeer(u32 address, u32 v) { asm volatile("st.shared::cluster.u32 [%
 DEV void storePeer(u32 address, u32 v) { asm volatile("st.shared.u32 [%0],%1;" ::"r"(address), "r"(v) : "memory"); }
 DEV u32 clusterRank() { return 0; }
 DEV u32 clusterSize() { return 1; }
+DEV void clusterArrive() {}
+DEV void clusterWait() { __syncthreads(); }
 DEV void clusterSync() { __syncthreads(); }
 DEV u32 peer(u32 address, u32) { return address; }
 DEV u32 loadPeer(u32 address) {

@@ -388,6 +388,7 @@ func (d *Device) function(name string) (*function, error) {
 type size struct {
 	x, y, z                int
 	block, shared, cluster int
+	early                  bool // a cluster that has work before its wait
 }
 
 // launch queues a kernel; a failure is kept. Arguments are ints (for int and
@@ -415,7 +416,7 @@ func (d *Device) queueKernel(name string, s size, args ...any) {
 	}
 	if err == nil {
 		words, at := encode(args)
-		err = d.queue.launch(f, [3]int{s.x, s.y, s.z}, s.block, s.shared, s.cluster, words, at)
+		err = d.queue.launch(f, [3]int{s.x, s.y, s.z}, s.block, s.shared, s.cluster, s.cluster == 0 || s.early, words, at)
 	}
 	if err != nil {
 		d.fail(fmt.Errorf("kernel %s, %d x %d x %d blocks of %d: %w", name, s.x, s.y, s.z, s.block, err))

@@ -252,7 +252,7 @@ func (h *hashStep) check(t *testing.T, s stepShape, sel kernels.Selection) {
 	fatal(t, err)
 	defer h.d.Free(chosen)
 	first := make([]byte, 4*h.out.Len())
-	shape := fusedShape{state.shape.limit, sel.Read(state.shape.limit), state.indexed(0, 0).width, s.bits * most(s.queryBits) * s.mapsPerSet, s.group, s.dim, h.enc.between()}
+	shape := fusedShape{state.shape.limit, sel.Read(state.shape.limit), state.indexed(0, 0).width, s.bits * most(s.queryBits) * s.mapsPerSet, s.group, s.dim}
 	plans := []fusedPlan{plan}
 	for blocks := plan.blocks * 2; blocks <= 16; blocks *= 2 {
 		plans = append(plans, shape.plan(blocks, 8))
@@ -271,7 +271,7 @@ func (h *hashStep) check(t *testing.T, s stepShape, sel kernels.Selection) {
 		for run := range outs {
 			fatal(t, h.d.Upload(h.out, poison))
 			fatal(t, h.d.Upload(chosen, bytes.Repeat([]byte{0xee}, 4*chosen.Len())))
-			h.d.attendFused(p, h.out, h.q, address(h.weights), h.queryBits, address(chosen), k, 0, state, 0.1, h.enc, sel)
+			h.d.attendFused(p, h.out, h.q, address(h.weights), address(chosen), k, 0, state, 0.1, h.enc, sel)
 			fatal(t, h.d.Download(outs[run], h.out))
 		}
 		got := hostAlloc(t, dtype.I32, T, s.kv, k)

@@ -1,7 +1,8 @@
 // Hash attention of one decode step in one launch: score, exact cut, gather
 // and attention by a thread-block cluster per row and set of tokens (sm_90).
 //
-// 0. The cluster computes the query map, unless the weights are given.
+// 0. Codes are on their way before the kernel ahead, which gives the weights of
+//    the query map, has ended; only the newest token's code waits for it.
 // 1. Each warp scores consecutive tokens. A score counts down from the largest
 //    possible one: the level is the weight of the bits that differ from the
 //    query's. Levels stay in shared memory; those low enough to be chosen are
@@ -14,26 +15,25 @@
 //    oldest lose. Rank r goes to block r / per, which attends to it.
 // 4. Parts of the output are exchanged the same way and merged in order.
 #include "attend.cuh"
-#include "encode.cuh"
 
 struct FusedArgs {
     float *out;
     bf16 *shadow;
     const float *q;       // [T, queryHeads, D]
-    const i8 *weights;    // [T, maps, bits], or null: encode gives the map
+    const i8 *weights;    // [T, maps, bits]
     const Row *rows;
     const Layer *layers;
     int *selected;        // [T, sets, k] or null: what was chosen, ascending
-    int layerCount, layer, queryHeads, kvHeads, keyHeads, sets, maps, bits, k;
+    int layerCount, layer, queryHeads, kvHeads, keyHeads, sets, maps, bits, k, heads, perSet; // of a set: query heads, maps
     int single;           // row i is segment i
     int levels, listed;   // room for levels and listed tokens of a block
     float scale;
     int bins;             // that scores can need, whole 8, at most BINS
     Selection s;          // candidates are what is chosen
-    EncodeArgs encode;
 };
 
 constexpr int BINS = 1024, FINE = 32, BLOCKS = 16; // at most
+constexpr int RING = 8; // steps whose codes are on their way
 constexpr u32 NONE = 0x7fff; // level of tokens that are no candidates
 
 #if __CUDA_ARCH__ >= 900
@@ -209,20 +209,8 @@ template <int WORDS, int MODE> struct Scorer {
     }
 };
 
-// quantised is bit i's weight of a query map's values z (EncodeQueries); whole
-// warps call it, i being the lane's bit.
-DEV int quantised(const EncodeArgs &e, const float *z, int i) {
-    float top = 0;
-    for (int b = threadIdx.x & 31; b < e.bits; b += 32) top = fmaxf(top, fabsf(z[b]));
-    top = warpMax(top);
-    if (i >= e.bits) return 0;
-    if (e.queryBits == 1) return z[i] > 0.f ? 1 : -1;
-    const float limit = (float)((1 << (e.queryBits - 1)) - 1);
-    return top > 0.f ? __float2int_rn(__fmul_rn(__fdiv_rn(z[i], top), limit)) : 0;
-}
-
-template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
-    constexpr int TPL = 4 / WORDS, CHUNK = 32 * TPL, U = 8; // tokens a lane, a warp's step; steps in flight
+template <int D, int WORDS, int W, bool LATE> DEV void fused(const FusedArgs &a) {
+    constexpr int TPL = 4 / WORDS, CHUNK = 32 * TPL; // tokens a lane, a warp's step
     __shared__ __align__(16) Queries<D> q;
     __shared__ Query<WORDS> query;
     __shared__ __align__(16) u32 fine[BLOCKS][FINE / 2], ownFine[FINE];
@@ -233,106 +221,82 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
     __shared__ __align__(16) float2 ml[BLOCKS][8];
     __shared__ __align__(8) u64 bars[5];
     extern __shared__ __align__(16) char dynamic[];
-    // First counts and levels, later the warps' parts of the output.
-    const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, P = clusterSize(), rank = clusterRank();
+    // First counts, levels and codes, later the warps' parts of the output.
+    const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, P = clusterSize(), rank = clusterRank(), lgP = 31 - __clz(P);
     u32 *hist = (u32 *)dynamic;                  // [bins]
     u32 *counts = hist + a.bins;                 // [P][bins/2]
     u16 *level = (u16 *)(counts + P * a.bins / 2); // [levels]
+    uint4 *ring = (uint4 *)(level + a.levels) + warp * RING * 32 + lane; // [W][RING][32]
     float *part = (float *)dynamic;              // [W][heads][D]
-    const int heads = a.queryHeads / a.sets;
-    const int front = imax((a.bins + P * a.bins / 2) * 4 + a.levels * 2, W * heads * D * 4);
+    const int heads = a.heads;
+    const int front = imax((a.bins + P * a.bins / 2) * 4 + a.levels * 2 + W * RING * 512, W * heads * D * 4);
     float *gathered = (float *)(dynamic + front); // [P][heads*D/P]
     int *list = (int *)(gathered + heads * D);    // [listed]
-    float *x = (float *)(list + a.listed);        // [heads*D], y [layers][width], z [bits]
 
-    const int which = blockIdx.x / P, row = which / a.sets, set = which % a.sets;
-    // All that can be loaded at once: where the cache is, weights, queries.
+    // Where the cache is was written before the first kernel of a step, so that
+    // it can be read ahead of the wait; so can the codes of earlier steps.
+    const int row = blockIdx.z, set = blockIdx.y;
     const Row r = a.rows[row];
     const Layer L = a.layers[(a.single ? row : r.segment) * a.layerCount + a.layer];
-    const int perSet = a.maps / a.sets;
-    const float *queries = a.q + ((long long)row * a.queryHeads + set * heads) * D;
-    if (!a.weights)
-        for (int j = 0; j < perSet; j++) prefetch(a.encode, set * perSet + j);
-    int weight = 0;
-    if (a.weights && tid < a.bits)
-        for (int j = 0; j < perSet; j++) weight += a.weights[((long long)row * a.maps + set * perSet + j) * a.bits + tid];
-    constexpr int QV = 8 * D / (32 * W);
-    float queryValues[QV];
+    u32 bar[5];
 #pragma unroll
-    for (int i = 0; i < QV; i++) queryValues[i] = i * 32 * W + tid < heads * D ? queries[i * 32 * W + tid] : 0.f;
-    const int n = r.position + 1;
-    int from, to;
-    range(a.s, n, from, to);
-    const int count = scored(a.s, n);
-    const int reads = count + from + n - to, per = (reads + P - 1) / P; // tokens a block attends to
-    const int mine = imin(imax(count - rank * per, 0), per);            // of them winners
-    const int own = imin(imax(reads - rank * per, 0), per);
+    for (int i = 0; i < 5; i++) bar[i] = shared32(&bars[i]);
+    if (tid == 0) {
+#pragma unroll
+        for (int i = 0; i < 5; i++) asm volatile("mbarrier.init.shared::cta.b64 [%0],1;" ::"r"(bar[i]) : "memory");
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        query.positive = query.magnitude = query.square = query.wide = query.digits = 0;
+    }
+#pragma unroll 1
+    for (int i = tid; i < a.bins; i += W * 32) hist[i] = 0;
+    if (tid < FINE) ownFine[tid] = 0;
+    announce();
+    if (!a.single) dependence(); // other rows may be of the same sequence
 
-    // Codes on their way first.
-    const int chunks = (n + CHUNK - 1) / CHUNK;
-    int perWarp = (chunks + P * W - 1) / (P * W);
+    const int n = r.position + 1, chunks = (n + CHUNK - 1) / CHUNK;
+    int perWarp = (chunks + P * W - 1) / W >> lgP;
     if (TPL == 1) perWarp += perWarp & 1; // lanes take whole pairs of levels
     const int first = (rank * W + warp) * perWarp;
     const int key = set * a.keyHeads / a.sets, kv = set * a.kvHeads / a.sets;
     const u32 *codes = (const u32 *)L.slot[0] + (long long)key * L.slotCapacity[0] * WORDS;
     const bool vector = (L.slotCapacity[0] * WORDS) % 4 == 0;
-    auto fetch = [&](int chunk) {
-        const int t = chunk * CHUNK + lane * TPL;
-        if (vector && t + TPL <= L.slotCapacity[0]) return t < n ? stream4(codes + (long long)t * WORDS) : make_uint4(0, 0, 0, 0);
-        u32 x[4] = {0, 0, 0, 0};
+    auto fetch = [&](int step) { // a lane copies what it reads itself
+        const int t = (first + step) * CHUNK + lane * TPL, bytes = imin(imax(n - t, 0), TPL) * WORDS * 4;
+        const u32 *from = codes + (bytes ? (long long)t * WORDS : 0), to = shared32(ring + step % RING * 32);
+        if (vector)
+            copy16(to, from, bytes);
+        else
 #pragma unroll
-        for (int i = 0; i < 4; i++)
-            if (t + i / WORDS < n) x[i] = codes[(long long)t * WORDS + i];
-        return make_uint4(x[0], x[1], x[2], x[3]);
+            for (int i = 0; i < 4; i++) copy4(to + 4 * i, bytes > 4 * i ? from + i : codes, bytes > 4 * i ? 4 : 0);
     };
-    uint4 code[U];
-    auto fetchFirst = [&] {
-#pragma unroll
-        for (int u = 0; u < U; u++) code[u] = u < perWarp ? fetch(first + u) : make_uint4(0, 0, 0, 0);
-    };
-    if (a.weights)
-        fetchFirst();
-    else // registers are for encoding now: bring the codes as far as the L2
-        for (int u = 0; u < perWarp; u++) {
-            const int t = (first + u) * CHUNK + lane * TPL;
-            if (t < n) asm volatile("prefetch.global.L2 [%0];" ::"l"(codes + (long long)t * WORDS));
-        }
-
-    u32 bar[5];
-#pragma unroll
-    for (int i = 0; i < 5; i++) bar[i] = shared32(&bars[i]);
-    const int slice = heads * D / P; // outputs a block merges
+    const int newest = chunks - 1 - first; // the step with the newest token's code
+#pragma unroll 1
+    for (int u = 0; u < RING; u++) {
+        if (u < perWarp && u != newest) fetch(u);
+        if (u < RING - 1) commit();
+    }
+    int from, to;
+    range(a.s, n, from, to);
+    const int count = scored(a.s, n);
+    const int reads = count + from + n - to, per = (reads + P - 1) >> lgP; // tokens a block attends to
+    const int mine = imin(imax(count - rank * per, 0), per);            // of them winners
+    const int own = imin(imax(reads - rank * per, 0), per);
+    const int slice = heads * D >> lgP; // outputs a block merges
     if (tid == 0) {
-#pragma unroll
-        for (int i = 0; i < 5; i++) asm volatile("mbarrier.init.shared::cta.b64 [%0],1;" ::"r"(bar[i]) : "memory");
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
         expect(bar[2], mine * 4);
         if (a.out) expect(bar[3], P * (slice * 4 + heads * 8));
-        query.positive = query.magnitude = query.square = query.wide = query.digits = 0;
     }
-    for (int i = tid; i < a.bins; i += W * 32) hist[i] = 0;
-    if (tid < FINE) ownFine[tid] = 0;
     __syncthreads();
-    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-#pragma unroll
-    for (int i = 0; i < QV; i++) {
-        q.put(i * 32 * W + tid, queryValues[i]);
-        if (!a.weights && i * 32 * W + tid < heads * D) x[i * 32 * W + tid] = queryValues[i];
-    }
-    if (!a.weights) {
-        float *y = x + heads * D, *z = y + a.encode.layers * a.encode.width;
-        __syncthreads();
-        bool wait = true;
-        for (int j = 0; j < perSet; j++) {
-            project<W>(a.encode, set * perSet + j, x + j * a.encode.in, y, z, [&] {
-                if (wait) asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); // every block runs
-                wait = false;
-            });
-            if (tid < 32 * WORDS) weight += quantised(a.encode, z, tid);
-            if (perSet > 1) clusterSync(); // z has been read
-        }
-        fetchFirst();
-    }
+    clusterArrive();
+
+    dependence();
+    if (newest >= 0 && newest < imin(RING, perWarp)) fetch(newest);
+    commit();
+    int weight = 0;
+    if (tid < a.bits)
+#pragma unroll 1
+        for (int j = 0; j < a.perSet; j++) weight += a.weights[((long long)row * a.maps + set * a.perSet + j) * a.bits + tid];
+    q.fill(a.q + ((long long)row * a.queryHeads + set * heads) * D, heads);
     prepare<WORDS>(query, weight);
     __syncthreads();
 
@@ -356,29 +320,29 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
         return levels + v * TPL + run * 4;
     };
     auto scoreAll = [&](auto scorer) {
-        for (int base = 0; base < perWarp; base += U) {
+#pragma unroll 1
+        for (int step = 0; step < perWarp; step++) {
+            if (step == newest)
+                waitGroups<0>();
+            else
+                waitGroups<RING - 1>();
+            const uint4 code = ring[step % RING * 32];
+            const u32 x[4] = {code.x, code.y, code.z, code.w};
+            const int t = (first + step) * CHUNK;
+            const bool inside = t >= from && t + CHUNK <= to;
+            u32 lv[4];
 #pragma unroll
-            for (int u = 0; u < U; u++) {
-                if (base + u >= perWarp) break;
-                const u32 x[4] = {code[u].x, code[u].y, code[u].z, code[u].w};
-                const int t = (first + base + u) * CHUNK;
-                const bool inside = t >= from && t + CHUNK <= to;
-                u32 lv[4];
-#pragma unroll
-                for (int j = 0; j < TPL; j++) {
-                    lv[j] = scorer.level(x + j * WORDS);
-                    if (!inside && (t + lane * TPL + j < from || t + lane * TPL + j >= to)) lv[j] = NONE;
-                    if ((int)lv[j] <= bound) atomicAdd(&hist[lv[j] >> shift], 1u);
-                }
-                u16 *put = place(base + u);
-                if (TPL == 4) *(uint2 *)put = make_uint2(lv[0] | lv[1 % TPL] << 16, lv[2 % TPL] | lv[3 % TPL] << 16);
-                if (TPL == 2) *(u32 *)put = lv[0] | lv[1 % TPL] << 16;
-                if (TPL == 1) *put = (u16)lv[0];
+            for (int j = 0; j < TPL; j++) {
+                lv[j] = scorer.level(x + j * WORDS);
+                if (!inside && (t + lane * TPL + j < from || t + lane * TPL + j >= to)) lv[j] = NONE;
+                if ((int)lv[j] <= bound) atomicAdd(&hist[lv[j] >> shift], 1u);
             }
-            if (base + U < perWarp) {
-#pragma unroll
-                for (int u = 0; u < U; u++) code[u] = base + U + u < perWarp ? fetch(first + base + U + u) : make_uint4(0, 0, 0, 0);
-            }
+            u16 *put = place(step);
+            if (TPL == 4) *(uint2 *)put = make_uint2(lv[0] | lv[1 % TPL] << 16, lv[2 % TPL] | lv[3 % TPL] << 16);
+            if (TPL == 2) *(u32 *)put = lv[0] | lv[1 % TPL] << 16;
+            if (TPL == 1) *put = (u16)lv[0];
+            if (step + RING < perWarp) fetch(step + RING);
+            commit();
         }
     };
     const int digits = __popc(query.digits);
@@ -423,36 +387,41 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
     // 2. The cut.
     Cut c = {0, 0, 0, 0, 0, 0};
     u32 cutLevel = 0, skip = 0;
-    auto exchange = [&](int b) {
+    auto exchange = [&](u32 arrived) {
         const int words = ((bound >> shift) + 8) / 8 * 4; // whole 16 bytes
-        if (tid == 0) expect(bar[b], P * words * 4);
+        if (tid == 0) expect(arrived, P * words * 4);
+#pragma unroll 1
         for (int d = warp; d < P; d += W)
+#pragma unroll 1
             for (int at = lane; at < words / 4; at += 32) {
                 const uint4 x = *(const uint4 *)&hist[at * 8], y = *(const uint4 *)&hist[at * 8 + 4];
-                send4(peer(shared32(counts + rank * (a.bins / 2) + at * 4), d), make_uint4(x.x | x.y << 16, x.z | x.w << 16, y.x | y.y << 16, y.z | y.w << 16), peer(bar[b], d));
+                send4(peer(shared32(counts + rank * (a.bins / 2) + at * 4), d), make_uint4(x.x | x.y << 16, x.z | x.w << 16, y.x | y.y << 16, y.z | y.w << 16), peer(arrived, d));
             }
-        await(bar[b]);
+        await(arrived);
         c = findCut<W>(&cutResult, warpSums, counts, words, a.bins / 2, P, rank, count);
     };
     __syncthreads();
-    if (a.weights) asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); // every block's barriers are ready
+    clusterWait(); // every block's barriers are ready
     if (count > 0) {
-        exchange(0);
-        if (c.counted < count) { // the same in all blocks: count every level
-            bound = magnitude;
+        for (int pass = 0;; pass++) {
+            exchange(bar[pass ? 4 : 0]);
+            if (pass || c.counted >= count) break; // the same in all blocks
+            bound = magnitude; // count every level
             shift = imax(0, 22 - __clz(bound));
+#pragma unroll 1
             for (int i = tid; i < a.bins; i += W * 32) hist[i] = 0;
             clusterSync(); // every block has read the first counts
+#pragma unroll 1
             for (int i = 0; i < tl; i++) {
                 const u32 v = ((const u16 *)mineLevels)[i];
                 if (v != NONE) atomicAdd(&hist[v >> shift], 1u);
             }
             __syncthreads();
-            exchange(4);
         }
         cutLevel = c.bin;
         if (shift > 0) {
             const int bins = 1 << shift, words = imax(4, bins / 2);
+#pragma unroll 1
             for (int g = 0; g < groups; g++) {
                 u32 le, lt;
                 masks(g, ((int)c.bin << shift) - 1, (((int)c.bin + 1) << shift) - 1, le, lt);
@@ -463,6 +432,7 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
             }
             if (tid == 0) expect(bar[1], P * words * 4);
             __syncthreads();
+#pragma unroll 1
             for (int i = tid; i < P * (words / 4); i += W * 32) {
                 const int d = i / (words / 4), at = i % (words / 4);
                 const u32 *f = ownFine + at * 8;
@@ -480,6 +450,7 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
 
         // 3. Ranks of the winners.
         u32 le = 0, lt = 0, mineCount = 0; // less than the cut | equal << 16
+#pragma unroll 1
         for (int g = 0; g < groups; g++) {
             masks(g, (int)cutLevel - 1, (int)cutLevel, le, lt);
             mineCount += __popc(lt) | __popc(le & ~lt) << 16;
@@ -495,9 +466,11 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
         const u32 x = __reduce_add_sync(ALL, lane < warp ? warpCount[lane] : 0) + upto - mineCount;
         u32 lessAt = c.lessBefore + (x & 0xffff), equalAt = c.equalBefore + (x >> 16);
         const u32 perMagic = per > 1 ? 0xffffffffu / per + 1 : 0;
+#pragma unroll 1
         for (int g = 0; g < groups; g++) {
             if (groups > 1) masks(g, (int)cutLevel - 1, (int)cutLevel, le, lt);
             const u32 eq = le & ~lt;
+#pragma unroll 1
             for (u32 m = equalAt + __popc(eq) <= skip ? lt : le; m; m &= m - 1) {
                 const int b = __ffs(m) - 1, low = b & 15;
                 const u32 before = (0xfffeu << low & 0xffffu) * 0x10001u | (b >> 4) << low;
@@ -514,6 +487,7 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
         }
     }
     if (a.selected)
+#pragma unroll 1
         for (int i = count + rank * W * 32 + tid; i < a.k; i += P * W * 32) a.selected[((long long)row * a.sets + set) * a.k + i] = -1;
     await(bar[2]);
     __syncthreads(); // levels are done with: part takes their place
@@ -521,10 +495,11 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
 
     // 4. Attention to this block's share: winners, then sink, then local.
     const bf16 *K = (const bf16 *)L.k + (long long)kv * L.capacity * D, *V = (const bf16 *)L.v + (long long)kv * L.capacity * D;
-    Accumulator<D> acc;
+    Accumulator<D, LATE> acc;
     acc.clear();
     const float scale = a.scale * LOG2E;
     const int tiles = (own + 15) / 16, rest = rank * per - count; // t + rest: index among sink and local
+#pragma unroll 1
     for (int t = warp; t < tiles; t += W) {
         const int i = imin(t * 16 + (lane & 15), own - 1);
         const int position = i < mine ? list[i] : i + rest < from ? i + rest : to + i + rest - from;
@@ -532,6 +507,7 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
     }
     acc.finish(part + warp * heads * D, wm[warp], wl[warp], heads);
     __syncthreads();
+#pragma unroll 1
     for (int i = tid; i < heads * D / 4; i += W * 32) {
         const int h = i / (D / 4);
         float top = MASKED, l = 0;
@@ -551,9 +527,11 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
         const int e = i * 4, d = e / slice;
         send4(peer(shared32(gathered + rank * slice + e % slice), d), make_uint4(__float_as_uint(v.x), __float_as_uint(v.y), __float_as_uint(v.z), __float_as_uint(v.w)), peer(bar[3], d));
         if (e % D == 0)
+#pragma unroll 1
             for (int b = 0; b < P; b++) send2(peer(shared32(&ml[rank][h]), b), make_uint2(__float_as_uint(top), __float_as_uint(l)), peer(bar[3], b));
     }
     await(bar[3]);
+#pragma unroll 1
     for (int i = tid; i < slice; i += W * 32) {
         const int e = rank * slice + i, h = e / D;
         float top = MASKED, l = 0, v = 0;
@@ -569,17 +547,23 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
     }
 }
 // A block of 8 warps, or of 4 where many sequences fill the GPU.
-#define FUSED(D, WORDS, W, MIN) \
-    KERNEL __launch_bounds__(32 * W, MIN) fused_##D##_##WORDS##_##W(const FusedArgs a) { begin(); fused<D, WORDS, W>(a); }
-FUSED(64, 1, 8, 2)
-FUSED(64, 2, 8, 2)
-FUSED(64, 4, 8, 2)
-FUSED(128, 1, 8, 2)
-FUSED(128, 2, 8, 2)
-FUSED(128, 4, 8, 2)
-FUSED(256, 1, 8, 1)
-FUSED(256, 2, 8, 1)
-FUSED(256, 4, 8, 1)
-FUSED(64, 1, 4, 4)
-FUSED(128, 1, 4, 4)
+#define FUSED(D, WORDS, W, MIN, LATE) \
+    KERNEL __launch_bounds__(32 * W, MIN) fused_##D##_##WORDS##_##W(const FusedArgs a) { fused<D, WORDS, W, LATE>(a); }
+FUSED(64, 1, 8, 2, false)
+FUSED(64, 2, 8, 2, false)
+FUSED(64, 4, 8, 2, false)
+FUSED(128, 1, 8, 2, false)
+FUSED(128, 2, 8, 2, false)
+FUSED(128, 4, 8, 2, false)
+FUSED(256, 1, 8, 1, false)
+FUSED(256, 2, 8, 1, false)
+FUSED(256, 4, 8, 1, false)
+FUSED(64, 1, 4, 4, false)
+FUSED(128, 1, 4, 4, false)
+// Variants under measurement.
+#define VARIANT(NAME, W, MIN, LATE) \
+    KERNEL __launch_bounds__(32 * W, MIN) NAME(const FusedArgs a) { fused<128, 1, W, LATE>(a); }
+VARIANT(fusedl_128_1_8, 8, 3, true)
+VARIANT(fusedl_128_1_4, 4, 6, true)
+VARIANT(fusedm_128_1_8, 8, 2, true)
 #endif

@@ -19,18 +19,15 @@ func (d *Device) AttendHash(out, q kernels.Tensor, layer int, b *kernels.Batch, 
 	tokens, maps, bits, limit := s.shape.tokens, e.p.Heads, e.p.Out(), s.shape.limit
 	d.count(func() (int64, int64) { return selectedReads(b, sel) })
 	plan, fused := d.fusable(q, layer, s, e, h, sel)
-	var weights, scales uint64
-	if !fused || e.args.feedback != 0 { // only the encoder kernels decide bits in turn
-		weights, scales = d.encodeQueries(e, q, h.Bits)
-	}
+	weights, scales := d.encodeQueries(e, q, h.Bits)
 	if fused && !sel.Reranks() {
-		d.attendFused(plan, out, q, weights, h.Bits, 0, 0, layer, s, scale, e, sel)
+		d.attendFused(plan, out, q, weights, 0, 0, layer, s, scale, e, sel)
 		return
 	}
 	scored, chosen := max(1, sel.Scored(limit)), max(1, sel.Chosen(limit))
 	selected, k := d.borrow("hash selected", tokens*sel.Heads*scored*4), scored
 	if fused {
-		d.attendFused(plan, kernels.Tensor{}, q, weights, h.Bits, selected, scored, layer, s, scale, e, sel)
+		d.attendFused(plan, kernels.Tensor{}, q, weights, selected, scored, layer, s, scale, e, sel)
 	} else {
 		scores := d.borrow("hash scores", tokens*sel.Heads*limit*4)
 		if h.Mass {
@@ -60,6 +57,8 @@ func (d *Device) encodeQueries(e *encoder, q kernels.Tensor, bits int) (weights,
 	return address(w), address(s)
 }
 
+var fusedName = "fused" // variant
+
 // fusedPlan is a launch of the fused kernel.
 type fusedPlan struct {
 	blocks, warps  int // of a cluster, of a block
@@ -73,12 +72,12 @@ type fusedPlan struct {
 const (
 	fusedStatic  = 14 << 10
 	sharedMemory = 227 << 10
+	codeRing     = 8 * 512 // bytes of codes that a warp has on their way
 )
 
 // fusedShape is what the plan depends on: sets reads tokens of limit cached
-// ones; codes of words words, levels up to most; heads query heads of dim; an
-// encoder with encode values between its layers.
-type fusedShape struct{ limit, reads, words, most, heads, dim, encode int }
+// ones; codes of words words, levels up to most; heads query heads of dim.
+type fusedShape struct{ limit, reads, words, most, heads, dim int }
 
 // plan sizes the fused kernel for a cluster of blocks blocks of warps warps.
 func (s fusedShape) plan(blocks, warps int) fusedPlan {
@@ -92,8 +91,8 @@ func (s fusedShape) plan(blocks, warps int) fusedPlan {
 		blocks: blocks, warps: warps, bins: min(1024, s.most/8*8+8),
 		levels: warps * 32 * (perWarp*chunk/32 + 4), listed: ((s.reads+blocks-1)/blocks + 7) / 4 * 4,
 	}
-	front := max((p.bins+blocks*p.bins/2)*4+2*p.levels, warps*s.heads*s.dim*4)
-	p.shared = front + 2*s.heads*s.dim*4 + p.listed*4 + s.encode*4
+	front := max((p.bins+blocks*p.bins/2)*4+2*p.levels+warps*codeRing, warps*s.heads*s.dim*4)
+	p.shared = front + 2*s.heads*s.dim*4 + p.listed*4
 	return p
 }
 
@@ -117,7 +116,7 @@ func (d *Device) fusable(q kernels.Tensor, layer int, s *batch, e *encoder, h ke
 	}
 	limit := s.shape.limit
 	reads := sel.Read(limit) - sel.Chosen(limit) + sel.Scored(limit)
-	shape := fusedShape{limit, reads, index.width, bits * most * (e.p.Heads / sel.Heads), q.Dim(1) / sel.Heads, s.shape.dim, e.between()}
+	shape := fusedShape{limit, reads, index.width, bits * most * (e.p.Heads / sel.Heads), q.Dim(1) / sel.Heads, s.shape.dim}
 	blocks, warps := fusedBlocks(shape, s.shape.tokens*sel.Heads, d.info.Multiprocessors)
 	for ; blocks <= 16; blocks *= 2 {
 		if p := shape.plan(blocks, warps); p.fits() {
@@ -127,22 +126,20 @@ func (d *Device) fusable(q kernels.Tensor, layer int, s *batch, e *encoder, h ke
 	return fusedPlan{}, false
 }
 
-// fusedBlocks chooses the cluster: about 1024 tokens a block, fewer beside a
-// large encoder, but no more blocks than multiprocessors, unless a block would
+// fusedBlocks chooses the cluster: about 1024 tokens a block, but no more blocks than multiprocessors, unless a block would
 // get more than 16384 tokens.
 func fusedBlocks(s fusedShape, sets, multiprocessors int) (blocks, warps int) {
 	blocks = 2
-	for blocks < 16 && (s.limit > 1024*blocks || s.encode > 1024) && (2*sets*blocks <= multiprocessors || s.limit > 16384*blocks) {
+	for blocks < 16 && s.limit > 1024*blocks && (2*sets*blocks <= multiprocessors || s.limit > 16384*blocks) {
 		blocks *= 2
 	}
 	return blocks, 8
 }
 
-// attendFused launches the fused kernel. weights is the quantised query map, 0
-// to have the kernel compute it with queryBits bits. selected, if not 0, gets
+// attendFused launches the fused kernel on a quantised query map. selected, if not 0, gets
 // the chosen positions (of reranking: the candidates), rows of k; without out
 // that is all.
-func (d *Device) attendFused(p fusedPlan, out, q kernels.Tensor, weights uint64, queryBits int, selected uint64, k, layer int, s *batch, scale float32, e *encoder, sel kernels.Selection) {
+func (d *Device) attendFused(p fusedPlan, out, q kernels.Tensor, weights, selected uint64, k, layer int, s *batch, scale float32, e *encoder, sel kernels.Selection) {
 	heads, dim := q.Dim(1), q.Dim(2)
 	var shadow uint64
 	if !out.None() {
@@ -154,11 +151,8 @@ func (d *Device) attendFused(p fusedPlan, out, q kernels.Tensor, weights uint64,
 		rows: s.rows, layers: s.layers, selected: selected,
 		layerCount: int32(s.shape.layers), layer: int32(layer), queryHeads: int32(heads), kvHeads: int32(s.shape.kvHeads), keyHeads: int32(s.indexed(layer, 0).heads),
 		sets: int32(sel.Heads), single: s.single(), maps: int32(e.p.Heads), bits: int32(e.p.Out()),
+		heads: int32(heads / sel.Heads), perSet: int32(e.p.Heads / sel.Heads),
 		k: int32(k), bins: int32(p.bins), levels: int32(p.levels), listed: int32(p.listed), scale: scale, s: selectionOf(sel),
 	}
-	if weights == 0 {
-		a.encode = e.args
-		a.encode.queryBits = int32(queryBits)
-	}
-	d.launch(fmt.Sprintf("fused_%d_%d_%d", dim, s.indexed(layer, 0).width, p.warps), size{x: p.blocks * sel.Heads * s.shape.tokens, y: 1, z: 1, block: 32 * p.warps, shared: p.shared, cluster: p.blocks}, a)
+	d.launch(fmt.Sprintf("%s_%d_%d_%d", fusedName, dim, s.indexed(layer, 0).width, p.warps), size{x: p.blocks, y: sel.Heads, z: s.shape.tokens, block: 32 * p.warps, shared: p.shared, cluster: p.blocks, early: true}, a)
 }

@@ -5,14 +5,16 @@ package cuda
 import "github.com/hashattn/hashattn/kernels"
 
 // Decode steps are many small launches. Linear layers of the same input (q, k
-// and v; gate and up) and two rotary embeddings by the same angles are
-// therefore held back and launched together; every other operation launches
+// and v; gate and up), two rotary embeddings by the same angles and the encoding
+// of keys and queries are therefore held back and launched together; every other operation launches
 // what is held first.
 type held struct {
 	linears linears
 	layers  int    // of linears
 	bytes   [3]int // of their outputs
 	rope    ropeArgs
+	keys    *encoder // of the step, to be encoded with its queries
+	keyArgs encodeArgs
 }
 
 type ropeArgs struct {
@@ -34,6 +36,9 @@ func (d *Device) flush() {
 			name = "linear_16"
 		}
 		d.queueKernel(name, size{x: int(a.end[2]), y: 1, z: 1, block: 256}, a)
+	}
+	if h.keys != nil {
+		d.encodeFew([]*encoder{h.keys}, []encodeArgs{h.keyArgs})
 	}
 	if r := h.rope; r.set {
 		d.queueKernel("rope", size{x: min((r.pairs+255)/256, 32*d.info.Multiprocessors), y: 1, z: 1, block: 256},
