@@ -105,7 +105,7 @@ type encodeArgs struct {
 	bits, blockBits int32
 	q, rows, caches uint64
 	layerCount      int32
-	layer, kvHeads  int32
+	layer, group    int32
 	wordsOfCode     int32
 	staged          int32
 	queryBits       int32
@@ -147,7 +147,10 @@ func (a rerankArgs) words() []uint64 { return wordsOf(&a) }
 type fusedArgs struct {
 	out, shadow, q, weights, rows, layers, selected uint64
 
-	layerCount, layer, queryHeads, kvHeads, keyHeads, sets, maps, bits, k, heads, perSet, single, levels, listed int32
+	layerCount, layer, queryHeads, sets, maps, bits, k, heads, perSet, single, levels, listed int32
+
+	keyMagic, kvMagic uint32
+	rerank, unused    int32
 
 	scale float32
 	bins  int32

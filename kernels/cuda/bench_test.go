@@ -20,9 +20,11 @@ type layerBench struct {
 	q, out kernels.Tensor
 	enc    kernels.Encoder // a linear query map
 	joint  kernels.Encoder // one with an MLP
+	shared kernels.Encoder // one a query head
 	key    kernels.Encoder
 	dense  float64 // median microseconds
 	runs   int
+	w      uint64
 }
 
 const benchHeads, benchKV, benchDim, benchBits = 32, 8, 128, 32
@@ -67,6 +69,12 @@ func newLayerBench(b *testing.B, d *Device, batch, context int) *layerBench {
 	const in, hidden = benchHeads / benchKV * benchDim, 2 * benchDim
 	skip, keys := affine(in, benchBits), affine(benchDim, benchBits)
 	l.joint, err = d.LoadProjection(kernels.Projection{Name: "joint", Heads: benchKV, Skip: &skip, Layers: []kernels.Affine{affine(in, hidden), affine(hidden, hidden), affine(hidden, benchBits)}})
+	fatal(b, err)
+	all := kernels.Affine{In: benchDim, Out: benchBits, Weight: make([]float32, benchHeads*benchDim*benchBits), Bias: make([]float32, benchHeads*benchBits)}
+	for i := range all.Weight {
+		all.Weight[i] = float32(r.NormFloat64())
+	}
+	l.shared, err = d.LoadProjection(kernels.Projection{Name: "shared", Heads: benchHeads, Skip: &all})
 	fatal(b, err)
 	l.key, err = d.LoadProjection(kernels.Projection{Name: "key", Heads: benchKV, Skip: &keys, Feedback: make([]float32, benchKV*benchBits*benchBits), BlockBits: 4})
 	fatal(b, err)
@@ -149,8 +157,8 @@ func (l *layerBench) fused(b *testing.B, sel kernels.Selection) {
 		if !ok {
 			continue
 		}
-		shape := fusedShape{s.shape.limit, sel.Read(s.shape.limit), 1, benchBits * most(bits), benchHeads / benchKV, benchDim}
-		for _, name := range []string{"fused", "fusedl", "fusedm"} {
+		shape := fusedShape{s.shape.limit, sel.Read(s.shape.limit), 1, benchBits * most(bits), benchHeads / benchKV, benchDim, false}
+		for _, name := range []string{"fused"} {
 			fusedName = name
 			for _, warps := range []int{8, 4} {
 				if name == "fusedm" && warps == 4 {
@@ -171,24 +179,39 @@ func (l *layerBench) fused(b *testing.B, sel kernels.Selection) {
 			}
 		}
 		fusedName = "fused"
-		for _, share := range []int{28 << 10, 56 << 10, 112 << 10} {
-			encodeShare = share
-			for name, enc := range map[string]kernels.Encoder{"linear": l.enc, "joint": l.joint} {
-				query := kernels.HashQuery{Encoder: enc, Bits: bits}
-				l.report(b, fmt.Sprintf("step-encode-%s-%d", name, share>>10), l.median(b, func() {
+		for name, enc := range map[string]kernels.Encoder{"linear": l.enc, "joint": l.joint} {
+			query := kernels.HashQuery{Encoder: enc, Bits: bits}
+			l.report(b, "step-encode-"+name, l.median(b, func() {
+				d.EncodeKeys(l.key, 0, l.batch)
+				d.EncodeQueries(w, kernels.Tensor{}, enc, l.q, bits)
+			}))
+			for _, candidates := range []int{1, 2} {
+				sel.Candidates = candidates
+				l.report(b, fmt.Sprintf("step-%s-%dbit-%dx", name, bits, candidates), l.median(b, func() {
 					d.EncodeKeys(l.key, 0, l.batch)
-					d.EncodeQueries(w, kernels.Tensor{}, enc, l.q, bits)
+					d.AttendHash(l.out, l.q, 0, l.batch, 0.0884, query, sel)
 				}))
-				for _, early := range []bool{false, true} {
-					d.queue.overlap = early
-					l.report(b, fmt.Sprintf("step-%s-%dbit-sink%d-%d-%v", name, bits, sel.Sink, share>>10, early), l.median(b, func() {
-						d.EncodeKeys(l.key, 0, l.batch)
-						d.AttendHash(l.out, l.q, 0, l.batch, 0.0884, query, sel)
-					}))
+			}
+			sel.Candidates = 0
+		}
+		perHead := sel
+		perHead.Heads = benchHeads
+		query := kernels.HashQuery{Encoder: l.shared, Bits: bits}
+		shape = fusedShape{s.shape.limit, sel.Read(s.shape.limit), 1, benchBits * most(bits), 1, benchDim, false}
+		all := d.borrow("query weights of heads", l.batch.Tokens*benchHeads*benchBits)
+		wide := kernels.Tensor{Type: dtype.I8, Shape: []int{l.batch.Tokens, benchHeads, benchBits}, Memory: memory{all, l.batch.Tokens * benchHeads * benchBits}}
+		d.EncodeQueries(wide, kernels.Tensor{}, l.shared, l.q, bits)
+		for _, warps := range []int{8, 4} {
+			for blocks := 2; blocks <= 16; blocks *= 2 {
+				if p := shape.plan(blocks, warps); p.fits() && s.shape.limit <= 65536*blocks && s.shape.limit >= 512*blocks {
+					l.report(b, fmt.Sprintf("perhead-%dbit-%dx%d", bits, blocks, warps), l.median(b, func() { d.attendFused(p, l.out, l.q, all, 0, 0, 0, s, 0.0884, l.shared.(*encoder), perHead) }))
 				}
 			}
 		}
-		encodeShare = 28 << 10
+		l.report(b, fmt.Sprintf("step-shared-%dbit", bits), l.median(b, func() {
+			d.EncodeKeys(l.key, 0, l.batch)
+			d.AttendHash(l.out, l.q, 0, l.batch, 0.0884, query, perHead)
+		}))
 	}
 }
 

@@ -71,7 +71,8 @@ DEV void range(const Selection &s, int n, int &lo, int &hi) {
 DEV int budget(const Selection &s, int n) {
     if (s.den <= 0) return s.count;
     const u64 x = (u64)(u32)n * (u32)s.num;
-    return x >> 32 ? (int)(x / (u32)s.den) : (int)((u32)x / (u32)s.den); // 64-bit division is slow
+    if ((s.den & (s.den - 1)) == 0) return (int)(x >> (31 - __clz(s.den))); // division is slow
+    return x >> 32 ? (int)(x / (u32)s.den) : (int)((u32)x / (u32)s.den);
 }
 // chosen and scored are Selection.Chosen and Selection.Scored.
 DEV int chosen(const Selection &s, int n) {
@@ -189,6 +190,9 @@ DEV u32 clusterSize() {
     return r;
 }
 DEV void clusterArrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+// clusterStarted is clusterArrive for what the others only need to know: that
+// this block runs and has set up its mbarriers. It waits for no memory.
+DEV void clusterStarted() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
 DEV void clusterWait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 DEV void clusterSync() {
     clusterArrive();
@@ -206,11 +210,32 @@ DEV u32 loadPeer(u32 address) {
     return v;
 }
 DEV void storePeer(u32 address, u32 v) { asm volatile("st.shared::cluster.u32 [%0],%1;" ::"r"(address), "r"(v) : "memory"); }
+// copyBulk copies whole 16 bytes to shared memory and counts them on bar.
+DEV void copyBulk(u32 to, const void *from, u32 bytes, u32 bar) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0],[%1],%2,[%3];" ::"r"(to), "l"(from), "r"(bytes), "r"(bar) : "memory");
+}
+
+// send4, send2 and send1 store to a block of the cluster and count the bytes on
+// its mbarrier bar; expect and await are the receiver's side.
+DEV void send4(u32 to, uint4 v, u32 bar) {
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0],{%1,%2,%3,%4},[%5];" ::"r"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(bar) : "memory");
+}
+DEV void send2(u32 to, uint2 v, u32 bar) {
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0],{%1,%2},[%3];" ::"r"(to), "r"(v.x), "r"(v.y), "r"(bar) : "memory");
+}
+DEV void send1(u32 to, u32 v, u32 bar) {
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0],%1,[%2];" ::"r"(to), "r"(v), "r"(bar) : "memory");
+}
+DEV void expect(u32 bar, u32 bytes) { asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _,[%0],%1;" ::"r"(bar), "r"(bytes) : "memory"); }
+DEV void await(u32 bar) {
+    asm volatile("{\n.reg .pred p;\nL%=:\nmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p,[%0],0;\n@!p bra L%=;\n}" ::"r"(bar) : "memory");
+}
 #else
 DEV void storePeer(u32 address, u32 v) { asm volatile("st.shared.u32 [%0],%1;" ::"r"(address), "r"(v) : "memory"); }
 DEV u32 clusterRank() { return 0; }
 DEV u32 clusterSize() { return 1; }
 DEV void clusterArrive() {}
+DEV void clusterStarted() {}
 DEV void clusterWait() { __syncthreads(); }
 DEV void clusterSync() { __syncthreads(); }
 DEV u32 peer(u32 address, u32) { return address; }

@@ -24,9 +24,11 @@ struct FusedArgs {
     const Row *rows;
     const Layer *layers;
     int *selected;        // [T, sets, k] or null: what was chosen, ascending
-    int layerCount, layer, queryHeads, kvHeads, keyHeads, sets, maps, bits, k, heads, perSet; // of a set: query heads, maps
+    int layerCount, layer, queryHeads, sets, maps, bits, k, heads, perSet; // of a set: query heads, maps
     int single;           // row i is segment i
     int levels, listed;   // room for levels and listed tokens of a block
+    u32 keyMagic, kvMagic; // of division by sets of a key or KV head, 0: by 1
+    int rerank, unused;   // keep the best candidates by exact logits
     float scale;
     int bins;             // that scores can need, whole 8, at most BINS
     Selection s;          // candidates are what is chosen
@@ -34,23 +36,10 @@ struct FusedArgs {
 
 constexpr int BINS = 1024, FINE = 32, BLOCKS = 16; // at most
 constexpr int RING = 8; // steps whose codes are on their way
+constexpr int BARS = 10; // mbarriers: counts 0 and 4, fine counts 1, list 2, output 3; reranking: masses 5, counts 6 to 9
 constexpr u32 NONE = 0x7fff; // level of tokens that are no candidates
 
 #if __CUDA_ARCH__ >= 900
-DEV void send4(u32 to, uint4 v, u32 bar) {
-    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0],{%1,%2,%3,%4},[%5];" ::"r"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(bar) : "memory");
-}
-DEV void send2(u32 to, uint2 v, u32 bar) {
-    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0],{%1,%2},[%3];" ::"r"(to), "r"(v.x), "r"(v.y), "r"(bar) : "memory");
-}
-DEV void send1(u32 to, u32 v, u32 bar) {
-    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0],%1,[%2];" ::"r"(to), "r"(v), "r"(bar) : "memory");
-}
-DEV void expect(u32 bar, u32 bytes) { asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _,[%0],%1;" ::"r"(bar), "r"(bytes) : "memory"); }
-DEV void await(u32 bar) {
-    asm volatile("{\n.reg .pred p;\nL%=:\nmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p,[%0],0;\n@!p bra L%=;\n}" ::"r"(bar) : "memory");
-}
-
 // Cut is where a count from below reaches a number: the bin, how many lie in
 // lower bins and in it, over all blocks and over the lower ranks.
 struct Cut {
@@ -209,7 +198,7 @@ template <int WORDS, int MODE> struct Scorer {
     }
 };
 
-template <int D, int WORDS, int W, bool LATE> DEV void fused(const FusedArgs &a) {
+template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
     constexpr int TPL = 4 / WORDS, CHUNK = 32 * TPL; // tokens a lane, a warp's step
     __shared__ __align__(16) Queries<D> q;
     __shared__ Query<WORDS> query;
@@ -219,7 +208,8 @@ template <int D, int WORDS, int W, bool LATE> DEV void fused(const FusedArgs &a)
     __shared__ u32 warpCount[W];
     __shared__ float wm[W][8], wl[W][8];
     __shared__ __align__(16) float2 ml[BLOCKS][8];
-    __shared__ __align__(8) u64 bars[5];
+    __shared__ float tops[8], sums[8];
+    __shared__ __align__(8) u64 bars[BARS];
     extern __shared__ __align__(16) char dynamic[];
     // First counts, levels and codes, later the warps' parts of the output.
     const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, P = clusterSize(), rank = clusterRank(), lgP = 31 - __clz(P);
@@ -229,21 +219,25 @@ template <int D, int WORDS, int W, bool LATE> DEV void fused(const FusedArgs &a)
     uint4 *ring = (uint4 *)(level + a.levels) + warp * RING * 32 + lane; // [W][RING][32]
     float *part = (float *)dynamic;              // [W][heads][D]
     const int heads = a.heads;
-    const int front = imax((a.bins + P * a.bins / 2) * 4 + a.levels * 2 + W * RING * 512, W * heads * D * 4);
+    const int front = imax(imax((a.bins + P * a.bins / 2) * 4 + a.levels * 2 + W * RING * 512, W * heads * D * 4), a.rerank ? (BINS + P * BINS) * 4 : 0);
     float *gathered = (float *)(dynamic + front); // [P][heads*D/P]
     int *list = (int *)(gathered + heads * D);    // [listed]
+    float *logit = (float *)(list + a.listed);    // for reranking: [heads][listed], then levels and kept [listed]
 
     // Where the cache is was written before the first kernel of a step, so that
     // it can be read ahead of the wait; so can the codes of earlier steps.
     const int row = blockIdx.z, set = blockIdx.y;
     const Row r = a.rows[row];
     const Layer L = a.layers[(a.single ? row : r.segment) * a.layerCount + a.layer];
-    u32 bar[5];
-#pragma unroll
-    for (int i = 0; i < 5; i++) bar[i] = shared32(&bars[i]);
+    // Translations of the pages read later are on their way, too.
+    const float *queries = a.q + ((long long)row * a.queryHeads + set * heads) * D;
+    const i8 *weights = a.weights + ((long long)row * a.maps + set * a.perSet) * a.bits;
+    if (tid < heads * D / 32) asm volatile("prefetch.global.L2 [%0];" ::"l"(queries + tid * 32));
+    if (tid == W * 32 - 1) asm volatile("prefetch.global.L2 [%0];" ::"l"(weights));
+    auto bar = [&](int i) { return shared32(bars) + 8 * i; };
     if (tid == 0) {
 #pragma unroll
-        for (int i = 0; i < 5; i++) asm volatile("mbarrier.init.shared::cta.b64 [%0],1;" ::"r"(bar[i]) : "memory");
+        for (int i = 0; i < BARS; i++) asm volatile("mbarrier.init.shared::cta.b64 [%0],1;" ::"r"(bar(i)) : "memory");
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
         query.positive = query.magnitude = query.square = query.wide = query.digits = 0;
     }
@@ -257,7 +251,7 @@ template <int D, int WORDS, int W, bool LATE> DEV void fused(const FusedArgs &a)
     int perWarp = (chunks + P * W - 1) / W >> lgP;
     if (TPL == 1) perWarp += perWarp & 1; // lanes take whole pairs of levels
     const int first = (rank * W + warp) * perWarp;
-    const int key = set * a.keyHeads / a.sets, kv = set * a.kvHeads / a.sets;
+    const int key = a.keyMagic ? __umulhi(set, a.keyMagic) : set, kv = a.kvMagic ? __umulhi(set, a.kvMagic) : set;
     const u32 *codes = (const u32 *)L.slot[0] + (long long)key * L.slotCapacity[0] * WORDS;
     const bool vector = (L.slotCapacity[0] * WORDS) % 4 == 0;
     auto fetch = [&](int step) { // a lane copies what it reads itself
@@ -275,6 +269,12 @@ template <int D, int WORDS, int W, bool LATE> DEV void fused(const FusedArgs &a)
         if (u < perWarp && u != newest) fetch(u);
         if (u < RING - 1) commit();
     }
+    const bf16 *K = (const bf16 *)L.k + (long long)kv * L.capacity * D, *V = (const bf16 *)L.v + (long long)kv * L.capacity * D;
+    constexpr int PAGE = 2 << 20;
+    if (tid < (int)(((long long)n * D * 2 + PAGE - 1) / PAGE)) {
+        asm volatile("prefetch.global.L2 [%0];" ::"l"((const char *)K + (long long)tid * PAGE));
+        asm volatile("prefetch.global.L2 [%0];" ::"l"((const char *)V + (long long)tid * PAGE));
+    }
     int from, to;
     range(a.s, n, from, to);
     const int count = scored(a.s, n);
@@ -283,11 +283,13 @@ template <int D, int WORDS, int W, bool LATE> DEV void fused(const FusedArgs &a)
     const int own = imin(imax(reads - rank * per, 0), per);
     const int slice = heads * D >> lgP; // outputs a block merges
     if (tid == 0) {
-        expect(bar[2], mine * 4);
-        if (a.out) expect(bar[3], P * (slice * 4 + heads * 8));
+        expect(bar(2), mine * 4);
+        if (a.out) expect(bar(3), P * (slice * 4 + heads * 8));
+        if (a.rerank) expect(bar(5), P * heads * 8);
     }
+    const u32 stepMagic = perWarp > 1 ? 0xffffffffu / perWarp + 1 : 0, perMagic = per > 1 ? 0xffffffffu / per + 1 : 0, sliceMagic = 0xffffffffu / slice + 1;
     __syncthreads();
-    clusterArrive();
+    clusterStarted();
 
     dependence();
     if (newest >= 0 && newest < imin(RING, perWarp)) fetch(newest);
@@ -295,8 +297,16 @@ template <int D, int WORDS, int W, bool LATE> DEV void fused(const FusedArgs &a)
     int weight = 0;
     if (tid < a.bits)
 #pragma unroll 1
-        for (int j = 0; j < a.perSet; j++) weight += a.weights[((long long)row * a.maps + set * a.perSet + j) * a.bits + tid];
-    q.fill(a.q + ((long long)row * a.queryHeads + set * heads) * D, heads);
+        for (int j = 0; j < a.perSet; j++) weight += weights[j * a.bits + tid];
+    constexpr int PAIRS = 4 * D / (32 * W);
+    float2 pair[PAIRS];
+#pragma unroll
+    for (int i = 0; i < PAIRS; i++) {
+        const int at = 2 * (i * 32 * W + tid);
+        pair[i] = at < heads * D ? *(const float2 *)(queries + at) : make_float2(0, 0);
+    }
+#pragma unroll
+    for (int i = 0; i < PAIRS; i++) q.put(2 * (i * 32 * W + tid), pair[i]);
     prepare<WORDS>(query, weight);
     __syncthreads();
 
@@ -314,9 +324,8 @@ template <int D, int WORDS, int W, bool LATE> DEV void fused(const FusedArgs &a)
     const int tl = perWarp * TPL;
     u16 *levels = level + warp * 32 * (tl + 4);
     int shift = imax(0, 22 - __clz(bound)); // bound >> shift < BINS
-    const u32 magic = 0xffffffffu / perWarp + 1;
     auto place = [&](int step) { // of the lane's tokens in a chunk
-        const u32 v = step * 32 + lane, run = perWarp == 1 ? v : __umulhi(v, magic);
+        const u32 v = step * 32 + lane, run = perWarp == 1 ? v : __umulhi(v, stepMagic);
         return levels + v * TPL + run * 4;
     };
     auto scoreAll = [&](auto scorer) {
@@ -404,7 +413,7 @@ template <int D, int WORDS, int W, bool LATE> DEV void fused(const FusedArgs &a)
     clusterWait(); // every block's barriers are ready
     if (count > 0) {
         for (int pass = 0;; pass++) {
-            exchange(bar[pass ? 4 : 0]);
+            exchange(bar(pass ? 4 : 0));
             if (pass || c.counted >= count) break; // the same in all blocks
             bound = magnitude; // count every level
             shift = imax(0, 22 - __clz(bound));
@@ -430,15 +439,15 @@ template <int D, int WORDS, int W, bool LATE> DEV void fused(const FusedArgs &a)
                     atomicAdd(&ownFine[v & (bins - 1)], 1u);
                 }
             }
-            if (tid == 0) expect(bar[1], P * words * 4);
+            if (tid == 0) expect(bar(1), P * words * 4);
             __syncthreads();
 #pragma unroll 1
             for (int i = tid; i < P * (words / 4); i += W * 32) {
                 const int d = i / (words / 4), at = i % (words / 4);
                 const u32 *f = ownFine + at * 8;
-                send4(peer(shared32(&fine[rank][at * 4]), d), make_uint4(f[0] | f[1] << 16, f[2] | f[3] << 16, f[4] | f[5] << 16, f[6] | f[7] << 16), peer(bar[1], d));
+                send4(peer(shared32(&fine[rank][at * 4]), d), make_uint4(f[0] | f[1] << 16, f[2] | f[3] << 16, f[4] | f[5] << 16, f[6] | f[7] << 16), peer(bar(1), d));
             }
-            await(bar[1]);
+            await(bar(1));
             const Cut f = findCut<W>(&cutResult, warpSums, &fine[0][0], words, FINE / 2, P, rank, count - c.less);
             cutLevel = c.bin << shift | f.bin;
             c.less += f.less;
@@ -465,7 +474,6 @@ template <int D, int WORDS, int W, bool LATE> DEV void fused(const FusedArgs &a)
         __syncthreads();
         const u32 x = __reduce_add_sync(ALL, lane < warp ? warpCount[lane] : 0) + upto - mineCount;
         u32 lessAt = c.lessBefore + (x & 0xffff), equalAt = c.equalBefore + (x >> 16);
-        const u32 perMagic = per > 1 ? 0xffffffffu / per + 1 : 0;
 #pragma unroll 1
         for (int g = 0; g < groups; g++) {
             if (groups > 1) masks(g, (int)cutLevel - 1, (int)cutLevel, le, lt);
@@ -478,7 +486,7 @@ template <int D, int WORDS, int W, bool LATE> DEV void fused(const FusedArgs &a)
                 if ((lt >> b & 1) || myEqual >= skip) {
                     const u32 at = lessAt + __popc(lt & before) + (myEqual > skip ? myEqual - skip : 0), d = per > 1 ? __umulhi(at, perMagic) : at;
                     const int t = first * CHUNK + lane * tl + g * 32 + tokenOf(b);
-                    send1(peer(shared32(list + (at - d * per)), d), t, peer(bar[2], d));
+                    send1(peer(shared32(list + (at - d * per)), d), t, peer(bar(2), d));
                     if (a.selected) a.selected[((long long)row * a.sets + set) * a.k + at] = t;
                 }
             }
@@ -489,21 +497,148 @@ template <int D, int WORDS, int W, bool LATE> DEV void fused(const FusedArgs &a)
     if (a.selected)
 #pragma unroll 1
         for (int i = count + rank * W * 32 + tid; i < a.k; i += P * W * 32) a.selected[((long long)row * a.sets + set) * a.k + i] = -1;
-    await(bar[2]);
+    await(bar(2));
     __syncthreads(); // levels are done with: part takes their place
     if (!a.out) return; // the candidates were asked for: reranking follows
 
     // 4. Attention to this block's share: winners, then sink, then local.
-    const bf16 *K = (const bf16 *)L.k + (long long)kv * L.capacity * D, *V = (const bf16 *)L.v + (long long)kv * L.capacity * D;
-    Accumulator<D, LATE> acc;
+    Accumulator<D> acc;
     acc.clear();
     const float scale = a.scale * LOG2E;
     const int tiles = (own + 15) / 16, rest = rank * per - count; // t + rest: index among sink and local
+    auto positionOf = [&](int i) { return i < mine ? list[i] : i + rest < from ? i + rest : to + i + rest - from; };
+    if (!a.rerank) {
 #pragma unroll 1
-    for (int t = warp; t < tiles; t += W) {
-        const int i = imin(t * 16 + (lane & 15), own - 1);
-        const int position = i < mine ? list[i] : i + rest < from ? i + rest : to + i + rest - from;
-        acc.tile(K, V, q, position, imin(16, own - t * 16), scale);
+        for (int t = warp; t < tiles; t += W) acc.tile(K, V, q, positionOf(imin(t * 16 + (lane & 15), own - 1)), imin(16, own - t * 16), scale);
+    } else {
+        // Base-2 logits of all tokens, then the candidates' softmax summed over
+        // the heads (of one head its logit), as levels counting down.
+        u32 *levelOf = (u32 *)(logit + heads * a.listed);
+        int *kept = (int *)(levelOf + a.listed);
+        const int g = lane >> 2, c2 = lane % 4 * 2;
+#pragma unroll 1
+        for (int t = warp; t < tiles; t += W) {
+            KeyTile<D> keys;
+            keys.load(K, positionOf(imin(t * 16 + (lane & 15), own - 1)));
+            float s[4];
+            keys.dot(q, s);
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+                if (c2 + (k & 1) < heads && t * 16 + g + (k >> 1) * 8 < own) logit[(c2 + (k & 1)) * a.listed + t * 16 + g + (k >> 1) * 8] = s[k] * scale;
+        }
+        __syncthreads();
+#pragma unroll 1
+        for (int h = warp; h < heads; h += W) {
+            float top = MASKED, sum = 0;
+            for (int i = lane; i < own; i += 32) top = fmaxf(top, logit[h * a.listed + i]);
+            top = warpMax(top);
+            for (int i = lane; i < own; i += 32) sum += exp2f(logit[h * a.listed + i] - top);
+            sum = warpSum(sum);
+            if (lane < P) send2(peer(shared32(&ml[rank][h]), lane), make_uint2(__float_as_uint(top), __float_as_uint(sum)), peer(bar(5), lane));
+        }
+        await(bar(5));
+        if (tid < heads) {
+            float top = MASKED, sum = 0;
+#pragma unroll 4
+            for (int b = 0; b < P; b++) top = fmaxf(top, ml[b][tid].x);
+#pragma unroll 4
+            for (int b = 0; b < P; b++) sum += ml[b][tid].y * exp2f(ml[b][tid].x - top);
+            tops[tid] = top;
+            sums[tid] = 1.f / sum;
+        }
+        __syncthreads();
+#pragma unroll 1
+        for (int i = tid; i < mine; i += W * 32) {
+            float v = heads == 1 ? logit[i] : 0.f;
+            if (heads > 1)
+                for (int h = 0; h < heads; h++) v += exp2f(logit[h * a.listed + i] - tops[h]) * sums[h];
+            const u32 x = __float_as_uint(v + 0.f);
+            levelOf[i] = v != v ? ~0u : x & 0x80000000u ? x : ~(x | 0x80000000u); // ~order(v)
+        }
+        // Digits of the level, highest first, until the bin of the cut is kept whole.
+        const int keep = chosen(a.s, n);
+        u32 prefix = 0, need = keep, ties = count;
+        int low = 32;
+        Cut k = {0, 0, 0, 0, 0, 0};
+#pragma unroll 1
+        for (int pass = 0; low > 0 && ties != need; pass++) {
+            const int above = low, digits = imin(10, low);
+            low -= digits;
+#pragma unroll 1
+            for (int i = tid; i < BINS; i += W * 32) hist[i] = 0;
+            __syncthreads();
+#pragma unroll 1
+            for (int i = tid; i < mine; i += W * 32)
+                if (above == 32 || levelOf[i] >> above == prefix) atomicAdd(&hist[levelOf[i] >> low & ((1u << digits) - 1)], 1u);
+            if (tid == 0) expect(bar(6 + pass), P * BINS * 2);
+            __syncthreads();
+            u32 *into = hist + BINS + (pass & 1) * P * (BINS / 2); // [P][BINS/2]
+#pragma unroll 1
+            for (int d = warp; d < P; d += W)
+#pragma unroll 1
+                for (int at = lane; at < BINS / 8; at += 32) {
+                    const uint4 x = *(const uint4 *)&hist[at * 8], y = *(const uint4 *)&hist[at * 8 + 4];
+                    send4(peer(shared32(into + rank * (BINS / 2) + at * 4), d), make_uint4(x.x | x.y << 16, x.z | x.w << 16, y.x | y.y << 16, y.z | y.w << 16), peer(bar(6 + pass), d));
+                }
+            await(bar(6 + pass));
+            k = findCut<W>(&cutResult, warpSums, into, BINS / 2, BINS / 2, P, rank, need);
+            prefix = prefix << digits | k.bin;
+            need -= k.less;
+            ties = k.equal;
+        }
+        // What is kept moves together, in order; of equal levels the oldest go.
+        const u32 lose = ties - need;
+        const int run = ((mine + W - 1) / W + 31) & ~31, begin = imin(mine, warp * run), end = imin(mine, begin + run);
+        auto better = [&](int i) { return low == 32 || levelOf[i] >> low < prefix; };
+        auto equal = [&](int i) { return low < 32 && levelOf[i] >> low == prefix; };
+        u32 sum = 0;
+#pragma unroll 1
+        for (int i = begin; i < end; i += 32) {
+            const bool has = i + lane < end;
+            sum += __popc(__ballot_sync(ALL, has && better(i + lane))) | __popc(__ballot_sync(ALL, has && equal(i + lane))) << 16;
+        }
+        if (lane == 0) warpCount[warp] = sum;
+        __syncthreads();
+        u32 at = 0, all = 0, eq = k.equalBefore; // kept, equal ones so far
+        auto survive = [&](u32 before, u32 more) { return imax((int)(before + more) - (int)lose, 0) - imax((int)before - (int)lose, 0); };
+#pragma unroll 1
+        for (int w = 0; w < W; w++) {
+            const u32 x = warpCount[w], now = (x & 0xffff) + survive(k.equalBefore + (all >> 16), x >> 16);
+            if (w < warp) {
+                at += now;
+                eq += x >> 16;
+            }
+            all += (x & 0xffff0000u) + now;
+        }
+        const int winners = all & 0xffff;
+#pragma unroll 1
+        for (int i = begin; i < end; i += 32) {
+            const bool has = i + lane < end;
+            const u32 b = __ballot_sync(ALL, has && better(i + lane)), e = __ballot_sync(ALL, has && equal(i + lane)), below = (1u << lane) - 1;
+            const u32 eBefore = eq + __popc(e & below);
+            if (b >> lane & 1 || (e >> lane & 1 && eBefore >= lose)) kept[at + __popc(b & below) + survive(eq, __popc(e & below))] = i + lane;
+            at += __popc(b) + survive(eq, __popc(e));
+            eq += __popc(e);
+        }
+#pragma unroll 1
+        for (int i = mine + tid; i < own; i += W * 32) kept[winners + i - mine] = i;
+        __syncthreads();
+        const int reads2 = winners + own - mine;
+        acc.m0 = c2 < heads ? tops[c2] : 0.f;
+        acc.m1 = c2 + 1 < heads ? tops[c2 + 1] : 0.f;
+#pragma unroll 1
+        for (int t = warp; t * 16 < reads2; t += W) {
+            const int i = kept[imin(t * 16 + (lane & 15), reads2 - 1)];
+            uint4 va[4][D / 64];
+            acc.loadValues(va, V, positionOf(i));
+            float s[4];
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                const int which = __shfl_sync(ALL, i, g + (k >> 1) * 8), h = c2 + (k & 1);
+                s[k] = h < heads && t * 16 + g + (k >> 1) * 8 < reads2 ? logit[h * a.listed + which] : MASKED;
+            }
+            acc.add(va, s);
+        }
     }
     acc.finish(part + warp * heads * D, wm[warp], wl[warp], heads);
     __syncthreads();
@@ -524,13 +659,13 @@ template <int D, int WORDS, int W, bool LATE> DEV void fused(const FusedArgs &a)
             v.z += f * x.z;
             v.w += f * x.w;
         }
-        const int e = i * 4, d = e / slice;
-        send4(peer(shared32(gathered + rank * slice + e % slice), d), make_uint4(__float_as_uint(v.x), __float_as_uint(v.y), __float_as_uint(v.z), __float_as_uint(v.w)), peer(bar[3], d));
+        const int e = i * 4, d = slice > 1 ? __umulhi(e, sliceMagic) : e;
+        send4(peer(shared32(gathered + rank * slice + e % slice), d), make_uint4(__float_as_uint(v.x), __float_as_uint(v.y), __float_as_uint(v.z), __float_as_uint(v.w)), peer(bar(3), d));
         if (e % D == 0)
 #pragma unroll 1
-            for (int b = 0; b < P; b++) send2(peer(shared32(&ml[rank][h]), b), make_uint2(__float_as_uint(top), __float_as_uint(l)), peer(bar[3], b));
+            for (int b = 0; b < P; b++) send2(peer(shared32(&ml[rank][h]), b), make_uint2(__float_as_uint(top), __float_as_uint(l)), peer(bar(3), b));
     }
-    await(bar[3]);
+    await(bar(3));
 #pragma unroll 1
     for (int i = tid; i < slice; i += W * 32) {
         const int e = rank * slice + i, h = e / D;
@@ -547,23 +682,17 @@ template <int D, int WORDS, int W, bool LATE> DEV void fused(const FusedArgs &a)
     }
 }
 // A block of 8 warps, or of 4 where many sequences fill the GPU.
-#define FUSED(D, WORDS, W, MIN, LATE) \
-    KERNEL __launch_bounds__(32 * W, MIN) fused_##D##_##WORDS##_##W(const FusedArgs a) { fused<D, WORDS, W, LATE>(a); }
-FUSED(64, 1, 8, 2, false)
-FUSED(64, 2, 8, 2, false)
-FUSED(64, 4, 8, 2, false)
-FUSED(128, 1, 8, 2, false)
-FUSED(128, 2, 8, 2, false)
-FUSED(128, 4, 8, 2, false)
-FUSED(256, 1, 8, 1, false)
-FUSED(256, 2, 8, 1, false)
-FUSED(256, 4, 8, 1, false)
-FUSED(64, 1, 4, 4, false)
-FUSED(128, 1, 4, 4, false)
-// Variants under measurement.
-#define VARIANT(NAME, W, MIN, LATE) \
-    KERNEL __launch_bounds__(32 * W, MIN) NAME(const FusedArgs a) { fused<128, 1, W, LATE>(a); }
-VARIANT(fusedl_128_1_8, 8, 3, true)
-VARIANT(fusedl_128_1_4, 4, 6, true)
-VARIANT(fusedm_128_1_8, 8, 2, true)
+#define FUSED(D, WORDS, W, MIN) \
+    KERNEL __launch_bounds__(32 * W, MIN) fused_##D##_##WORDS##_##W(const FusedArgs a) { fused<D, WORDS, W>(a); }
+FUSED(64, 1, 8, 2)
+FUSED(64, 2, 8, 2)
+FUSED(64, 4, 8, 2)
+FUSED(128, 1, 8, 2)
+FUSED(128, 2, 8, 2)
+FUSED(128, 4, 8, 2)
+FUSED(256, 1, 8, 1)
+FUSED(256, 2, 8, 1)
+FUSED(256, 4, 8, 1)
+FUSED(64, 1, 4, 4)
+FUSED(128, 1, 4, 4)
 #endif

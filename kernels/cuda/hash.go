@@ -20,7 +20,7 @@ func (d *Device) AttendHash(out, q kernels.Tensor, layer int, b *kernels.Batch, 
 	d.count(func() (int64, int64) { return selectedReads(b, sel) })
 	plan, fused := d.fusable(q, layer, s, e, h, sel)
 	weights, scales := d.encodeQueries(e, q, h.Bits)
-	if fused && !sel.Reranks() {
+	if fused && (!sel.Reranks() || plan.reranks) {
 		d.attendFused(plan, out, q, weights, 0, 0, layer, s, scale, e, sel)
 		return
 	}
@@ -65,6 +65,7 @@ type fusedPlan struct {
 	bins           int // of levels
 	levels, listed int // room of a block
 	shared         int // bytes
+	reranks        bool
 }
 
 // The fused kernel's statically declared shared memory, and what a block can
@@ -77,7 +78,10 @@ const (
 
 // fusedShape is what the plan depends on: sets reads tokens of limit cached
 // ones; codes of words words, levels up to most; heads query heads of dim.
-type fusedShape struct{ limit, reads, words, most, heads, dim int }
+type fusedShape struct {
+	limit, reads, words, most, heads, dim int
+	rerank                                bool
+}
 
 // plan sizes the fused kernel for a cluster of blocks blocks of warps warps.
 func (s fusedShape) plan(blocks, warps int) fusedPlan {
@@ -92,6 +96,9 @@ func (s fusedShape) plan(blocks, warps int) fusedPlan {
 		levels: warps * 32 * (perWarp*chunk/32 + 4), listed: ((s.reads+blocks-1)/blocks + 7) / 4 * 4,
 	}
 	front := max((p.bins+blocks*p.bins/2)*4+2*p.levels+warps*codeRing, warps*s.heads*s.dim*4)
+	if p.reranks = s.rerank; s.rerank { // counts of 1024 bins twice; logits, levels and what is kept
+		front = max(front, 4<<10*(1+blocks)) + 4*p.listed*(s.heads+2)
+	}
 	p.shared = front + 2*s.heads*s.dim*4 + p.listed*4
 	return p
 }
@@ -116,14 +123,19 @@ func (d *Device) fusable(q kernels.Tensor, layer int, s *batch, e *encoder, h ke
 	}
 	limit := s.shape.limit
 	reads := sel.Read(limit) - sel.Chosen(limit) + sel.Scored(limit)
-	shape := fusedShape{limit, reads, index.width, bits * most * (e.p.Heads / sel.Heads), q.Dim(1) / sel.Heads, s.shape.dim}
+	shape := fusedShape{limit, reads, index.width, bits * most * (e.p.Heads / sel.Heads), q.Dim(1) / sel.Heads, s.shape.dim, sel.Reranks()}
 	blocks, warps := fusedBlocks(shape, s.shape.tokens*sel.Heads, d.info.Multiprocessors)
-	for ; blocks <= 16; blocks *= 2 {
-		if p := shape.plan(blocks, warps); p.fits() {
-			return p, true
+	for {
+		for blocks := blocks; blocks <= 16; blocks *= 2 {
+			if p := shape.plan(blocks, warps); p.fits() {
+				return p, true
+			}
 		}
+		if !shape.rerank {
+			return fusedPlan{}, false
+		}
+		shape.rerank = false // by itself
 	}
-	return fusedPlan{}, false
 }
 
 // fusedBlocks chooses the cluster: about 1024 tokens a block, but no more blocks than multiprocessors, unless a block would
@@ -134,6 +146,15 @@ func fusedBlocks(s fusedShape, sets, multiprocessors int) (blocks, warps int) {
 		blocks *= 2
 	}
 	return blocks, 8
+}
+
+// magic is what multiplied with a small number n gives n / by in the high word;
+// 0 for 1.
+func magic(by int) uint32 {
+	if by == 1 {
+		return 0
+	}
+	return uint32(1<<32/by + 1)
 }
 
 // attendFused launches the fused kernel on a quantised query map. selected, if not 0, gets
@@ -149,9 +170,10 @@ func (d *Device) attendFused(p fusedPlan, out, q kernels.Tensor, weights, select
 	a := fusedArgs{
 		out: address(out), shadow: shadow, q: address(q), weights: weights,
 		rows: s.rows, layers: s.layers, selected: selected,
-		layerCount: int32(s.shape.layers), layer: int32(layer), queryHeads: int32(heads), kvHeads: int32(s.shape.kvHeads), keyHeads: int32(s.indexed(layer, 0).heads),
+		layerCount: int32(s.shape.layers), layer: int32(layer), queryHeads: int32(heads),
 		sets: int32(sel.Heads), single: s.single(), maps: int32(e.p.Heads), bits: int32(e.p.Out()),
 		heads: int32(heads / sel.Heads), perSet: int32(e.p.Heads / sel.Heads),
+		keyMagic: magic(sel.Heads / s.indexed(layer, 0).heads), kvMagic: magic(sel.Heads / s.shape.kvHeads), rerank: int32(flag(p.reranks && !out.None())),
 		k: int32(k), bins: int32(p.bins), levels: int32(p.levels), listed: int32(p.listed), scale: scale, s: selectionOf(sel),
 	}
 	d.launch(fmt.Sprintf("%s_%d_%d_%d", fusedName, dim, s.indexed(layer, 0).width, p.warps), size{x: p.blocks, y: sel.Heads, z: s.shape.tokens, block: 32 * p.warps, shared: p.shared, cluster: p.blocks, early: true}, a)

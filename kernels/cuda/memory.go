@@ -305,7 +305,7 @@ func (e *encoder) shared(rows, blocks int, staged bool) int {
 			if f.In%4 != 0 {
 				return math.MaxInt
 			}
-			n += (f.Out + blocks - 1) / blocks * f.In
+			n += (f.Out + 4*blocks - 1) / (4 * blocks) * 4 * f.In // slices of whole fours
 		}
 	}
 	return 4 * n

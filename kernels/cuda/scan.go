@@ -16,7 +16,7 @@ func (d *Device) EncodeKeys(enc kernels.Encoder, layer int, b *kernels.Batch) {
 		panic(fmt.Sprintf("kernels: %s has %d heads of %d words, the index %d of %d", e.p.Name, e.p.Heads, e.p.Words(), i.heads, i.width))
 	}
 	a := e.args
-	a.rows, a.caches, a.layerCount, a.layer, a.kvHeads = s.rows, s.layers, int32(s.shape.layers), int32(layer), int32(s.shape.kvHeads)
+	a.rows, a.caches, a.layerCount, a.layer, a.group = s.rows, s.layers, int32(s.shape.layers), int32(layer), int32(max(1, e.p.Heads/s.shape.kvHeads))
 	if few(b.Tokens) {
 		d.flush()
 		d.held.keys, d.held.keyArgs = e, a
@@ -68,6 +68,7 @@ const encodeRows = 8
 
 // A block of encode_few takes about encodeShare bytes of a map's weights;
 // clusters have up to encodeMost blocks.
+var encodeSuffix = ""
 var encodeShare, encodeMost = 28 << 10, 16
 
 // encodeFew runs one or two encoders over the same number of rows.
@@ -106,7 +107,7 @@ func (d *Device) encodeFew(es []*encoder, args []encodeArgs) {
 	if blocks > 1 {
 		l.cluster = blocks
 	}
-	d.launch(name, l, step)
+	d.launch(name+encodeSuffix, l, step)
 }
 
 // ScanHash implements kernels.Device.
