@@ -166,6 +166,9 @@ type linears struct {
 	x            uint64
 
 	tokens, stride, split, add int32
+
+	gated, shadow uint64
+	act, unused   int32
 }
 
 func (a linears) words() []uint64 { return wordsOf(&a) }

@@ -24,7 +24,6 @@ type layerBench struct {
 	key    kernels.Encoder
 	dense  float64 // median microseconds
 	runs   int
-	w      uint64
 }
 
 const benchHeads, benchKV, benchDim, benchBits = 32, 8, 128, 32
@@ -158,27 +157,20 @@ func (l *layerBench) fused(b *testing.B, sel kernels.Selection) {
 			continue
 		}
 		shape := fusedShape{s.shape.limit, sel.Read(s.shape.limit), 1, benchBits * most(bits), benchHeads / benchKV, benchDim, false}
-		for _, name := range []string{"fused"} {
-			fusedName = name
-			for _, warps := range []int{8, 4} {
-				if name == "fusedm" && warps == 4 {
+		for _, warps := range []int{8, 4} {
+			for blocks := 2; blocks <= 16; blocks *= 2 {
+				p := shape.plan(blocks, warps)
+				if !p.fits() || s.shape.limit > 32768*blocks || s.shape.limit < 256*blocks {
 					continue
 				}
-				for blocks := 2; blocks <= 16; blocks *= 2 {
-					p := shape.plan(blocks, warps)
-					if !p.fits() || s.shape.limit > 32768*blocks || s.shape.limit < 256*blocks {
-						continue
-					}
-					chosen := ""
-					if blocks == plan.blocks && warps == plan.warps {
-						chosen = "*"
-					}
-					l.report(b, fmt.Sprintf("%s-%dbit-sink%d-%dx%d%s", name, bits, sel.Sink, blocks, warps, chosen),
-						l.median(b, func() { d.attendFused(p, l.out, l.q, weights, 0, 0, 0, s, 0.0884, e, sel) }))
+				chosen := ""
+				if blocks == plan.blocks && warps == plan.warps {
+					chosen = "*"
 				}
+				l.report(b, fmt.Sprintf("fused-%dbit-sink%d-%dx%d%s", bits, sel.Sink, blocks, warps, chosen),
+					l.median(b, func() { d.attendFused(p, l.out, l.q, weights, 0, 0, 0, s, 0.0884, e, sel) }))
 			}
 		}
-		fusedName = "fused"
 		for name, enc := range map[string]kernels.Encoder{"linear": l.enc, "joint": l.joint} {
 			query := kernels.HashQuery{Encoder: enc, Bits: bits}
 			l.report(b, "step-encode-"+name, l.median(b, func() {

@@ -63,6 +63,14 @@ struct Selection {
 DEV int imin(int a, int b) { return a < b ? a : b; }
 DEV int imax(int a, int b) { return a > b ? a : b; }
 
+// touch reads a kernel's parameters with all warps at once: each cache line of
+// them is missing at first, and a warp meets them one by one.
+template <class T> DEV void touch(const T &parameters) {
+    const int at = imin((int)(threadIdx.x >> 5) * 16, (int)sizeof(T) / 4 - 1), far = imin(at + 128, (int)sizeof(T) / 4 - 1);
+    const u32 x = ((const u32 *)&parameters)[at], y = ((const u32 *)&parameters)[far];
+    asm volatile("" ::"r"(x), "r"(y));
+}
+
 // range is Selection.Range: the candidates [lo, hi) of a row that sees n.
 DEV void range(const Selection &s, int n, int &lo, int &hi) {
     lo = imin(s.sink, n);

@@ -146,6 +146,7 @@ template <int W, int R, class F> DEV void products(const float *w, const float *
 // do not change: they are on their way to shared memory, or to the L2, before
 // the kernel ahead has ended.
 template <int W, int R> DEV void encodeFew(const EncodeStep &step) {
+    touch(step);
     extern __shared__ __align__(16) float sm[];
     __shared__ const float *w[6];
     __shared__ __align__(8) u64 bars[6], copied[6]; // layers received, weights arrived
@@ -227,11 +228,27 @@ template <int W, int R> DEV void encodeFew(const EncodeStep &step) {
 
     dependence();
     if (R == 1) {
+        constexpr int N = 4; // loads on their way at once
 #pragma unroll 1
-        for (int i = tid; i < a.in; i += W * 32) x[i] = port[i];
+        for (int i = tid; i < a.in; i += N * W * 32) {
+            float v[N];
+#pragma unroll
+            for (int k = 0; k < N; k++) v[k] = i + k * W * 32 < a.in ? port[i + k * W * 32] : 0.f;
+#pragma unroll
+            for (int k = 0; k < N; k++)
+                if (i + k * W * 32 < a.in) x[i + k * W * 32] = v[k];
+        }
     } else if (warp < R) {
-#pragma unroll 4
-        for (int i = lane; i < a.in; i += 32) x[warp * stride + i] = warp < rows ? port[i] : 0.f;
+        constexpr int N = 8;
+#pragma unroll 1
+        for (int i = lane; i < a.in; i += N * 32) {
+            float v[N];
+#pragma unroll
+            for (int k = 0; k < N; k++) v[k] = warp < rows && i + k * 32 < a.in ? port[i + k * 32] : 0.f;
+#pragma unroll
+            for (int k = 0; k < N; k++)
+                if (i + k * 32 < a.in) x[warp * stride + i + k * 32] = v[k];
+        }
     }
     auto arrived = [&](int l) { // the layer's weights
 #if __CUDA_ARCH__ >= 900

@@ -25,7 +25,7 @@ struct FusedArgs {
     const Layer *layers;
     int *selected;        // [T, sets, k] or null: what was chosen, ascending
     int layerCount, layer, queryHeads, sets, maps, bits, k, heads, perSet; // of a set: query heads, maps
-    int single;           // row i is segment i
+    int single;           // row i is segment i, and only its newest code is new
     int levels, listed;   // room for levels and listed tokens of a block
     u32 keyMagic, kvMagic; // of division by sets of a key or KV head, 0: by 1
     int rerank, unused;   // keep the best candidates by exact logits
@@ -199,6 +199,7 @@ template <int WORDS, int MODE> struct Scorer {
 };
 
 template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
+    touch(a);
     constexpr int TPL = 4 / WORDS, CHUNK = 32 * TPL; // tokens a lane, a warp's step
     __shared__ __align__(16) Queries<D> q;
     __shared__ Query<WORDS> query;
@@ -683,7 +684,7 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
 }
 // A block of 8 warps, or of 4 where many sequences fill the GPU.
 #define FUSED(D, WORDS, W, MIN) \
-    KERNEL __launch_bounds__(32 * W, MIN) fused_##D##_##WORDS##_##W(const FusedArgs a) { fused<D, WORDS, W>(a); }
+    KERNEL __launch_bounds__(32 * W, MIN) fused_##D##_##WORDS##_##W(const __grid_constant__ FusedArgs a) { fused<D, WORDS, W>(a); }
 FUSED(64, 1, 8, 2)
 FUSED(64, 2, 8, 2)
 FUSED(64, 4, 8, 2)

@@ -57,8 +57,6 @@ func (d *Device) encodeQueries(e *encoder, q kernels.Tensor, bits int) (weights,
 	return address(w), address(s)
 }
 
-var fusedName = "fused" // variant
-
 // fusedPlan is a launch of the fused kernel.
 type fusedPlan struct {
 	blocks, warps  int // of a cluster, of a block
@@ -145,6 +143,10 @@ func fusedBlocks(s fusedShape, sets, multiprocessors int) (blocks, warps int) {
 	for blocks < 16 && s.limit > 1024*blocks && (2*sets*blocks <= multiprocessors || s.limit > 16384*blocks) {
 		blocks *= 2
 	}
+	// Fewer warps read single heads' rows faster, where scoring is light.
+	if blocks >= 8 && s.heads == 1 && s.words == 1 && s.most <= 32 && s.dim <= 128 {
+		return blocks, 4
+	}
 	return blocks, 8
 }
 
@@ -155,6 +157,15 @@ func magic(by int) uint32 {
 		return 0
 	}
 	return uint32(1<<32/by + 1)
+}
+
+// fresh is 1 if of all cached codes only a row's newest may still be on its way
+// when the fused kernel starts, written by the encoding ahead of it.
+func (d *Device) fresh(s *batch) int32 {
+	if s.shape.shared || d.encoded != nil && d.encoded != s {
+		return 0
+	}
+	return s.single()
 }
 
 // attendFused launches the fused kernel on a quantised query map. selected, if not 0, gets
@@ -171,10 +182,10 @@ func (d *Device) attendFused(p fusedPlan, out, q kernels.Tensor, weights, select
 		out: address(out), shadow: shadow, q: address(q), weights: weights,
 		rows: s.rows, layers: s.layers, selected: selected,
 		layerCount: int32(s.shape.layers), layer: int32(layer), queryHeads: int32(heads),
-		sets: int32(sel.Heads), single: s.single(), maps: int32(e.p.Heads), bits: int32(e.p.Out()),
+		sets: int32(sel.Heads), single: d.fresh(s), maps: int32(e.p.Heads), bits: int32(e.p.Out()),
 		heads: int32(heads / sel.Heads), perSet: int32(e.p.Heads / sel.Heads),
 		keyMagic: magic(sel.Heads / s.indexed(layer, 0).heads), kvMagic: magic(sel.Heads / s.shape.kvHeads), rerank: int32(flag(p.reranks && !out.None())),
 		k: int32(k), bins: int32(p.bins), levels: int32(p.levels), listed: int32(p.listed), scale: scale, s: selectionOf(sel),
 	}
-	d.launch(fmt.Sprintf("%s_%d_%d_%d", fusedName, dim, s.indexed(layer, 0).width, p.warps), size{x: p.blocks, y: sel.Heads, z: s.shape.tokens, block: 32 * p.warps, shared: p.shared, cluster: p.blocks, early: true}, a)
+	d.launch(fmt.Sprintf("fused_%d_%d_%d", dim, s.indexed(layer, 0).width, p.warps), size{x: p.blocks, y: sel.Heads, z: s.shape.tokens, block: 32 * p.warps, shared: p.shared, cluster: p.blocks, early: true}, a)
 }

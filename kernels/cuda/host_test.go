@@ -191,7 +191,7 @@ func TestStructSizes(t *testing.T) {
 		"EncodeStep":  {unsafe.Sizeof(encodeStep{}), 2 * 272},
 		"TopKArgs":    {unsafe.Sizeof(topKArgs{}), 4*8 + 4*4 + 32},
 		"RerankArgs":  {unsafe.Sizeof(rerankArgs{}), 7*8 + 10*4 + 32},
-		"Linears":     {unsafe.Sizeof(linears{}), 9*8 + 6*4 + 8 + 4*4},
+		"Linears":     {unsafe.Sizeof(linears{}), 9*8 + 6*4 + 8 + 4*4 + 2*8 + 2*4},
 		"FusedArgs":   {unsafe.Sizeof(fusedArgs{}), 7*8 + 18*4 + 32},
 	} {
 		if c[0] != c[1] || c[0]%8 != 0 {

@@ -107,6 +107,7 @@ func (d *Device) copyIn(to uint64, src []byte) error {
 	if d.capturing {
 		return fmt.Errorf("cuda: upload inside a recorded step")
 	}
+	d.encoded = nil // a copy starts behind all kernels
 	return d.do(func() error {
 		return cu.MemcpyHtoDAsync(cu.DevicePtr(to), unsafe.Pointer(unsafe.SliceData(src)), int64(len(src)), d.stream)
 	})

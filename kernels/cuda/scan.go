@@ -15,6 +15,11 @@ func (d *Device) EncodeKeys(enc kernels.Encoder, layer int, b *kernels.Batch) {
 	if i := s.indexed(layer, 0); i.heads != e.p.Heads || i.width != e.p.Words() {
 		panic(fmt.Sprintf("kernels: %s has %d heads of %d words, the index %d of %d", e.p.Name, e.p.Heads, e.p.Words(), i.heads, i.width))
 	}
+	if d.encoded == nil {
+		d.encoded = s
+	} else if d.encoded != s {
+		d.encoded = &batch{} // several
+	}
 	a := e.args
 	a.rows, a.caches, a.layerCount, a.layer, a.group = s.rows, s.layers, int32(s.shape.layers), int32(layer), int32(max(1, e.p.Heads/s.shape.kvHeads))
 	if few(b.Tokens) {
@@ -68,8 +73,7 @@ const encodeRows = 8
 
 // A block of encode_few takes about encodeShare bytes of a map's weights;
 // clusters have up to encodeMost blocks.
-var encodeSuffix = ""
-var encodeShare, encodeMost = 28 << 10, 16
+const encodeShare, encodeMost = 28 << 10, 16
 
 // encodeFew runs one or two encoders over the same number of rows.
 func (d *Device) encodeFew(es []*encoder, args []encodeArgs) {
@@ -107,7 +111,7 @@ func (d *Device) encodeFew(es []*encoder, args []encodeArgs) {
 	if blocks > 1 {
 		l.cluster = blocks
 	}
-	d.launch(name+encodeSuffix, l, step)
+	d.launch(name, l, step)
 }
 
 // ScanHash implements kernels.Device.
