@@ -11,6 +11,7 @@ import (
 const (
 	attendBlock = 256 // tokens whose logits are computed before their values are read
 	manyRows    = 8   // rows of a segment from which on they attend together
+	rowsAhead   = 32  // rows that the gathering kernels ask for before they read them
 )
 
 // Attend implements kernels.Device.
@@ -129,8 +130,13 @@ const partialHeader = 16
 // addRow adds the queries of set, the set-th run of queries heads.
 func (j *decodeJob) addRow(seg *kernels.Segment, row, set, queries int, p positions) {
 	n := p.count()
-	// parts depend on the context only, not on the threads
-	size := min(2048, max(256, (n/32+attendBlock-1)/attendBlock*attendBlock))
+	// Parts depend on the context only, not on the threads. Each gathering
+	// starts with rows that nobody has asked for: few and long ones are best.
+	share := 32
+	if len(p.selected) > 0 {
+		share = 4
+	}
+	size := min(2048, max(256, (n/share+attendBlock-1)/attendBlock*attendBlock))
 	first := len(j.parts)
 	for lo := 0; lo < n; lo += size {
 		j.parts = append(j.parts, part{seg, row, set * queries, queries, p, lo, min(n, lo+size), j.partialLen})
@@ -168,11 +174,12 @@ func (j *decodeJob) task(worker, index int) {
 	qs := unsafe.Slice(queries, p.queries*width)
 	scores := grow(&s.a, p.queries*attendBlock)
 	rows := newCacheRows(p.seg.Cache, j.layer, p.head/(j.heads/p.seg.Cache.KVHeads))
+	rows.begin(k, &p.positions, p.lo, p.hi)
 	for lo := p.lo; lo < p.hi; {
 		b := rows.block(&p.positions, lo, p.hi)
 		n := b.n
 		lo += n
-		k.logits(&rows, &b, &rows.v[0], qs, p.queries, scores, attendBlock)
+		k.logits(&rows, &b, true, qs, p.queries, scores, attendBlock)
 		for i := range p.queries {
 			row := scores[i*attendBlock:][:attendBlock]
 			rounded := j.d.fill(row, n)
@@ -191,18 +198,7 @@ func (j *decodeJob) task(worker, index int) {
 		}
 		for i := 0; i < p.queries; i += 4 {
 			some := min(4, p.queries-i)
-			weights, sums := &scores[i*attendBlock], &partial[i*stride+partialHeader]
-			values := &rows.v[b.from*rows.rowBytes]
-			switch {
-			case b.list == nil && rows.wide:
-				k.mixF32[some-1](width, n, values, width, weights, attendBlock, sums, stride)
-			case b.list == nil:
-				k.mixBF16[some-1](width, n, values, width, weights, attendBlock, sums, stride)
-			case rows.wide:
-				k.mixAtF32[some-1](width, n, &b.list[0], values, width, weights, attendBlock, sums, stride)
-			default:
-				k.mixAtBF16[some-1](width, n, &b.list[0], values, width, weights, attendBlock, sums, stride)
-			}
+			k.mix(&rows, &b, some, scores[i*attendBlock:], partial[i*stride+partialHeader:], stride)
 		}
 	}
 }
@@ -221,7 +217,7 @@ func newCacheRows(c *kernels.Cache, layer, kv int) cacheRows {
 	return cacheRows{c.K[layer].Bytes()[lo:hi], c.V[layer].Bytes()[lo:hi], c.HeadDim, row, c.Type == dtype.F32}
 }
 
-// rowBlock is n rows: neighbours from row from on, or those of list.
+// rowBlock is n rows: neighbours from row from on, or the first of list.
 type rowBlock struct {
 	n, from int
 	list    []int32
@@ -234,21 +230,30 @@ func (r *cacheRows) block(p *positions, lo, hi int) rowBlock {
 	case in < 0:
 		return rowBlock{n: min(n, -in), from: p.first + lo}
 	case in < len(p.selected):
-		n = min(n, len(p.selected)-in)
-		return rowBlock{n: n, list: p.selected[in : in+n]}
+		list := p.selected[in:min(len(p.selected), hi-p.sink)]
+		return rowBlock{n: min(n, len(list)), list: list}
 	default:
 		return rowBlock{n: n, from: p.localFrom + in - len(p.selected)}
 	}
 }
 
+// begin asks for the first rows of the list between index lo and hi.
+func (r *cacheRows) begin(k *kernelSet, p *positions, lo, hi int) {
+	from, to := max(0, lo-p.sink), min(len(p.selected), hi-p.sink)
+	if n := min(rowsAhead, to-from); n > 0 {
+		k.ask(n, &p.selected[from], &r.k[0], r.rowBytes)
+		k.ask(n, &p.selected[from], &r.v[0], r.rowBytes)
+	}
+}
+
 // logits sets out[j*stride+i] to the dot product of query j and the block's
-// row i. Some values behind the block's are overwritten. The same rows of
-// values, the head's, are asked for.
-func (k *kernelSet) logits(r *cacheRows, b *rowBlock, values *byte, queries []float32, count int, out []float32, stride int) {
+// row i. Some values behind the block's are overwritten. If values are read
+// next, the same rows of them are asked for.
+func (k *kernelSet) logits(r *cacheRows, b *rowBlock, values bool, queries []float32, count int, out []float32, stride int) {
 	keys := &r.k[b.from*r.rowBytes]
 	ahead := 0 // from the keys to the values that are read next
-	if values != nil {
-		ahead = int(uintptr(unsafe.Pointer(values)) - uintptr(unsafe.Pointer(&r.k[0])))
+	if values {
+		ahead = int(uintptr(unsafe.Pointer(&r.v[0])) - uintptr(unsafe.Pointer(&r.k[0])))
 	}
 	for i := 0; i < count; i += 4 {
 		some := min(4, count-i)
@@ -259,10 +264,34 @@ func (k *kernelSet) logits(r *cacheRows, b *rowBlock, values *byte, queries []fl
 		case b.list == nil:
 			k.dotBF16[some-1](r.width, b.n, ahead, keys, r.width, q, r.width, to, stride)
 		case r.wide:
-			k.dotAtF32[some-1](r.width, b.n, &b.list[0], values, keys, r.width, q, r.width, to, stride)
+			k.dotAtF32[some-1](r.width, b.n, len(b.list), &b.list[0], keys, r.width, q, r.width, to, stride)
 		default:
-			k.dotAtBF16[some-1](r.width, b.n, &b.list[0], values, keys, r.width, q, r.width, to, stride)
+			k.dotAtBF16[some-1](r.width, b.n, len(b.list), &b.list[0], keys, r.width, q, r.width, to, stride)
 		}
+	}
+}
+
+// mix adds to count sums, stride apart, the block's rows of values weighted by
+// weights[j*attendBlock+i].
+func (k *kernelSet) mix(r *cacheRows, b *rowBlock, count int, weights, sums []float32, stride int) {
+	values := &r.v[b.from*r.rowBytes]
+	if b.list == nil {
+		kernel := k.mixBF16[count-1]
+		if r.wide {
+			kernel = k.mixF32[count-1]
+		}
+		kernel(r.width, b.n, values, r.width, &weights[0], attendBlock, &sums[0], stride)
+		return
+	}
+	kernel := k.mixAtBF16[count-1]
+	if r.wide {
+		kernel = k.mixAtF32[count-1]
+	}
+	// The kernel goes through its rows once for each chunk of their columns. Of
+	// few rows at once, every chunk's requests reach into the next ones.
+	for at := 0; at < b.n; at += rowsAhead {
+		n := min(rowsAhead, b.n-at)
+		kernel(r.width, n, len(b.list)-at, &b.list[at], values, r.width, &weights[at], attendBlock, &sums[0], stride)
 	}
 }
 

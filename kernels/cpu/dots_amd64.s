@@ -2,6 +2,30 @@
 
 #include "textflag.h"
 
+// func ask(rows int, at *int32, base *byte, stride int)
+// Requires: MMX+
+TEXT ·ask(SB), NOSPLIT, $0-32
+	MOVQ rows+0(FP), AX
+	MOVQ at+8(FP), CX
+	MOVQ base+16(FP), DX
+	MOVQ stride+24(FP), BX
+
+rows:
+	MOVLQSX (CX), SI
+	IMULQ   BX, SI
+	ADDQ    DX, SI
+	LEAQ    (SI)(BX*1), DI
+
+line:
+	PREFETCHT1 (SI)
+	ADDQ       $0x40, SI
+	CMPQ       SI, DI
+	JCS        line
+	ADDQ       $0x04, CX
+	DECQ       AX
+	JNZ        rows
+	RET
+
 // func dotF321AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotF321AVX512(SB), NOSPLIT, $0-72
@@ -173,7 +197,7 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotAtF321AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotAtF321AVX512(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotAtF321AVX512(SB), NOSPLIT, $0-80
 	MOVQ rows+8(FP), AX
@@ -181,163 +205,117 @@ TEXT ·dotAtF321AVX512(SB), NOSPLIT, $0-80
 	MOVQ ldk+40(FP), DX
 	MOVQ out+64(FP), BX
 	MOVQ ldq+56(FP), SI
-	MOVQ at+16(FP), DI
+	MOVQ at+24(FP), DI
+	MOVQ listed+16(FP), R8
 	SHLQ $0x02, DX
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x00000014
-	JL      near
-	MOVLQSX 64(DI), SI
+	CMPQ    R8, $0x00000024
+	JL      asked
+	MOVLQSX 128(DI), SI
 	IMULQ   DX, SI
 	ADDQ    CX, SI
-	LEAQ    (SI)(DX*1), R8
+	LEAQ    (SI)(DX*1), R9
 
-key0:
+line0:
 	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
-	CMPQ       SI, R8
-	JCS        key0
-	MOVLQSX    68(DI), SI
+	CMPQ       SI, R9
+	JCS        line0
+	MOVLQSX    132(DI), SI
 	IMULQ      DX, SI
 	ADDQ       CX, SI
-	LEAQ       (SI)(DX*1), R8
+	LEAQ       (SI)(DX*1), R9
 
-key1:
+line1:
 	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
-	CMPQ       SI, R8
-	JCS        key1
-	MOVLQSX    72(DI), SI
+	CMPQ       SI, R9
+	JCS        line1
+	MOVLQSX    136(DI), SI
 	IMULQ      DX, SI
 	ADDQ       CX, SI
-	LEAQ       (SI)(DX*1), R8
+	LEAQ       (SI)(DX*1), R9
 
-key2:
+line2:
 	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
-	CMPQ       SI, R8
-	JCS        key2
-	MOVLQSX    76(DI), SI
+	CMPQ       SI, R9
+	JCS        line2
+	MOVLQSX    140(DI), SI
 	IMULQ      DX, SI
 	ADDQ       CX, SI
-	LEAQ       (SI)(DX*1), R8
+	LEAQ       (SI)(DX*1), R9
 
-key3:
+line3:
 	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
-	CMPQ       SI, R8
-	JCS        key3
+	CMPQ       SI, R9
+	JCS        line3
 
-near:
-	MOVQ    v+24(FP), SI
-	TESTQ   SI, SI
-	JZ      alone
-	CMPQ    AX, $0x00000004
-	JL      alone
-	MOVLQSX (DI), R8
-	IMULQ   DX, R8
-	ADDQ    SI, R8
-	LEAQ    (R8)(DX*1), R9
-
-value0:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        value0
-	MOVLQSX    4(DI), R8
-	IMULQ      DX, R8
-	ADDQ       SI, R8
-	LEAQ       (R8)(DX*1), R9
-
-value1:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        value1
-	MOVLQSX    8(DI), R8
-	IMULQ      DX, R8
-	ADDQ       SI, R8
-	LEAQ       (R8)(DX*1), R9
-
-value2:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        value2
-	MOVLQSX    12(DI), R8
-	IMULQ      DX, R8
-	ADDQ       SI, R8
-	LEAQ       (R8)(DX*1), SI
-
-value3:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, SI
-	JCS        value3
-
-alone:
+asked:
 	MOVQ    DI, SI
 	MOVLQSX (SI), SI
 	IMULQ   DX, SI
 	ADDQ    CX, SI
-	MOVQ    DI, R8
-	LEAQ    4(DI), R9
-	CMPQ    AX, $0x00000001
-	CMOVQGT R9, R8
-	MOVLQSX (R8), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
 	MOVQ    DI, R9
-	LEAQ    8(DI), R10
-	CMPQ    AX, $0x00000002
-	CMOVQGT R10, R9
 	LEAQ    4(DI), R10
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R10, R9
+	CMPQ    AX, $0x00000001
+	CMOVQGT R10, R9
 	MOVLQSX (R9), R9
 	IMULQ   DX, R9
 	ADDQ    CX, R9
 	MOVQ    DI, R10
-	LEAQ    12(DI), R11
-	CMPQ    AX, $0x00000003
-	CMOVQGT R11, R10
 	LEAQ    8(DI), R11
-	CMPQ    AX, $0x00000003
-	CMOVQEQ R11, R10
+	CMPQ    AX, $0x00000002
+	CMOVQGT R11, R10
 	LEAQ    4(DI), R11
 	CMPQ    AX, $0x00000002
 	CMOVQEQ R11, R10
 	MOVLQSX (R10), R10
 	IMULQ   DX, R10
 	ADDQ    CX, R10
+	MOVQ    DI, R11
+	LEAQ    12(DI), R12
+	CMPQ    AX, $0x00000003
+	CMOVQGT R12, R11
+	LEAQ    8(DI), R12
+	CMPQ    AX, $0x00000003
+	CMOVQEQ R12, R11
+	LEAQ    4(DI), R12
+	CMPQ    AX, $0x00000002
+	CMOVQEQ R12, R11
+	MOVLQSX (R11), R11
+	IMULQ   DX, R11
+	ADDQ    CX, R11
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
 	VPXORD  Z2, Z2, Z2
 	VPXORD  Z3, Z3, Z3
-	MOVQ    width+0(FP), R11
-	MOVQ    q+48(FP), R12
+	MOVQ    width+0(FP), R12
+	MOVQ    q+48(FP), R13
 
 width:
 	VMOVUPS       (SI), Z4
 	ADDQ          $0x00000040, SI
-	VMOVUPS       (R8), Z5
-	ADDQ          $0x00000040, R8
-	VMOVUPS       (R9), Z6
+	VMOVUPS       (R9), Z5
 	ADDQ          $0x00000040, R9
-	VMOVUPS       (R10), Z7
+	VMOVUPS       (R10), Z6
 	ADDQ          $0x00000040, R10
-	VMOVUPS       (R12), Z8
+	VMOVUPS       (R11), Z7
+	ADDQ          $0x00000040, R11
+	VMOVUPS       (R13), Z8
 	VFMADD231PS   Z8, Z4, Z0
 	VFMADD231PS   Z8, Z5, Z1
 	VFMADD231PS   Z8, Z6, Z2
 	VFMADD231PS   Z8, Z7, Z3
-	ADDQ          $0x00000040, R12
-	SUBQ          $0x00000010, R11
+	ADDQ          $0x00000040, R13
+	SUBQ          $0x00000010, R12
 	JG            width
-	MOVQ          ldo+72(FP), R8
+	MOVQ          ldo+72(FP), R9
 	MOVQ          BX, SI
-	SHLQ          $0x02, R8
+	SHLQ          $0x02, R9
 	VUNPCKLPS     Z1, Z0, Z4
 	VUNPCKHPS     Z1, Z0, Z6
 	VADDPS        Z6, Z4, Z4
@@ -354,26 +332,27 @@ width:
 	VMOVUPS       X5, (SI)
 	ADDQ          $0x00000010, BX
 	ADDQ          $0x10, DI
+	SUBQ          $0x04, R8
 	SUBQ          $0x00000004, AX
 	JG            rows
 	VZEROUPPER
 	RET
 
-// func mixAtF321AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// func mixAtF321AVX512(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mixAtF321AVX512(SB), NOSPLIT, $0-72
+TEXT ·mixAtF321AVX512(SB), NOSPLIT, $0-80
 	MOVQ width+0(FP), AX
-	MOVQ v+24(FP), CX
-	MOVQ ldv+32(FP), DX
-	MOVQ ldp+48(FP), BX
-	MOVQ out+56(FP), SI
+	MOVQ v+32(FP), CX
+	MOVQ ldv+40(FP), DX
+	MOVQ ldp+56(FP), BX
+	MOVQ out+64(FP), SI
 	SHLQ $0x02, DX
 	SHLQ $0x02, BX
 
 chunk4:
 	CMPQ    AX, $0x00000040
 	JL      chunk4done
-	MOVQ    ldo+64(FP), DI
+	MOVQ    ldo+72(FP), DI
 	MOVQ    SI, BX
 	SHLQ    $0x02, DI
 	VMOVUPS (BX), Z0
@@ -381,74 +360,92 @@ chunk4:
 	VMOVUPS 128(BX), Z2
 	VMOVUPS 192(BX), Z3
 	MOVQ    rows+8(FP), BX
-	MOVQ    p+40(FP), R8
-	MOVQ    at+16(FP), R9
+	MOVQ    p+48(FP), R8
+	MOVQ    at+24(FP), R9
+	MOVQ    listed+16(FP), R10
 
 chunk4rows:
 	MOVLQSX      (R9), DI
 	IMULQ        DX, DI
 	ADDQ         CX, DI
-	ADDQ         $0x04, R9
 	VMOVUPS      (DI), Z4
 	VMOVUPS      64(DI), Z5
 	VMOVUPS      128(DI), Z6
 	VMOVUPS      192(DI), Z7
-	PREFETCHT0   256(DI)
-	PREFETCHT0   320(DI)
-	PREFETCHT0   384(DI)
-	PREFETCHT0   448(DI)
 	VBROADCASTSS (R8), Z8
 	VFMADD231PS  Z8, Z4, Z0
 	VFMADD231PS  Z8, Z5, Z1
 	VFMADD231PS  Z8, Z6, Z2
 	VFMADD231PS  Z8, Z7, Z3
-	ADDQ         $0x04, R8
-	DECQ         BX
-	JNZ          chunk4rows
-	MOVQ         SI, BX
-	MOVQ         ldo+64(FP), DI
-	SHLQ         $0x02, DI
-	VMOVUPS      Z0, (BX)
-	VMOVUPS      Z1, 64(BX)
-	VMOVUPS      Z2, 128(BX)
-	VMOVUPS      Z3, 192(BX)
-	ADDQ         $0x00000100, SI
-	ADDQ         $0x00000100, CX
-	SUBQ         $0x00000040, AX
-	JMP          chunk4
+	CMPQ         R10, $0x00000020
+	JLE          chunk4asked
+	MOVLQSX      128(R9), DI
+	IMULQ        DX, DI
+	ADDQ         CX, DI
+	PREFETCHT1   (DI)
+	PREFETCHT1   64(DI)
+	PREFETCHT1   128(DI)
+	PREFETCHT1   192(DI)
+
+chunk4asked:
+	ADDQ    $0x04, R9
+	DECQ    R10
+	ADDQ    $0x04, R8
+	DECQ    BX
+	JNZ     chunk4rows
+	MOVQ    SI, BX
+	MOVQ    ldo+72(FP), DI
+	SHLQ    $0x02, DI
+	VMOVUPS Z0, (BX)
+	VMOVUPS Z1, 64(BX)
+	VMOVUPS Z2, 128(BX)
+	VMOVUPS Z3, 192(BX)
+	ADDQ    $0x00000100, SI
+	ADDQ    $0x00000100, CX
+	SUBQ    $0x00000040, AX
+	JMP     chunk4
 
 chunk4done:
 chunk1:
 	CMPQ    AX, $0x00000010
 	JL      chunk1done
-	MOVQ    ldo+64(FP), DI
+	MOVQ    ldo+72(FP), DI
 	MOVQ    SI, BX
 	SHLQ    $0x02, DI
 	VMOVUPS (BX), Z0
 	MOVQ    rows+8(FP), BX
-	MOVQ    p+40(FP), R8
-	MOVQ    at+16(FP), R9
+	MOVQ    p+48(FP), R8
+	MOVQ    at+24(FP), R9
+	MOVQ    listed+16(FP), R10
 
 chunk1rows:
 	MOVLQSX      (R9), DI
 	IMULQ        DX, DI
 	ADDQ         CX, DI
-	ADDQ         $0x04, R9
 	VMOVUPS      (DI), Z1
-	PREFETCHT0   64(DI)
 	VBROADCASTSS (R8), Z2
 	VFMADD231PS  Z2, Z1, Z0
-	ADDQ         $0x04, R8
-	DECQ         BX
-	JNZ          chunk1rows
-	MOVQ         SI, BX
-	MOVQ         ldo+64(FP), DI
-	SHLQ         $0x02, DI
-	VMOVUPS      Z0, (BX)
-	ADDQ         $0x00000040, SI
-	ADDQ         $0x00000040, CX
-	SUBQ         $0x00000010, AX
-	JMP          chunk1
+	CMPQ         R10, $0x00000020
+	JLE          chunk1asked
+	MOVLQSX      128(R9), DI
+	IMULQ        DX, DI
+	ADDQ         CX, DI
+	PREFETCHT1   (DI)
+
+chunk1asked:
+	ADDQ    $0x04, R9
+	DECQ    R10
+	ADDQ    $0x04, R8
+	DECQ    BX
+	JNZ     chunk1rows
+	MOVQ    SI, BX
+	MOVQ    ldo+72(FP), DI
+	SHLQ    $0x02, DI
+	VMOVUPS Z0, (BX)
+	ADDQ    $0x00000040, SI
+	ADDQ    $0x00000040, CX
+	SUBQ    $0x00000010, AX
+	JMP     chunk1
 
 chunk1done:
 	VZEROUPPER
@@ -670,7 +667,7 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotAtF322AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotAtF322AVX512(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotAtF322AVX512(SB), NOSPLIT, $0-80
 	MOVQ rows+8(FP), AX
@@ -678,136 +675,90 @@ TEXT ·dotAtF322AVX512(SB), NOSPLIT, $0-80
 	MOVQ ldk+40(FP), DX
 	MOVQ out+64(FP), BX
 	MOVQ ldq+56(FP), SI
-	MOVQ at+16(FP), DI
+	MOVQ at+24(FP), DI
+	MOVQ listed+16(FP), R8
 	SHLQ $0x02, DX
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x00000014
-	JL      near
-	MOVLQSX 64(DI), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
-	LEAQ    (R8)(DX*1), R9
-
-key0:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key0
-	MOVLQSX    68(DI), R8
-	IMULQ      DX, R8
-	ADDQ       CX, R8
-	LEAQ       (R8)(DX*1), R9
-
-key1:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key1
-	MOVLQSX    72(DI), R8
-	IMULQ      DX, R8
-	ADDQ       CX, R8
-	LEAQ       (R8)(DX*1), R9
-
-key2:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key2
-	MOVLQSX    76(DI), R8
-	IMULQ      DX, R8
-	ADDQ       CX, R8
-	LEAQ       (R8)(DX*1), R9
-
-key3:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key3
-
-near:
-	MOVQ    v+24(FP), R8
-	TESTQ   R8, R8
-	JZ      alone
-	CMPQ    AX, $0x00000004
-	JL      alone
-	MOVLQSX (DI), R9
+	CMPQ    R8, $0x00000024
+	JL      asked
+	MOVLQSX 128(DI), R9
 	IMULQ   DX, R9
-	ADDQ    R8, R9
+	ADDQ    CX, R9
 	LEAQ    (R9)(DX*1), R10
 
-value0:
+line0:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
-	JCS        value0
-	MOVLQSX    4(DI), R9
+	JCS        line0
+	MOVLQSX    132(DI), R9
 	IMULQ      DX, R9
-	ADDQ       R8, R9
+	ADDQ       CX, R9
 	LEAQ       (R9)(DX*1), R10
 
-value1:
+line1:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
-	JCS        value1
-	MOVLQSX    8(DI), R9
+	JCS        line1
+	MOVLQSX    136(DI), R9
 	IMULQ      DX, R9
-	ADDQ       R8, R9
+	ADDQ       CX, R9
 	LEAQ       (R9)(DX*1), R10
 
-value2:
+line2:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
-	JCS        value2
-	MOVLQSX    12(DI), R9
+	JCS        line2
+	MOVLQSX    140(DI), R9
 	IMULQ      DX, R9
-	ADDQ       R8, R9
-	LEAQ       (R9)(DX*1), R8
+	ADDQ       CX, R9
+	LEAQ       (R9)(DX*1), R10
 
-value3:
+line3:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
-	CMPQ       R9, R8
-	JCS        value3
+	CMPQ       R9, R10
+	JCS        line3
 
-alone:
-	MOVQ    DI, R8
-	MOVLQSX (R8), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
+asked:
 	MOVQ    DI, R9
-	LEAQ    4(DI), R10
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
 	MOVLQSX (R9), R9
 	IMULQ   DX, R9
 	ADDQ    CX, R9
 	MOVQ    DI, R10
-	LEAQ    8(DI), R11
-	CMPQ    AX, $0x00000002
-	CMOVQGT R11, R10
 	LEAQ    4(DI), R11
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R11, R10
+	CMPQ    AX, $0x00000001
+	CMOVQGT R11, R10
 	MOVLQSX (R10), R10
 	IMULQ   DX, R10
 	ADDQ    CX, R10
 	MOVQ    DI, R11
-	LEAQ    12(DI), R12
-	CMPQ    AX, $0x00000003
-	CMOVQGT R12, R11
 	LEAQ    8(DI), R12
-	CMPQ    AX, $0x00000003
-	CMOVQEQ R12, R11
+	CMPQ    AX, $0x00000002
+	CMOVQGT R12, R11
 	LEAQ    4(DI), R12
 	CMPQ    AX, $0x00000002
 	CMOVQEQ R12, R11
 	MOVLQSX (R11), R11
 	IMULQ   DX, R11
 	ADDQ    CX, R11
+	MOVQ    DI, R12
+	LEAQ    12(DI), R13
+	CMPQ    AX, $0x00000003
+	CMOVQGT R13, R12
+	LEAQ    8(DI), R13
+	CMPQ    AX, $0x00000003
+	CMOVQEQ R13, R12
+	LEAQ    4(DI), R13
+	CMPQ    AX, $0x00000002
+	CMOVQEQ R13, R12
+	MOVLQSX (R12), R12
+	IMULQ   DX, R12
+	ADDQ    CX, R12
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
 	VPXORD  Z2, Z2, Z2
@@ -816,34 +767,34 @@ alone:
 	VPXORD  Z5, Z5, Z5
 	VPXORD  Z6, Z6, Z6
 	VPXORD  Z7, Z7, Z7
-	MOVQ    width+0(FP), R12
-	MOVQ    q+48(FP), R13
+	MOVQ    width+0(FP), R13
+	MOVQ    q+48(FP), R14
 
 width:
-	VMOVUPS       (R8), Z8
-	ADDQ          $0x00000040, R8
-	VMOVUPS       (R9), Z9
+	VMOVUPS       (R9), Z8
 	ADDQ          $0x00000040, R9
-	VMOVUPS       (R10), Z10
+	VMOVUPS       (R10), Z9
 	ADDQ          $0x00000040, R10
-	VMOVUPS       (R11), Z11
+	VMOVUPS       (R11), Z10
 	ADDQ          $0x00000040, R11
-	VMOVUPS       (R13), Z12
+	VMOVUPS       (R12), Z11
+	ADDQ          $0x00000040, R12
+	VMOVUPS       (R14), Z12
 	VFMADD231PS   Z12, Z8, Z0
 	VFMADD231PS   Z12, Z9, Z1
 	VFMADD231PS   Z12, Z10, Z2
 	VFMADD231PS   Z12, Z11, Z3
-	VMOVUPS       (R13)(SI*1), Z12
+	VMOVUPS       (R14)(SI*1), Z12
 	VFMADD231PS   Z12, Z8, Z4
 	VFMADD231PS   Z12, Z9, Z5
 	VFMADD231PS   Z12, Z10, Z6
 	VFMADD231PS   Z12, Z11, Z7
-	ADDQ          $0x00000040, R13
-	SUBQ          $0x00000010, R12
+	ADDQ          $0x00000040, R14
+	SUBQ          $0x00000010, R13
 	JG            width
-	MOVQ          ldo+72(FP), R9
-	MOVQ          BX, R8
-	SHLQ          $0x02, R9
+	MOVQ          ldo+72(FP), R10
+	MOVQ          BX, R9
+	SHLQ          $0x02, R10
 	VUNPCKLPS     Z1, Z0, Z8
 	VUNPCKHPS     Z1, Z0, Z10
 	VADDPS        Z10, Z8, Z8
@@ -857,8 +808,8 @@ width:
 	VADDPS        Y8, Y10, Y8
 	VEXTRACTF32X4 $0x01, Y8, X9
 	VADDPS        X9, X8, X9
-	VMOVUPS       X9, (R8)
-	ADDQ          R9, R8
+	VMOVUPS       X9, (R9)
+	ADDQ          R10, R9
 	VUNPCKLPS     Z5, Z4, Z8
 	VUNPCKHPS     Z5, Z4, Z10
 	VADDPS        Z10, Z8, Z8
@@ -872,29 +823,30 @@ width:
 	VADDPS        Y8, Y10, Y8
 	VEXTRACTF32X4 $0x01, Y8, X9
 	VADDPS        X9, X8, X9
-	VMOVUPS       X9, (R8)
+	VMOVUPS       X9, (R9)
 	ADDQ          $0x00000010, BX
 	ADDQ          $0x10, DI
+	SUBQ          $0x04, R8
 	SUBQ          $0x00000004, AX
 	JG            rows
 	VZEROUPPER
 	RET
 
-// func mixAtF322AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// func mixAtF322AVX512(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mixAtF322AVX512(SB), NOSPLIT, $0-72
+TEXT ·mixAtF322AVX512(SB), NOSPLIT, $0-80
 	MOVQ width+0(FP), AX
-	MOVQ v+24(FP), CX
-	MOVQ ldv+32(FP), DX
-	MOVQ ldp+48(FP), BX
-	MOVQ out+56(FP), SI
+	MOVQ v+32(FP), CX
+	MOVQ ldv+40(FP), DX
+	MOVQ ldp+56(FP), BX
+	MOVQ out+64(FP), SI
 	SHLQ $0x02, DX
 	SHLQ $0x02, BX
 
 chunk4:
 	CMPQ    AX, $0x00000040
 	JL      chunk4done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Z0
@@ -907,22 +859,18 @@ chunk4:
 	VMOVUPS 128(DI), Z6
 	VMOVUPS 192(DI), Z7
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
 
 chunk4rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VMOVUPS      (R8), Z8
 	VMOVUPS      64(R8), Z9
 	VMOVUPS      128(R8), Z10
 	VMOVUPS      192(R8), Z11
-	PREFETCHT0   256(R8)
-	PREFETCHT0   320(R8)
-	PREFETCHT0   384(R8)
-	PREFETCHT0   448(R8)
 	VBROADCASTSS (R9), Z12
 	VFMADD231PS  Z12, Z8, Z0
 	VFMADD231PS  Z12, Z9, Z1
@@ -933,64 +881,86 @@ chunk4rows:
 	VFMADD231PS  Z12, Z9, Z5
 	VFMADD231PS  Z12, Z10, Z6
 	VFMADD231PS  Z12, Z11, Z7
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk4rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Z0, (DI)
-	VMOVUPS      Z1, 64(DI)
-	VMOVUPS      Z2, 128(DI)
-	VMOVUPS      Z3, 192(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z4, (DI)
-	VMOVUPS      Z5, 64(DI)
-	VMOVUPS      Z6, 128(DI)
-	VMOVUPS      Z7, 192(DI)
-	ADDQ         $0x00000100, SI
-	ADDQ         $0x00000100, CX
-	SUBQ         $0x00000040, AX
-	JMP          chunk4
+	CMPQ         R11, $0x00000020
+	JLE          chunk4asked
+	MOVLQSX      128(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT1   (R8)
+	PREFETCHT1   64(R8)
+	PREFETCHT1   128(R8)
+	PREFETCHT1   192(R8)
+
+chunk4asked:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk4rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Z0, (DI)
+	VMOVUPS Z1, 64(DI)
+	VMOVUPS Z2, 128(DI)
+	VMOVUPS Z3, 192(DI)
+	ADDQ    R8, DI
+	VMOVUPS Z4, (DI)
+	VMOVUPS Z5, 64(DI)
+	VMOVUPS Z6, 128(DI)
+	VMOVUPS Z7, 192(DI)
+	ADDQ    $0x00000100, SI
+	ADDQ    $0x00000100, CX
+	SUBQ    $0x00000040, AX
+	JMP     chunk4
 
 chunk4done:
 chunk1:
 	CMPQ    AX, $0x00000010
 	JL      chunk1done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Z0
 	ADDQ    R8, DI
 	VMOVUPS (DI), Z1
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
 
 chunk1rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VMOVUPS      (R8), Z2
-	PREFETCHT0   64(R8)
 	VBROADCASTSS (R9), Z3
 	VFMADD231PS  Z3, Z2, Z0
 	VBROADCASTSS (R9)(BX*1), Z3
 	VFMADD231PS  Z3, Z2, Z1
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk1rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Z0, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z1, (DI)
-	ADDQ         $0x00000040, SI
-	ADDQ         $0x00000040, CX
-	SUBQ         $0x00000010, AX
-	JMP          chunk1
+	CMPQ         R11, $0x00000020
+	JLE          chunk1asked
+	MOVLQSX      128(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT1   (R8)
+
+chunk1asked:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk1rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Z0, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Z1, (DI)
+	ADDQ    $0x00000040, SI
+	ADDQ    $0x00000040, CX
+	SUBQ    $0x00000010, AX
+	JMP     chunk1
 
 chunk1done:
 	VZEROUPPER
@@ -1257,7 +1227,7 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotAtF323AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotAtF323AVX512(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotAtF323AVX512(SB), NOSPLIT, $0-80
 	MOVQ rows+8(FP), AX
@@ -1265,136 +1235,90 @@ TEXT ·dotAtF323AVX512(SB), NOSPLIT, $0-80
 	MOVQ ldk+40(FP), DX
 	MOVQ out+64(FP), BX
 	MOVQ ldq+56(FP), SI
-	MOVQ at+16(FP), DI
+	MOVQ at+24(FP), DI
+	MOVQ listed+16(FP), R8
 	SHLQ $0x02, DX
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x00000014
-	JL      near
-	MOVLQSX 64(DI), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
-	LEAQ    (R8)(DX*1), R9
-
-key0:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key0
-	MOVLQSX    68(DI), R8
-	IMULQ      DX, R8
-	ADDQ       CX, R8
-	LEAQ       (R8)(DX*1), R9
-
-key1:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key1
-	MOVLQSX    72(DI), R8
-	IMULQ      DX, R8
-	ADDQ       CX, R8
-	LEAQ       (R8)(DX*1), R9
-
-key2:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key2
-	MOVLQSX    76(DI), R8
-	IMULQ      DX, R8
-	ADDQ       CX, R8
-	LEAQ       (R8)(DX*1), R9
-
-key3:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key3
-
-near:
-	MOVQ    v+24(FP), R8
-	TESTQ   R8, R8
-	JZ      alone
-	CMPQ    AX, $0x00000004
-	JL      alone
-	MOVLQSX (DI), R9
+	CMPQ    R8, $0x00000024
+	JL      asked
+	MOVLQSX 128(DI), R9
 	IMULQ   DX, R9
-	ADDQ    R8, R9
+	ADDQ    CX, R9
 	LEAQ    (R9)(DX*1), R10
 
-value0:
+line0:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
-	JCS        value0
-	MOVLQSX    4(DI), R9
+	JCS        line0
+	MOVLQSX    132(DI), R9
 	IMULQ      DX, R9
-	ADDQ       R8, R9
+	ADDQ       CX, R9
 	LEAQ       (R9)(DX*1), R10
 
-value1:
+line1:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
-	JCS        value1
-	MOVLQSX    8(DI), R9
+	JCS        line1
+	MOVLQSX    136(DI), R9
 	IMULQ      DX, R9
-	ADDQ       R8, R9
+	ADDQ       CX, R9
 	LEAQ       (R9)(DX*1), R10
 
-value2:
+line2:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
-	JCS        value2
-	MOVLQSX    12(DI), R9
+	JCS        line2
+	MOVLQSX    140(DI), R9
 	IMULQ      DX, R9
-	ADDQ       R8, R9
-	LEAQ       (R9)(DX*1), R8
+	ADDQ       CX, R9
+	LEAQ       (R9)(DX*1), R10
 
-value3:
+line3:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
-	CMPQ       R9, R8
-	JCS        value3
+	CMPQ       R9, R10
+	JCS        line3
 
-alone:
-	MOVQ    DI, R8
-	MOVLQSX (R8), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
+asked:
 	MOVQ    DI, R9
-	LEAQ    4(DI), R10
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
 	MOVLQSX (R9), R9
 	IMULQ   DX, R9
 	ADDQ    CX, R9
 	MOVQ    DI, R10
-	LEAQ    8(DI), R11
-	CMPQ    AX, $0x00000002
-	CMOVQGT R11, R10
 	LEAQ    4(DI), R11
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R11, R10
+	CMPQ    AX, $0x00000001
+	CMOVQGT R11, R10
 	MOVLQSX (R10), R10
 	IMULQ   DX, R10
 	ADDQ    CX, R10
 	MOVQ    DI, R11
-	LEAQ    12(DI), R12
-	CMPQ    AX, $0x00000003
-	CMOVQGT R12, R11
 	LEAQ    8(DI), R12
-	CMPQ    AX, $0x00000003
-	CMOVQEQ R12, R11
+	CMPQ    AX, $0x00000002
+	CMOVQGT R12, R11
 	LEAQ    4(DI), R12
 	CMPQ    AX, $0x00000002
 	CMOVQEQ R12, R11
 	MOVLQSX (R11), R11
 	IMULQ   DX, R11
 	ADDQ    CX, R11
+	MOVQ    DI, R12
+	LEAQ    12(DI), R13
+	CMPQ    AX, $0x00000003
+	CMOVQGT R13, R12
+	LEAQ    8(DI), R13
+	CMPQ    AX, $0x00000003
+	CMOVQEQ R13, R12
+	LEAQ    4(DI), R13
+	CMPQ    AX, $0x00000002
+	CMOVQEQ R13, R12
+	MOVLQSX (R12), R12
+	IMULQ   DX, R12
+	ADDQ    CX, R12
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
 	VPXORD  Z2, Z2, Z2
@@ -1407,39 +1331,39 @@ alone:
 	VPXORD  Z9, Z9, Z9
 	VPXORD  Z10, Z10, Z10
 	VPXORD  Z11, Z11, Z11
-	MOVQ    width+0(FP), R12
-	MOVQ    q+48(FP), R13
+	MOVQ    width+0(FP), R13
+	MOVQ    q+48(FP), R14
 
 width:
-	VMOVUPS       (R8), Z12
-	ADDQ          $0x00000040, R8
-	VMOVUPS       (R9), Z13
+	VMOVUPS       (R9), Z12
 	ADDQ          $0x00000040, R9
-	VMOVUPS       (R10), Z14
+	VMOVUPS       (R10), Z13
 	ADDQ          $0x00000040, R10
-	VMOVUPS       (R11), Z15
+	VMOVUPS       (R11), Z14
 	ADDQ          $0x00000040, R11
-	VMOVUPS       (R13), Z16
+	VMOVUPS       (R12), Z15
+	ADDQ          $0x00000040, R12
+	VMOVUPS       (R14), Z16
 	VFMADD231PS   Z16, Z12, Z0
 	VFMADD231PS   Z16, Z13, Z1
 	VFMADD231PS   Z16, Z14, Z2
 	VFMADD231PS   Z16, Z15, Z3
-	VMOVUPS       (R13)(SI*1), Z16
+	VMOVUPS       (R14)(SI*1), Z16
 	VFMADD231PS   Z16, Z12, Z4
 	VFMADD231PS   Z16, Z13, Z5
 	VFMADD231PS   Z16, Z14, Z6
 	VFMADD231PS   Z16, Z15, Z7
-	VMOVUPS       (R13)(SI*2), Z16
+	VMOVUPS       (R14)(SI*2), Z16
 	VFMADD231PS   Z16, Z12, Z8
 	VFMADD231PS   Z16, Z13, Z9
 	VFMADD231PS   Z16, Z14, Z10
 	VFMADD231PS   Z16, Z15, Z11
-	ADDQ          $0x00000040, R13
-	SUBQ          $0x00000010, R12
+	ADDQ          $0x00000040, R14
+	SUBQ          $0x00000010, R13
 	JG            width
-	MOVQ          ldo+72(FP), R9
-	MOVQ          BX, R8
-	SHLQ          $0x02, R9
+	MOVQ          ldo+72(FP), R10
+	MOVQ          BX, R9
+	SHLQ          $0x02, R10
 	VUNPCKLPS     Z1, Z0, Z12
 	VUNPCKHPS     Z1, Z0, Z14
 	VADDPS        Z14, Z12, Z12
@@ -1453,8 +1377,8 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (R8)
-	ADDQ          R9, R8
+	VMOVUPS       X13, (R9)
+	ADDQ          R10, R9
 	VUNPCKLPS     Z5, Z4, Z12
 	VUNPCKHPS     Z5, Z4, Z14
 	VADDPS        Z14, Z12, Z12
@@ -1468,8 +1392,8 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (R8)
-	ADDQ          R9, R8
+	VMOVUPS       X13, (R9)
+	ADDQ          R10, R9
 	VUNPCKLPS     Z9, Z8, Z12
 	VUNPCKHPS     Z9, Z8, Z14
 	VADDPS        Z14, Z12, Z12
@@ -1483,29 +1407,30 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (R8)
+	VMOVUPS       X13, (R9)
 	ADDQ          $0x00000010, BX
 	ADDQ          $0x10, DI
+	SUBQ          $0x04, R8
 	SUBQ          $0x00000004, AX
 	JG            rows
 	VZEROUPPER
 	RET
 
-// func mixAtF323AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// func mixAtF323AVX512(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mixAtF323AVX512(SB), NOSPLIT, $0-72
+TEXT ·mixAtF323AVX512(SB), NOSPLIT, $0-80
 	MOVQ width+0(FP), AX
-	MOVQ v+24(FP), CX
-	MOVQ ldv+32(FP), DX
-	MOVQ ldp+48(FP), BX
-	MOVQ out+56(FP), SI
+	MOVQ v+32(FP), CX
+	MOVQ ldv+40(FP), DX
+	MOVQ ldp+56(FP), BX
+	MOVQ out+64(FP), SI
 	SHLQ $0x02, DX
 	SHLQ $0x02, BX
 
 chunk4:
 	CMPQ    AX, $0x00000040
 	JL      chunk4done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Z0
@@ -1523,22 +1448,18 @@ chunk4:
 	VMOVUPS 128(DI), Z10
 	VMOVUPS 192(DI), Z11
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
 
 chunk4rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VMOVUPS      (R8), Z12
 	VMOVUPS      64(R8), Z13
 	VMOVUPS      128(R8), Z14
 	VMOVUPS      192(R8), Z15
-	PREFETCHT0   256(R8)
-	PREFETCHT0   320(R8)
-	PREFETCHT0   384(R8)
-	PREFETCHT0   448(R8)
 	VBROADCASTSS (R9), Z16
 	VFMADD231PS  Z16, Z12, Z0
 	VFMADD231PS  Z16, Z13, Z1
@@ -1554,36 +1475,49 @@ chunk4rows:
 	VFMADD231PS  Z16, Z13, Z9
 	VFMADD231PS  Z16, Z14, Z10
 	VFMADD231PS  Z16, Z15, Z11
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk4rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Z0, (DI)
-	VMOVUPS      Z1, 64(DI)
-	VMOVUPS      Z2, 128(DI)
-	VMOVUPS      Z3, 192(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z4, (DI)
-	VMOVUPS      Z5, 64(DI)
-	VMOVUPS      Z6, 128(DI)
-	VMOVUPS      Z7, 192(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z8, (DI)
-	VMOVUPS      Z9, 64(DI)
-	VMOVUPS      Z10, 128(DI)
-	VMOVUPS      Z11, 192(DI)
-	ADDQ         $0x00000100, SI
-	ADDQ         $0x00000100, CX
-	SUBQ         $0x00000040, AX
-	JMP          chunk4
+	CMPQ         R11, $0x00000020
+	JLE          chunk4asked
+	MOVLQSX      128(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT1   (R8)
+	PREFETCHT1   64(R8)
+	PREFETCHT1   128(R8)
+	PREFETCHT1   192(R8)
+
+chunk4asked:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk4rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Z0, (DI)
+	VMOVUPS Z1, 64(DI)
+	VMOVUPS Z2, 128(DI)
+	VMOVUPS Z3, 192(DI)
+	ADDQ    R8, DI
+	VMOVUPS Z4, (DI)
+	VMOVUPS Z5, 64(DI)
+	VMOVUPS Z6, 128(DI)
+	VMOVUPS Z7, 192(DI)
+	ADDQ    R8, DI
+	VMOVUPS Z8, (DI)
+	VMOVUPS Z9, 64(DI)
+	VMOVUPS Z10, 128(DI)
+	VMOVUPS Z11, 192(DI)
+	ADDQ    $0x00000100, SI
+	ADDQ    $0x00000100, CX
+	SUBQ    $0x00000040, AX
+	JMP     chunk4
 
 chunk4done:
 chunk1:
 	CMPQ    AX, $0x00000010
 	JL      chunk1done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Z0
@@ -1592,37 +1526,46 @@ chunk1:
 	ADDQ    R8, DI
 	VMOVUPS (DI), Z2
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
 
 chunk1rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VMOVUPS      (R8), Z3
-	PREFETCHT0   64(R8)
 	VBROADCASTSS (R9), Z4
 	VFMADD231PS  Z4, Z3, Z0
 	VBROADCASTSS (R9)(BX*1), Z4
 	VFMADD231PS  Z4, Z3, Z1
 	VBROADCASTSS (R9)(BX*2), Z4
 	VFMADD231PS  Z4, Z3, Z2
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk1rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Z0, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z1, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z2, (DI)
-	ADDQ         $0x00000040, SI
-	ADDQ         $0x00000040, CX
-	SUBQ         $0x00000010, AX
-	JMP          chunk1
+	CMPQ         R11, $0x00000020
+	JLE          chunk1asked
+	MOVLQSX      128(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT1   (R8)
+
+chunk1asked:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk1rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Z0, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Z1, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Z2, (DI)
+	ADDQ    $0x00000040, SI
+	ADDQ    $0x00000040, CX
+	SUBQ    $0x00000010, AX
+	JMP     chunk1
 
 chunk1done:
 	VZEROUPPER
@@ -1937,7 +1880,7 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotAtF324AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotAtF324AVX512(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotAtF324AVX512(SB), NOSPLIT, $0-80
 	MOVQ rows+8(FP), AX
@@ -1945,137 +1888,91 @@ TEXT ·dotAtF324AVX512(SB), NOSPLIT, $0-80
 	MOVQ ldk+40(FP), DX
 	MOVQ out+64(FP), BX
 	MOVQ ldq+56(FP), SI
-	MOVQ at+16(FP), DI
+	MOVQ at+24(FP), DI
+	MOVQ listed+16(FP), R8
 	SHLQ $0x02, DX
 	SHLQ $0x02, SI
-	LEAQ (SI)(SI*2), R8
+	LEAQ (SI)(SI*2), R9
 
 rows:
-	CMPQ    AX, $0x00000014
-	JL      near
-	MOVLQSX 64(DI), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	LEAQ    (R9)(DX*1), R10
-
-key0:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        key0
-	MOVLQSX    68(DI), R9
-	IMULQ      DX, R9
-	ADDQ       CX, R9
-	LEAQ       (R9)(DX*1), R10
-
-key1:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        key1
-	MOVLQSX    72(DI), R9
-	IMULQ      DX, R9
-	ADDQ       CX, R9
-	LEAQ       (R9)(DX*1), R10
-
-key2:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        key2
-	MOVLQSX    76(DI), R9
-	IMULQ      DX, R9
-	ADDQ       CX, R9
-	LEAQ       (R9)(DX*1), R10
-
-key3:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        key3
-
-near:
-	MOVQ    v+24(FP), R9
-	TESTQ   R9, R9
-	JZ      alone
-	CMPQ    AX, $0x00000004
-	JL      alone
-	MOVLQSX (DI), R10
+	CMPQ    R8, $0x00000024
+	JL      asked
+	MOVLQSX 128(DI), R10
 	IMULQ   DX, R10
-	ADDQ    R9, R10
+	ADDQ    CX, R10
 	LEAQ    (R10)(DX*1), R11
 
-value0:
+line0:
 	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
 	CMPQ       R10, R11
-	JCS        value0
-	MOVLQSX    4(DI), R10
+	JCS        line0
+	MOVLQSX    132(DI), R10
 	IMULQ      DX, R10
-	ADDQ       R9, R10
+	ADDQ       CX, R10
 	LEAQ       (R10)(DX*1), R11
 
-value1:
+line1:
 	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
 	CMPQ       R10, R11
-	JCS        value1
-	MOVLQSX    8(DI), R10
+	JCS        line1
+	MOVLQSX    136(DI), R10
 	IMULQ      DX, R10
-	ADDQ       R9, R10
+	ADDQ       CX, R10
 	LEAQ       (R10)(DX*1), R11
 
-value2:
+line2:
 	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
 	CMPQ       R10, R11
-	JCS        value2
-	MOVLQSX    12(DI), R10
+	JCS        line2
+	MOVLQSX    140(DI), R10
 	IMULQ      DX, R10
-	ADDQ       R9, R10
-	LEAQ       (R10)(DX*1), R9
+	ADDQ       CX, R10
+	LEAQ       (R10)(DX*1), R11
 
-value3:
+line3:
 	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
-	CMPQ       R10, R9
-	JCS        value3
+	CMPQ       R10, R11
+	JCS        line3
 
-alone:
-	MOVQ    DI, R9
-	MOVLQSX (R9), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
+asked:
 	MOVQ    DI, R10
-	LEAQ    4(DI), R11
-	CMPQ    AX, $0x00000001
-	CMOVQGT R11, R10
 	MOVLQSX (R10), R10
 	IMULQ   DX, R10
 	ADDQ    CX, R10
 	MOVQ    DI, R11
-	LEAQ    8(DI), R12
-	CMPQ    AX, $0x00000002
-	CMOVQGT R12, R11
 	LEAQ    4(DI), R12
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R12, R11
+	CMPQ    AX, $0x00000001
+	CMOVQGT R12, R11
 	MOVLQSX (R11), R11
 	IMULQ   DX, R11
 	ADDQ    CX, R11
 	MOVQ    DI, R12
-	LEAQ    12(DI), R13
-	CMPQ    AX, $0x00000003
-	CMOVQGT R13, R12
 	LEAQ    8(DI), R13
-	CMPQ    AX, $0x00000003
-	CMOVQEQ R13, R12
+	CMPQ    AX, $0x00000002
+	CMOVQGT R13, R12
 	LEAQ    4(DI), R13
 	CMPQ    AX, $0x00000002
 	CMOVQEQ R13, R12
 	MOVLQSX (R12), R12
 	IMULQ   DX, R12
 	ADDQ    CX, R12
+	MOVQ    DI, R13
+	LEAQ    12(DI), R14
+	CMPQ    AX, $0x00000003
+	CMOVQGT R14, R13
+	LEAQ    8(DI), R14
+	CMPQ    AX, $0x00000003
+	CMOVQEQ R14, R13
+	LEAQ    4(DI), R14
+	CMPQ    AX, $0x00000002
+	CMOVQEQ R14, R13
+	MOVLQSX (R13), R13
+	IMULQ   DX, R13
+	ADDQ    CX, R13
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
 	VPXORD  Z2, Z2, Z2
@@ -2092,44 +1989,44 @@ alone:
 	VPXORD  Z13, Z13, Z13
 	VPXORD  Z14, Z14, Z14
 	VPXORD  Z15, Z15, Z15
-	MOVQ    width+0(FP), R13
-	MOVQ    q+48(FP), R14
+	MOVQ    width+0(FP), R14
+	MOVQ    q+48(FP), R15
 
 width:
-	VMOVUPS       (R9), Z16
-	ADDQ          $0x00000040, R9
-	VMOVUPS       (R10), Z17
+	VMOVUPS       (R10), Z16
 	ADDQ          $0x00000040, R10
-	VMOVUPS       (R11), Z18
+	VMOVUPS       (R11), Z17
 	ADDQ          $0x00000040, R11
-	VMOVUPS       (R12), Z19
+	VMOVUPS       (R12), Z18
 	ADDQ          $0x00000040, R12
-	VMOVUPS       (R14), Z20
+	VMOVUPS       (R13), Z19
+	ADDQ          $0x00000040, R13
+	VMOVUPS       (R15), Z20
 	VFMADD231PS   Z20, Z16, Z0
 	VFMADD231PS   Z20, Z17, Z1
 	VFMADD231PS   Z20, Z18, Z2
 	VFMADD231PS   Z20, Z19, Z3
-	VMOVUPS       (R14)(SI*1), Z20
+	VMOVUPS       (R15)(SI*1), Z20
 	VFMADD231PS   Z20, Z16, Z4
 	VFMADD231PS   Z20, Z17, Z5
 	VFMADD231PS   Z20, Z18, Z6
 	VFMADD231PS   Z20, Z19, Z7
-	VMOVUPS       (R14)(SI*2), Z20
+	VMOVUPS       (R15)(SI*2), Z20
 	VFMADD231PS   Z20, Z16, Z8
 	VFMADD231PS   Z20, Z17, Z9
 	VFMADD231PS   Z20, Z18, Z10
 	VFMADD231PS   Z20, Z19, Z11
-	VMOVUPS       (R14)(R8*1), Z20
+	VMOVUPS       (R15)(R9*1), Z20
 	VFMADD231PS   Z20, Z16, Z12
 	VFMADD231PS   Z20, Z17, Z13
 	VFMADD231PS   Z20, Z18, Z14
 	VFMADD231PS   Z20, Z19, Z15
-	ADDQ          $0x00000040, R14
-	SUBQ          $0x00000010, R13
+	ADDQ          $0x00000040, R15
+	SUBQ          $0x00000010, R14
 	JG            width
-	MOVQ          ldo+72(FP), R10
-	MOVQ          BX, R9
-	SHLQ          $0x02, R10
+	MOVQ          ldo+72(FP), R11
+	MOVQ          BX, R10
+	SHLQ          $0x02, R11
 	VUNPCKLPS     Z1, Z0, Z16
 	VUNPCKHPS     Z1, Z0, Z18
 	VADDPS        Z18, Z16, Z16
@@ -2143,8 +2040,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R9)
-	ADDQ          R10, R9
+	VMOVUPS       X17, (R10)
+	ADDQ          R11, R10
 	VUNPCKLPS     Z5, Z4, Z16
 	VUNPCKHPS     Z5, Z4, Z18
 	VADDPS        Z18, Z16, Z16
@@ -2158,8 +2055,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R9)
-	ADDQ          R10, R9
+	VMOVUPS       X17, (R10)
+	ADDQ          R11, R10
 	VUNPCKLPS     Z9, Z8, Z16
 	VUNPCKHPS     Z9, Z8, Z18
 	VADDPS        Z18, Z16, Z16
@@ -2173,8 +2070,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R9)
-	ADDQ          R10, R9
+	VMOVUPS       X17, (R10)
+	ADDQ          R11, R10
 	VUNPCKLPS     Z13, Z12, Z16
 	VUNPCKHPS     Z13, Z12, Z18
 	VADDPS        Z18, Z16, Z16
@@ -2188,29 +2085,30 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R9)
+	VMOVUPS       X17, (R10)
 	ADDQ          $0x00000010, BX
 	ADDQ          $0x10, DI
+	SUBQ          $0x04, R8
 	SUBQ          $0x00000004, AX
 	JG            rows
 	VZEROUPPER
 	RET
 
-// func mixAtF324AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// func mixAtF324AVX512(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mixAtF324AVX512(SB), NOSPLIT, $0-72
+TEXT ·mixAtF324AVX512(SB), NOSPLIT, $0-80
 	MOVQ width+0(FP), AX
-	MOVQ v+24(FP), CX
-	MOVQ ldv+32(FP), DX
-	MOVQ ldp+48(FP), BX
-	MOVQ out+56(FP), SI
+	MOVQ v+32(FP), CX
+	MOVQ ldv+40(FP), DX
+	MOVQ ldp+56(FP), BX
+	MOVQ out+64(FP), SI
 	SHLQ $0x02, DX
 	SHLQ $0x02, BX
 
 chunk4:
 	CMPQ    AX, $0x00000040
 	JL      chunk4done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Z0
@@ -2233,23 +2131,19 @@ chunk4:
 	VMOVUPS 128(DI), Z14
 	VMOVUPS 192(DI), Z15
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
-	LEAQ    (BX)(BX*2), R11
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
+	LEAQ    (BX)(BX*2), R12
 
 chunk4rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VMOVUPS      (R8), Z16
 	VMOVUPS      64(R8), Z17
 	VMOVUPS      128(R8), Z18
 	VMOVUPS      192(R8), Z19
-	PREFETCHT0   256(R8)
-	PREFETCHT0   320(R8)
-	PREFETCHT0   384(R8)
-	PREFETCHT0   448(R8)
 	VBROADCASTSS (R9), Z20
 	VFMADD231PS  Z20, Z16, Z0
 	VFMADD231PS  Z20, Z17, Z1
@@ -2265,46 +2159,59 @@ chunk4rows:
 	VFMADD231PS  Z20, Z17, Z9
 	VFMADD231PS  Z20, Z18, Z10
 	VFMADD231PS  Z20, Z19, Z11
-	VBROADCASTSS (R9)(R11*1), Z20
+	VBROADCASTSS (R9)(R12*1), Z20
 	VFMADD231PS  Z20, Z16, Z12
 	VFMADD231PS  Z20, Z17, Z13
 	VFMADD231PS  Z20, Z18, Z14
 	VFMADD231PS  Z20, Z19, Z15
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk4rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Z0, (DI)
-	VMOVUPS      Z1, 64(DI)
-	VMOVUPS      Z2, 128(DI)
-	VMOVUPS      Z3, 192(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z4, (DI)
-	VMOVUPS      Z5, 64(DI)
-	VMOVUPS      Z6, 128(DI)
-	VMOVUPS      Z7, 192(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z8, (DI)
-	VMOVUPS      Z9, 64(DI)
-	VMOVUPS      Z10, 128(DI)
-	VMOVUPS      Z11, 192(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z12, (DI)
-	VMOVUPS      Z13, 64(DI)
-	VMOVUPS      Z14, 128(DI)
-	VMOVUPS      Z15, 192(DI)
-	ADDQ         $0x00000100, SI
-	ADDQ         $0x00000100, CX
-	SUBQ         $0x00000040, AX
-	JMP          chunk4
+	CMPQ         R11, $0x00000020
+	JLE          chunk4asked
+	MOVLQSX      128(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT1   (R8)
+	PREFETCHT1   64(R8)
+	PREFETCHT1   128(R8)
+	PREFETCHT1   192(R8)
+
+chunk4asked:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk4rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Z0, (DI)
+	VMOVUPS Z1, 64(DI)
+	VMOVUPS Z2, 128(DI)
+	VMOVUPS Z3, 192(DI)
+	ADDQ    R8, DI
+	VMOVUPS Z4, (DI)
+	VMOVUPS Z5, 64(DI)
+	VMOVUPS Z6, 128(DI)
+	VMOVUPS Z7, 192(DI)
+	ADDQ    R8, DI
+	VMOVUPS Z8, (DI)
+	VMOVUPS Z9, 64(DI)
+	VMOVUPS Z10, 128(DI)
+	VMOVUPS Z11, 192(DI)
+	ADDQ    R8, DI
+	VMOVUPS Z12, (DI)
+	VMOVUPS Z13, 64(DI)
+	VMOVUPS Z14, 128(DI)
+	VMOVUPS Z15, 192(DI)
+	ADDQ    $0x00000100, SI
+	ADDQ    $0x00000100, CX
+	SUBQ    $0x00000040, AX
+	JMP     chunk4
 
 chunk4done:
 chunk1:
 	CMPQ    AX, $0x00000010
 	JL      chunk1done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Z0
@@ -2315,42 +2222,51 @@ chunk1:
 	ADDQ    R8, DI
 	VMOVUPS (DI), Z3
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
-	LEAQ    (BX)(BX*2), R11
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
+	LEAQ    (BX)(BX*2), R12
 
 chunk1rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VMOVUPS      (R8), Z4
-	PREFETCHT0   64(R8)
 	VBROADCASTSS (R9), Z5
 	VFMADD231PS  Z5, Z4, Z0
 	VBROADCASTSS (R9)(BX*1), Z5
 	VFMADD231PS  Z5, Z4, Z1
 	VBROADCASTSS (R9)(BX*2), Z5
 	VFMADD231PS  Z5, Z4, Z2
-	VBROADCASTSS (R9)(R11*1), Z5
+	VBROADCASTSS (R9)(R12*1), Z5
 	VFMADD231PS  Z5, Z4, Z3
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk1rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Z0, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z1, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z2, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z3, (DI)
-	ADDQ         $0x00000040, SI
-	ADDQ         $0x00000040, CX
-	SUBQ         $0x00000010, AX
-	JMP          chunk1
+	CMPQ         R11, $0x00000020
+	JLE          chunk1asked
+	MOVLQSX      128(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT1   (R8)
+
+chunk1asked:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk1rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Z0, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Z1, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Z2, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Z3, (DI)
+	ADDQ    $0x00000040, SI
+	ADDQ    $0x00000040, CX
+	SUBQ    $0x00000010, AX
+	JMP     chunk1
 
 chunk1done:
 	VZEROUPPER
@@ -2534,7 +2450,7 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotAtBF161AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotAtBF161AVX512(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotAtBF161AVX512(SB), NOSPLIT, $0-80
 	MOVQ rows+8(FP), AX
@@ -2542,167 +2458,121 @@ TEXT ·dotAtBF161AVX512(SB), NOSPLIT, $0-80
 	MOVQ ldk+40(FP), DX
 	MOVQ out+64(FP), BX
 	MOVQ ldq+56(FP), SI
-	MOVQ at+16(FP), DI
+	MOVQ at+24(FP), DI
+	MOVQ listed+16(FP), R8
 	SHLQ $0x01, DX
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x00000014
-	JL      near
-	MOVLQSX 64(DI), SI
+	CMPQ    R8, $0x00000024
+	JL      asked
+	MOVLQSX 128(DI), SI
 	IMULQ   DX, SI
 	ADDQ    CX, SI
-	LEAQ    (SI)(DX*1), R8
+	LEAQ    (SI)(DX*1), R9
 
-key0:
+line0:
 	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
-	CMPQ       SI, R8
-	JCS        key0
-	MOVLQSX    68(DI), SI
+	CMPQ       SI, R9
+	JCS        line0
+	MOVLQSX    132(DI), SI
 	IMULQ      DX, SI
 	ADDQ       CX, SI
-	LEAQ       (SI)(DX*1), R8
+	LEAQ       (SI)(DX*1), R9
 
-key1:
+line1:
 	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
-	CMPQ       SI, R8
-	JCS        key1
-	MOVLQSX    72(DI), SI
+	CMPQ       SI, R9
+	JCS        line1
+	MOVLQSX    136(DI), SI
 	IMULQ      DX, SI
 	ADDQ       CX, SI
-	LEAQ       (SI)(DX*1), R8
+	LEAQ       (SI)(DX*1), R9
 
-key2:
+line2:
 	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
-	CMPQ       SI, R8
-	JCS        key2
-	MOVLQSX    76(DI), SI
+	CMPQ       SI, R9
+	JCS        line2
+	MOVLQSX    140(DI), SI
 	IMULQ      DX, SI
 	ADDQ       CX, SI
-	LEAQ       (SI)(DX*1), R8
+	LEAQ       (SI)(DX*1), R9
 
-key3:
+line3:
 	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
-	CMPQ       SI, R8
-	JCS        key3
+	CMPQ       SI, R9
+	JCS        line3
 
-near:
-	MOVQ    v+24(FP), SI
-	TESTQ   SI, SI
-	JZ      alone
-	CMPQ    AX, $0x00000004
-	JL      alone
-	MOVLQSX (DI), R8
-	IMULQ   DX, R8
-	ADDQ    SI, R8
-	LEAQ    (R8)(DX*1), R9
-
-value0:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        value0
-	MOVLQSX    4(DI), R8
-	IMULQ      DX, R8
-	ADDQ       SI, R8
-	LEAQ       (R8)(DX*1), R9
-
-value1:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        value1
-	MOVLQSX    8(DI), R8
-	IMULQ      DX, R8
-	ADDQ       SI, R8
-	LEAQ       (R8)(DX*1), R9
-
-value2:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        value2
-	MOVLQSX    12(DI), R8
-	IMULQ      DX, R8
-	ADDQ       SI, R8
-	LEAQ       (R8)(DX*1), SI
-
-value3:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, SI
-	JCS        value3
-
-alone:
+asked:
 	MOVQ    DI, SI
 	MOVLQSX (SI), SI
 	IMULQ   DX, SI
 	ADDQ    CX, SI
-	MOVQ    DI, R8
-	LEAQ    4(DI), R9
-	CMPQ    AX, $0x00000001
-	CMOVQGT R9, R8
-	MOVLQSX (R8), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
 	MOVQ    DI, R9
-	LEAQ    8(DI), R10
-	CMPQ    AX, $0x00000002
-	CMOVQGT R10, R9
 	LEAQ    4(DI), R10
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R10, R9
+	CMPQ    AX, $0x00000001
+	CMOVQGT R10, R9
 	MOVLQSX (R9), R9
 	IMULQ   DX, R9
 	ADDQ    CX, R9
 	MOVQ    DI, R10
-	LEAQ    12(DI), R11
-	CMPQ    AX, $0x00000003
-	CMOVQGT R11, R10
 	LEAQ    8(DI), R11
-	CMPQ    AX, $0x00000003
-	CMOVQEQ R11, R10
+	CMPQ    AX, $0x00000002
+	CMOVQGT R11, R10
 	LEAQ    4(DI), R11
 	CMPQ    AX, $0x00000002
 	CMOVQEQ R11, R10
 	MOVLQSX (R10), R10
 	IMULQ   DX, R10
 	ADDQ    CX, R10
+	MOVQ    DI, R11
+	LEAQ    12(DI), R12
+	CMPQ    AX, $0x00000003
+	CMOVQGT R12, R11
+	LEAQ    8(DI), R12
+	CMPQ    AX, $0x00000003
+	CMOVQEQ R12, R11
+	LEAQ    4(DI), R12
+	CMPQ    AX, $0x00000002
+	CMOVQEQ R12, R11
+	MOVLQSX (R11), R11
+	IMULQ   DX, R11
+	ADDQ    CX, R11
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
 	VPXORD  Z2, Z2, Z2
 	VPXORD  Z3, Z3, Z3
-	MOVQ    width+0(FP), R11
-	MOVQ    q+48(FP), R12
+	MOVQ    width+0(FP), R12
+	MOVQ    q+48(FP), R13
 
 width:
 	VPMOVZXWD     (SI), Z4
 	VPSLLD        $0x10, Z4, Z4
 	ADDQ          $0x00000020, SI
-	VPMOVZXWD     (R8), Z5
+	VPMOVZXWD     (R9), Z5
 	VPSLLD        $0x10, Z5, Z5
-	ADDQ          $0x00000020, R8
-	VPMOVZXWD     (R9), Z6
-	VPSLLD        $0x10, Z6, Z6
 	ADDQ          $0x00000020, R9
-	VPMOVZXWD     (R10), Z7
-	VPSLLD        $0x10, Z7, Z7
+	VPMOVZXWD     (R10), Z6
+	VPSLLD        $0x10, Z6, Z6
 	ADDQ          $0x00000020, R10
-	VMOVUPS       (R12), Z8
+	VPMOVZXWD     (R11), Z7
+	VPSLLD        $0x10, Z7, Z7
+	ADDQ          $0x00000020, R11
+	VMOVUPS       (R13), Z8
 	VFMADD231PS   Z8, Z4, Z0
 	VFMADD231PS   Z8, Z5, Z1
 	VFMADD231PS   Z8, Z6, Z2
 	VFMADD231PS   Z8, Z7, Z3
-	ADDQ          $0x00000040, R12
-	SUBQ          $0x00000010, R11
+	ADDQ          $0x00000040, R13
+	SUBQ          $0x00000010, R12
 	JG            width
-	MOVQ          ldo+72(FP), R8
+	MOVQ          ldo+72(FP), R9
 	MOVQ          BX, SI
-	SHLQ          $0x02, R8
+	SHLQ          $0x02, R9
 	VUNPCKLPS     Z1, Z0, Z4
 	VUNPCKHPS     Z1, Z0, Z6
 	VADDPS        Z6, Z4, Z4
@@ -2719,26 +2589,27 @@ width:
 	VMOVUPS       X5, (SI)
 	ADDQ          $0x00000010, BX
 	ADDQ          $0x10, DI
+	SUBQ          $0x04, R8
 	SUBQ          $0x00000004, AX
 	JG            rows
 	VZEROUPPER
 	RET
 
-// func mixAtBF161AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// func mixAtBF161AVX512(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mixAtBF161AVX512(SB), NOSPLIT, $0-72
+TEXT ·mixAtBF161AVX512(SB), NOSPLIT, $0-80
 	MOVQ width+0(FP), AX
-	MOVQ v+24(FP), CX
-	MOVQ ldv+32(FP), DX
-	MOVQ ldp+48(FP), BX
-	MOVQ out+56(FP), SI
+	MOVQ v+32(FP), CX
+	MOVQ ldv+40(FP), DX
+	MOVQ ldp+56(FP), BX
+	MOVQ out+64(FP), SI
 	SHLQ $0x01, DX
 	SHLQ $0x02, BX
 
 chunk4:
 	CMPQ    AX, $0x00000040
 	JL      chunk4done
-	MOVQ    ldo+64(FP), DI
+	MOVQ    ldo+72(FP), DI
 	MOVQ    SI, BX
 	SHLQ    $0x02, DI
 	VMOVUPS (BX), Z0
@@ -2746,14 +2617,14 @@ chunk4:
 	VMOVUPS 128(BX), Z2
 	VMOVUPS 192(BX), Z3
 	MOVQ    rows+8(FP), BX
-	MOVQ    p+40(FP), R8
-	MOVQ    at+16(FP), R9
+	MOVQ    p+48(FP), R8
+	MOVQ    at+24(FP), R9
+	MOVQ    listed+16(FP), R10
 
 chunk4rows:
 	MOVLQSX      (R9), DI
 	IMULQ        DX, DI
 	ADDQ         CX, DI
-	ADDQ         $0x04, R9
 	VPMOVZXWD    (DI), Z4
 	VPSLLD       $0x10, Z4, Z4
 	VPMOVZXWD    32(DI), Z5
@@ -2762,61 +2633,79 @@ chunk4rows:
 	VPSLLD       $0x10, Z6, Z6
 	VPMOVZXWD    96(DI), Z7
 	VPSLLD       $0x10, Z7, Z7
-	PREFETCHT0   128(DI)
-	PREFETCHT0   192(DI)
 	VBROADCASTSS (R8), Z8
 	VFMADD231PS  Z8, Z4, Z0
 	VFMADD231PS  Z8, Z5, Z1
 	VFMADD231PS  Z8, Z6, Z2
 	VFMADD231PS  Z8, Z7, Z3
-	ADDQ         $0x04, R8
-	DECQ         BX
-	JNZ          chunk4rows
-	MOVQ         SI, BX
-	MOVQ         ldo+64(FP), DI
-	SHLQ         $0x02, DI
-	VMOVUPS      Z0, (BX)
-	VMOVUPS      Z1, 64(BX)
-	VMOVUPS      Z2, 128(BX)
-	VMOVUPS      Z3, 192(BX)
-	ADDQ         $0x00000100, SI
-	ADDQ         $0x00000080, CX
-	SUBQ         $0x00000040, AX
-	JMP          chunk4
+	CMPQ         R10, $0x00000020
+	JLE          chunk4asked
+	MOVLQSX      128(R9), DI
+	IMULQ        DX, DI
+	ADDQ         CX, DI
+	PREFETCHT1   (DI)
+	PREFETCHT1   64(DI)
+
+chunk4asked:
+	ADDQ    $0x04, R9
+	DECQ    R10
+	ADDQ    $0x04, R8
+	DECQ    BX
+	JNZ     chunk4rows
+	MOVQ    SI, BX
+	MOVQ    ldo+72(FP), DI
+	SHLQ    $0x02, DI
+	VMOVUPS Z0, (BX)
+	VMOVUPS Z1, 64(BX)
+	VMOVUPS Z2, 128(BX)
+	VMOVUPS Z3, 192(BX)
+	ADDQ    $0x00000100, SI
+	ADDQ    $0x00000080, CX
+	SUBQ    $0x00000040, AX
+	JMP     chunk4
 
 chunk4done:
 chunk1:
 	CMPQ    AX, $0x00000010
 	JL      chunk1done
-	MOVQ    ldo+64(FP), DI
+	MOVQ    ldo+72(FP), DI
 	MOVQ    SI, BX
 	SHLQ    $0x02, DI
 	VMOVUPS (BX), Z0
 	MOVQ    rows+8(FP), BX
-	MOVQ    p+40(FP), R8
-	MOVQ    at+16(FP), R9
+	MOVQ    p+48(FP), R8
+	MOVQ    at+24(FP), R9
+	MOVQ    listed+16(FP), R10
 
 chunk1rows:
 	MOVLQSX      (R9), DI
 	IMULQ        DX, DI
 	ADDQ         CX, DI
-	ADDQ         $0x04, R9
 	VPMOVZXWD    (DI), Z1
 	VPSLLD       $0x10, Z1, Z1
-	PREFETCHT0   32(DI)
 	VBROADCASTSS (R8), Z2
 	VFMADD231PS  Z2, Z1, Z0
-	ADDQ         $0x04, R8
-	DECQ         BX
-	JNZ          chunk1rows
-	MOVQ         SI, BX
-	MOVQ         ldo+64(FP), DI
-	SHLQ         $0x02, DI
-	VMOVUPS      Z0, (BX)
-	ADDQ         $0x00000040, SI
-	ADDQ         $0x00000020, CX
-	SUBQ         $0x00000010, AX
-	JMP          chunk1
+	CMPQ         R10, $0x00000020
+	JLE          chunk1asked
+	MOVLQSX      128(R9), DI
+	IMULQ        DX, DI
+	ADDQ         CX, DI
+	PREFETCHT1   (DI)
+
+chunk1asked:
+	ADDQ    $0x04, R9
+	DECQ    R10
+	ADDQ    $0x04, R8
+	DECQ    BX
+	JNZ     chunk1rows
+	MOVQ    SI, BX
+	MOVQ    ldo+72(FP), DI
+	SHLQ    $0x02, DI
+	VMOVUPS Z0, (BX)
+	ADDQ    $0x00000040, SI
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000010, AX
+	JMP     chunk1
 
 chunk1done:
 	VZEROUPPER
@@ -3045,7 +2934,7 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotAtBF162AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotAtBF162AVX512(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotAtBF162AVX512(SB), NOSPLIT, $0-80
 	MOVQ rows+8(FP), AX
@@ -3053,136 +2942,90 @@ TEXT ·dotAtBF162AVX512(SB), NOSPLIT, $0-80
 	MOVQ ldk+40(FP), DX
 	MOVQ out+64(FP), BX
 	MOVQ ldq+56(FP), SI
-	MOVQ at+16(FP), DI
+	MOVQ at+24(FP), DI
+	MOVQ listed+16(FP), R8
 	SHLQ $0x01, DX
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x00000014
-	JL      near
-	MOVLQSX 64(DI), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
-	LEAQ    (R8)(DX*1), R9
-
-key0:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key0
-	MOVLQSX    68(DI), R8
-	IMULQ      DX, R8
-	ADDQ       CX, R8
-	LEAQ       (R8)(DX*1), R9
-
-key1:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key1
-	MOVLQSX    72(DI), R8
-	IMULQ      DX, R8
-	ADDQ       CX, R8
-	LEAQ       (R8)(DX*1), R9
-
-key2:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key2
-	MOVLQSX    76(DI), R8
-	IMULQ      DX, R8
-	ADDQ       CX, R8
-	LEAQ       (R8)(DX*1), R9
-
-key3:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key3
-
-near:
-	MOVQ    v+24(FP), R8
-	TESTQ   R8, R8
-	JZ      alone
-	CMPQ    AX, $0x00000004
-	JL      alone
-	MOVLQSX (DI), R9
+	CMPQ    R8, $0x00000024
+	JL      asked
+	MOVLQSX 128(DI), R9
 	IMULQ   DX, R9
-	ADDQ    R8, R9
+	ADDQ    CX, R9
 	LEAQ    (R9)(DX*1), R10
 
-value0:
+line0:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
-	JCS        value0
-	MOVLQSX    4(DI), R9
+	JCS        line0
+	MOVLQSX    132(DI), R9
 	IMULQ      DX, R9
-	ADDQ       R8, R9
+	ADDQ       CX, R9
 	LEAQ       (R9)(DX*1), R10
 
-value1:
+line1:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
-	JCS        value1
-	MOVLQSX    8(DI), R9
+	JCS        line1
+	MOVLQSX    136(DI), R9
 	IMULQ      DX, R9
-	ADDQ       R8, R9
+	ADDQ       CX, R9
 	LEAQ       (R9)(DX*1), R10
 
-value2:
+line2:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
-	JCS        value2
-	MOVLQSX    12(DI), R9
+	JCS        line2
+	MOVLQSX    140(DI), R9
 	IMULQ      DX, R9
-	ADDQ       R8, R9
-	LEAQ       (R9)(DX*1), R8
+	ADDQ       CX, R9
+	LEAQ       (R9)(DX*1), R10
 
-value3:
+line3:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
-	CMPQ       R9, R8
-	JCS        value3
+	CMPQ       R9, R10
+	JCS        line3
 
-alone:
-	MOVQ    DI, R8
-	MOVLQSX (R8), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
+asked:
 	MOVQ    DI, R9
-	LEAQ    4(DI), R10
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
 	MOVLQSX (R9), R9
 	IMULQ   DX, R9
 	ADDQ    CX, R9
 	MOVQ    DI, R10
-	LEAQ    8(DI), R11
-	CMPQ    AX, $0x00000002
-	CMOVQGT R11, R10
 	LEAQ    4(DI), R11
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R11, R10
+	CMPQ    AX, $0x00000001
+	CMOVQGT R11, R10
 	MOVLQSX (R10), R10
 	IMULQ   DX, R10
 	ADDQ    CX, R10
 	MOVQ    DI, R11
-	LEAQ    12(DI), R12
-	CMPQ    AX, $0x00000003
-	CMOVQGT R12, R11
 	LEAQ    8(DI), R12
-	CMPQ    AX, $0x00000003
-	CMOVQEQ R12, R11
+	CMPQ    AX, $0x00000002
+	CMOVQGT R12, R11
 	LEAQ    4(DI), R12
 	CMPQ    AX, $0x00000002
 	CMOVQEQ R12, R11
 	MOVLQSX (R11), R11
 	IMULQ   DX, R11
 	ADDQ    CX, R11
+	MOVQ    DI, R12
+	LEAQ    12(DI), R13
+	CMPQ    AX, $0x00000003
+	CMOVQGT R13, R12
+	LEAQ    8(DI), R13
+	CMPQ    AX, $0x00000003
+	CMOVQEQ R13, R12
+	LEAQ    4(DI), R13
+	CMPQ    AX, $0x00000002
+	CMOVQEQ R13, R12
+	MOVLQSX (R12), R12
+	IMULQ   DX, R12
+	ADDQ    CX, R12
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
 	VPXORD  Z2, Z2, Z2
@@ -3191,38 +3034,38 @@ alone:
 	VPXORD  Z5, Z5, Z5
 	VPXORD  Z6, Z6, Z6
 	VPXORD  Z7, Z7, Z7
-	MOVQ    width+0(FP), R12
-	MOVQ    q+48(FP), R13
+	MOVQ    width+0(FP), R13
+	MOVQ    q+48(FP), R14
 
 width:
-	VPMOVZXWD     (R8), Z8
+	VPMOVZXWD     (R9), Z8
 	VPSLLD        $0x10, Z8, Z8
-	ADDQ          $0x00000020, R8
-	VPMOVZXWD     (R9), Z9
-	VPSLLD        $0x10, Z9, Z9
 	ADDQ          $0x00000020, R9
-	VPMOVZXWD     (R10), Z10
-	VPSLLD        $0x10, Z10, Z10
+	VPMOVZXWD     (R10), Z9
+	VPSLLD        $0x10, Z9, Z9
 	ADDQ          $0x00000020, R10
-	VPMOVZXWD     (R11), Z11
-	VPSLLD        $0x10, Z11, Z11
+	VPMOVZXWD     (R11), Z10
+	VPSLLD        $0x10, Z10, Z10
 	ADDQ          $0x00000020, R11
-	VMOVUPS       (R13), Z12
+	VPMOVZXWD     (R12), Z11
+	VPSLLD        $0x10, Z11, Z11
+	ADDQ          $0x00000020, R12
+	VMOVUPS       (R14), Z12
 	VFMADD231PS   Z12, Z8, Z0
 	VFMADD231PS   Z12, Z9, Z1
 	VFMADD231PS   Z12, Z10, Z2
 	VFMADD231PS   Z12, Z11, Z3
-	VMOVUPS       (R13)(SI*1), Z12
+	VMOVUPS       (R14)(SI*1), Z12
 	VFMADD231PS   Z12, Z8, Z4
 	VFMADD231PS   Z12, Z9, Z5
 	VFMADD231PS   Z12, Z10, Z6
 	VFMADD231PS   Z12, Z11, Z7
-	ADDQ          $0x00000040, R13
-	SUBQ          $0x00000010, R12
+	ADDQ          $0x00000040, R14
+	SUBQ          $0x00000010, R13
 	JG            width
-	MOVQ          ldo+72(FP), R9
-	MOVQ          BX, R8
-	SHLQ          $0x02, R9
+	MOVQ          ldo+72(FP), R10
+	MOVQ          BX, R9
+	SHLQ          $0x02, R10
 	VUNPCKLPS     Z1, Z0, Z8
 	VUNPCKHPS     Z1, Z0, Z10
 	VADDPS        Z10, Z8, Z8
@@ -3236,8 +3079,8 @@ width:
 	VADDPS        Y8, Y10, Y8
 	VEXTRACTF32X4 $0x01, Y8, X9
 	VADDPS        X9, X8, X9
-	VMOVUPS       X9, (R8)
-	ADDQ          R9, R8
+	VMOVUPS       X9, (R9)
+	ADDQ          R10, R9
 	VUNPCKLPS     Z5, Z4, Z8
 	VUNPCKHPS     Z5, Z4, Z10
 	VADDPS        Z10, Z8, Z8
@@ -3251,29 +3094,30 @@ width:
 	VADDPS        Y8, Y10, Y8
 	VEXTRACTF32X4 $0x01, Y8, X9
 	VADDPS        X9, X8, X9
-	VMOVUPS       X9, (R8)
+	VMOVUPS       X9, (R9)
 	ADDQ          $0x00000010, BX
 	ADDQ          $0x10, DI
+	SUBQ          $0x04, R8
 	SUBQ          $0x00000004, AX
 	JG            rows
 	VZEROUPPER
 	RET
 
-// func mixAtBF162AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// func mixAtBF162AVX512(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mixAtBF162AVX512(SB), NOSPLIT, $0-72
+TEXT ·mixAtBF162AVX512(SB), NOSPLIT, $0-80
 	MOVQ width+0(FP), AX
-	MOVQ v+24(FP), CX
-	MOVQ ldv+32(FP), DX
-	MOVQ ldp+48(FP), BX
-	MOVQ out+56(FP), SI
+	MOVQ v+32(FP), CX
+	MOVQ ldv+40(FP), DX
+	MOVQ ldp+56(FP), BX
+	MOVQ out+64(FP), SI
 	SHLQ $0x01, DX
 	SHLQ $0x02, BX
 
 chunk4:
 	CMPQ    AX, $0x00000040
 	JL      chunk4done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Z0
@@ -3286,14 +3130,14 @@ chunk4:
 	VMOVUPS 128(DI), Z6
 	VMOVUPS 192(DI), Z7
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
 
 chunk4rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VPMOVZXWD    (R8), Z8
 	VPSLLD       $0x10, Z8, Z8
 	VPMOVZXWD    32(R8), Z9
@@ -3302,8 +3146,6 @@ chunk4rows:
 	VPSLLD       $0x10, Z10, Z10
 	VPMOVZXWD    96(R8), Z11
 	VPSLLD       $0x10, Z11, Z11
-	PREFETCHT0   128(R8)
-	PREFETCHT0   192(R8)
 	VBROADCASTSS (R9), Z12
 	VFMADD231PS  Z12, Z8, Z0
 	VFMADD231PS  Z12, Z9, Z1
@@ -3314,65 +3156,85 @@ chunk4rows:
 	VFMADD231PS  Z12, Z9, Z5
 	VFMADD231PS  Z12, Z10, Z6
 	VFMADD231PS  Z12, Z11, Z7
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk4rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Z0, (DI)
-	VMOVUPS      Z1, 64(DI)
-	VMOVUPS      Z2, 128(DI)
-	VMOVUPS      Z3, 192(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z4, (DI)
-	VMOVUPS      Z5, 64(DI)
-	VMOVUPS      Z6, 128(DI)
-	VMOVUPS      Z7, 192(DI)
-	ADDQ         $0x00000100, SI
-	ADDQ         $0x00000080, CX
-	SUBQ         $0x00000040, AX
-	JMP          chunk4
+	CMPQ         R11, $0x00000020
+	JLE          chunk4asked
+	MOVLQSX      128(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT1   (R8)
+	PREFETCHT1   64(R8)
+
+chunk4asked:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk4rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Z0, (DI)
+	VMOVUPS Z1, 64(DI)
+	VMOVUPS Z2, 128(DI)
+	VMOVUPS Z3, 192(DI)
+	ADDQ    R8, DI
+	VMOVUPS Z4, (DI)
+	VMOVUPS Z5, 64(DI)
+	VMOVUPS Z6, 128(DI)
+	VMOVUPS Z7, 192(DI)
+	ADDQ    $0x00000100, SI
+	ADDQ    $0x00000080, CX
+	SUBQ    $0x00000040, AX
+	JMP     chunk4
 
 chunk4done:
 chunk1:
 	CMPQ    AX, $0x00000010
 	JL      chunk1done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Z0
 	ADDQ    R8, DI
 	VMOVUPS (DI), Z1
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
 
 chunk1rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VPMOVZXWD    (R8), Z2
 	VPSLLD       $0x10, Z2, Z2
-	PREFETCHT0   32(R8)
 	VBROADCASTSS (R9), Z3
 	VFMADD231PS  Z3, Z2, Z0
 	VBROADCASTSS (R9)(BX*1), Z3
 	VFMADD231PS  Z3, Z2, Z1
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk1rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Z0, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z1, (DI)
-	ADDQ         $0x00000040, SI
-	ADDQ         $0x00000020, CX
-	SUBQ         $0x00000010, AX
-	JMP          chunk1
+	CMPQ         R11, $0x00000020
+	JLE          chunk1asked
+	MOVLQSX      128(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT1   (R8)
+
+chunk1asked:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk1rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Z0, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Z1, (DI)
+	ADDQ    $0x00000040, SI
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000010, AX
+	JMP     chunk1
 
 chunk1done:
 	VZEROUPPER
@@ -3646,7 +3508,7 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotAtBF163AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotAtBF163AVX512(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotAtBF163AVX512(SB), NOSPLIT, $0-80
 	MOVQ rows+8(FP), AX
@@ -3654,136 +3516,90 @@ TEXT ·dotAtBF163AVX512(SB), NOSPLIT, $0-80
 	MOVQ ldk+40(FP), DX
 	MOVQ out+64(FP), BX
 	MOVQ ldq+56(FP), SI
-	MOVQ at+16(FP), DI
+	MOVQ at+24(FP), DI
+	MOVQ listed+16(FP), R8
 	SHLQ $0x01, DX
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x00000014
-	JL      near
-	MOVLQSX 64(DI), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
-	LEAQ    (R8)(DX*1), R9
-
-key0:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key0
-	MOVLQSX    68(DI), R8
-	IMULQ      DX, R8
-	ADDQ       CX, R8
-	LEAQ       (R8)(DX*1), R9
-
-key1:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key1
-	MOVLQSX    72(DI), R8
-	IMULQ      DX, R8
-	ADDQ       CX, R8
-	LEAQ       (R8)(DX*1), R9
-
-key2:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key2
-	MOVLQSX    76(DI), R8
-	IMULQ      DX, R8
-	ADDQ       CX, R8
-	LEAQ       (R8)(DX*1), R9
-
-key3:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key3
-
-near:
-	MOVQ    v+24(FP), R8
-	TESTQ   R8, R8
-	JZ      alone
-	CMPQ    AX, $0x00000004
-	JL      alone
-	MOVLQSX (DI), R9
+	CMPQ    R8, $0x00000024
+	JL      asked
+	MOVLQSX 128(DI), R9
 	IMULQ   DX, R9
-	ADDQ    R8, R9
+	ADDQ    CX, R9
 	LEAQ    (R9)(DX*1), R10
 
-value0:
+line0:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
-	JCS        value0
-	MOVLQSX    4(DI), R9
+	JCS        line0
+	MOVLQSX    132(DI), R9
 	IMULQ      DX, R9
-	ADDQ       R8, R9
+	ADDQ       CX, R9
 	LEAQ       (R9)(DX*1), R10
 
-value1:
+line1:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
-	JCS        value1
-	MOVLQSX    8(DI), R9
+	JCS        line1
+	MOVLQSX    136(DI), R9
 	IMULQ      DX, R9
-	ADDQ       R8, R9
+	ADDQ       CX, R9
 	LEAQ       (R9)(DX*1), R10
 
-value2:
+line2:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
-	JCS        value2
-	MOVLQSX    12(DI), R9
+	JCS        line2
+	MOVLQSX    140(DI), R9
 	IMULQ      DX, R9
-	ADDQ       R8, R9
-	LEAQ       (R9)(DX*1), R8
+	ADDQ       CX, R9
+	LEAQ       (R9)(DX*1), R10
 
-value3:
+line3:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
-	CMPQ       R9, R8
-	JCS        value3
+	CMPQ       R9, R10
+	JCS        line3
 
-alone:
-	MOVQ    DI, R8
-	MOVLQSX (R8), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
+asked:
 	MOVQ    DI, R9
-	LEAQ    4(DI), R10
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
 	MOVLQSX (R9), R9
 	IMULQ   DX, R9
 	ADDQ    CX, R9
 	MOVQ    DI, R10
-	LEAQ    8(DI), R11
-	CMPQ    AX, $0x00000002
-	CMOVQGT R11, R10
 	LEAQ    4(DI), R11
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R11, R10
+	CMPQ    AX, $0x00000001
+	CMOVQGT R11, R10
 	MOVLQSX (R10), R10
 	IMULQ   DX, R10
 	ADDQ    CX, R10
 	MOVQ    DI, R11
-	LEAQ    12(DI), R12
-	CMPQ    AX, $0x00000003
-	CMOVQGT R12, R11
 	LEAQ    8(DI), R12
-	CMPQ    AX, $0x00000003
-	CMOVQEQ R12, R11
+	CMPQ    AX, $0x00000002
+	CMOVQGT R12, R11
 	LEAQ    4(DI), R12
 	CMPQ    AX, $0x00000002
 	CMOVQEQ R12, R11
 	MOVLQSX (R11), R11
 	IMULQ   DX, R11
 	ADDQ    CX, R11
+	MOVQ    DI, R12
+	LEAQ    12(DI), R13
+	CMPQ    AX, $0x00000003
+	CMOVQGT R13, R12
+	LEAQ    8(DI), R13
+	CMPQ    AX, $0x00000003
+	CMOVQEQ R13, R12
+	LEAQ    4(DI), R13
+	CMPQ    AX, $0x00000002
+	CMOVQEQ R13, R12
+	MOVLQSX (R12), R12
+	IMULQ   DX, R12
+	ADDQ    CX, R12
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
 	VPXORD  Z2, Z2, Z2
@@ -3796,43 +3612,43 @@ alone:
 	VPXORD  Z9, Z9, Z9
 	VPXORD  Z10, Z10, Z10
 	VPXORD  Z11, Z11, Z11
-	MOVQ    width+0(FP), R12
-	MOVQ    q+48(FP), R13
+	MOVQ    width+0(FP), R13
+	MOVQ    q+48(FP), R14
 
 width:
-	VPMOVZXWD     (R8), Z12
+	VPMOVZXWD     (R9), Z12
 	VPSLLD        $0x10, Z12, Z12
-	ADDQ          $0x00000020, R8
-	VPMOVZXWD     (R9), Z13
-	VPSLLD        $0x10, Z13, Z13
 	ADDQ          $0x00000020, R9
-	VPMOVZXWD     (R10), Z14
-	VPSLLD        $0x10, Z14, Z14
+	VPMOVZXWD     (R10), Z13
+	VPSLLD        $0x10, Z13, Z13
 	ADDQ          $0x00000020, R10
-	VPMOVZXWD     (R11), Z15
-	VPSLLD        $0x10, Z15, Z15
+	VPMOVZXWD     (R11), Z14
+	VPSLLD        $0x10, Z14, Z14
 	ADDQ          $0x00000020, R11
-	VMOVUPS       (R13), Z16
+	VPMOVZXWD     (R12), Z15
+	VPSLLD        $0x10, Z15, Z15
+	ADDQ          $0x00000020, R12
+	VMOVUPS       (R14), Z16
 	VFMADD231PS   Z16, Z12, Z0
 	VFMADD231PS   Z16, Z13, Z1
 	VFMADD231PS   Z16, Z14, Z2
 	VFMADD231PS   Z16, Z15, Z3
-	VMOVUPS       (R13)(SI*1), Z16
+	VMOVUPS       (R14)(SI*1), Z16
 	VFMADD231PS   Z16, Z12, Z4
 	VFMADD231PS   Z16, Z13, Z5
 	VFMADD231PS   Z16, Z14, Z6
 	VFMADD231PS   Z16, Z15, Z7
-	VMOVUPS       (R13)(SI*2), Z16
+	VMOVUPS       (R14)(SI*2), Z16
 	VFMADD231PS   Z16, Z12, Z8
 	VFMADD231PS   Z16, Z13, Z9
 	VFMADD231PS   Z16, Z14, Z10
 	VFMADD231PS   Z16, Z15, Z11
-	ADDQ          $0x00000040, R13
-	SUBQ          $0x00000010, R12
+	ADDQ          $0x00000040, R14
+	SUBQ          $0x00000010, R13
 	JG            width
-	MOVQ          ldo+72(FP), R9
-	MOVQ          BX, R8
-	SHLQ          $0x02, R9
+	MOVQ          ldo+72(FP), R10
+	MOVQ          BX, R9
+	SHLQ          $0x02, R10
 	VUNPCKLPS     Z1, Z0, Z12
 	VUNPCKHPS     Z1, Z0, Z14
 	VADDPS        Z14, Z12, Z12
@@ -3846,8 +3662,8 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (R8)
-	ADDQ          R9, R8
+	VMOVUPS       X13, (R9)
+	ADDQ          R10, R9
 	VUNPCKLPS     Z5, Z4, Z12
 	VUNPCKHPS     Z5, Z4, Z14
 	VADDPS        Z14, Z12, Z12
@@ -3861,8 +3677,8 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (R8)
-	ADDQ          R9, R8
+	VMOVUPS       X13, (R9)
+	ADDQ          R10, R9
 	VUNPCKLPS     Z9, Z8, Z12
 	VUNPCKHPS     Z9, Z8, Z14
 	VADDPS        Z14, Z12, Z12
@@ -3876,29 +3692,30 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (R8)
+	VMOVUPS       X13, (R9)
 	ADDQ          $0x00000010, BX
 	ADDQ          $0x10, DI
+	SUBQ          $0x04, R8
 	SUBQ          $0x00000004, AX
 	JG            rows
 	VZEROUPPER
 	RET
 
-// func mixAtBF163AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// func mixAtBF163AVX512(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mixAtBF163AVX512(SB), NOSPLIT, $0-72
+TEXT ·mixAtBF163AVX512(SB), NOSPLIT, $0-80
 	MOVQ width+0(FP), AX
-	MOVQ v+24(FP), CX
-	MOVQ ldv+32(FP), DX
-	MOVQ ldp+48(FP), BX
-	MOVQ out+56(FP), SI
+	MOVQ v+32(FP), CX
+	MOVQ ldv+40(FP), DX
+	MOVQ ldp+56(FP), BX
+	MOVQ out+64(FP), SI
 	SHLQ $0x01, DX
 	SHLQ $0x02, BX
 
 chunk4:
 	CMPQ    AX, $0x00000040
 	JL      chunk4done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Z0
@@ -3916,14 +3733,14 @@ chunk4:
 	VMOVUPS 128(DI), Z10
 	VMOVUPS 192(DI), Z11
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
 
 chunk4rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VPMOVZXWD    (R8), Z12
 	VPSLLD       $0x10, Z12, Z12
 	VPMOVZXWD    32(R8), Z13
@@ -3932,8 +3749,6 @@ chunk4rows:
 	VPSLLD       $0x10, Z14, Z14
 	VPMOVZXWD    96(R8), Z15
 	VPSLLD       $0x10, Z15, Z15
-	PREFETCHT0   128(R8)
-	PREFETCHT0   192(R8)
 	VBROADCASTSS (R9), Z16
 	VFMADD231PS  Z16, Z12, Z0
 	VFMADD231PS  Z16, Z13, Z1
@@ -3949,36 +3764,47 @@ chunk4rows:
 	VFMADD231PS  Z16, Z13, Z9
 	VFMADD231PS  Z16, Z14, Z10
 	VFMADD231PS  Z16, Z15, Z11
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk4rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Z0, (DI)
-	VMOVUPS      Z1, 64(DI)
-	VMOVUPS      Z2, 128(DI)
-	VMOVUPS      Z3, 192(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z4, (DI)
-	VMOVUPS      Z5, 64(DI)
-	VMOVUPS      Z6, 128(DI)
-	VMOVUPS      Z7, 192(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z8, (DI)
-	VMOVUPS      Z9, 64(DI)
-	VMOVUPS      Z10, 128(DI)
-	VMOVUPS      Z11, 192(DI)
-	ADDQ         $0x00000100, SI
-	ADDQ         $0x00000080, CX
-	SUBQ         $0x00000040, AX
-	JMP          chunk4
+	CMPQ         R11, $0x00000020
+	JLE          chunk4asked
+	MOVLQSX      128(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT1   (R8)
+	PREFETCHT1   64(R8)
+
+chunk4asked:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk4rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Z0, (DI)
+	VMOVUPS Z1, 64(DI)
+	VMOVUPS Z2, 128(DI)
+	VMOVUPS Z3, 192(DI)
+	ADDQ    R8, DI
+	VMOVUPS Z4, (DI)
+	VMOVUPS Z5, 64(DI)
+	VMOVUPS Z6, 128(DI)
+	VMOVUPS Z7, 192(DI)
+	ADDQ    R8, DI
+	VMOVUPS Z8, (DI)
+	VMOVUPS Z9, 64(DI)
+	VMOVUPS Z10, 128(DI)
+	VMOVUPS Z11, 192(DI)
+	ADDQ    $0x00000100, SI
+	ADDQ    $0x00000080, CX
+	SUBQ    $0x00000040, AX
+	JMP     chunk4
 
 chunk4done:
 chunk1:
 	CMPQ    AX, $0x00000010
 	JL      chunk1done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Z0
@@ -3987,38 +3813,47 @@ chunk1:
 	ADDQ    R8, DI
 	VMOVUPS (DI), Z2
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
 
 chunk1rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VPMOVZXWD    (R8), Z3
 	VPSLLD       $0x10, Z3, Z3
-	PREFETCHT0   32(R8)
 	VBROADCASTSS (R9), Z4
 	VFMADD231PS  Z4, Z3, Z0
 	VBROADCASTSS (R9)(BX*1), Z4
 	VFMADD231PS  Z4, Z3, Z1
 	VBROADCASTSS (R9)(BX*2), Z4
 	VFMADD231PS  Z4, Z3, Z2
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk1rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Z0, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z1, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z2, (DI)
-	ADDQ         $0x00000040, SI
-	ADDQ         $0x00000020, CX
-	SUBQ         $0x00000010, AX
-	JMP          chunk1
+	CMPQ         R11, $0x00000020
+	JLE          chunk1asked
+	MOVLQSX      128(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT1   (R8)
+
+chunk1asked:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk1rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Z0, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Z1, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Z2, (DI)
+	ADDQ    $0x00000040, SI
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000010, AX
+	JMP     chunk1
 
 chunk1done:
 	VZEROUPPER
@@ -4340,7 +4175,7 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotAtBF164AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotAtBF164AVX512(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotAtBF164AVX512(SB), NOSPLIT, $0-80
 	MOVQ rows+8(FP), AX
@@ -4348,137 +4183,91 @@ TEXT ·dotAtBF164AVX512(SB), NOSPLIT, $0-80
 	MOVQ ldk+40(FP), DX
 	MOVQ out+64(FP), BX
 	MOVQ ldq+56(FP), SI
-	MOVQ at+16(FP), DI
+	MOVQ at+24(FP), DI
+	MOVQ listed+16(FP), R8
 	SHLQ $0x01, DX
 	SHLQ $0x02, SI
-	LEAQ (SI)(SI*2), R8
+	LEAQ (SI)(SI*2), R9
 
 rows:
-	CMPQ    AX, $0x00000014
-	JL      near
-	MOVLQSX 64(DI), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	LEAQ    (R9)(DX*1), R10
-
-key0:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        key0
-	MOVLQSX    68(DI), R9
-	IMULQ      DX, R9
-	ADDQ       CX, R9
-	LEAQ       (R9)(DX*1), R10
-
-key1:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        key1
-	MOVLQSX    72(DI), R9
-	IMULQ      DX, R9
-	ADDQ       CX, R9
-	LEAQ       (R9)(DX*1), R10
-
-key2:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        key2
-	MOVLQSX    76(DI), R9
-	IMULQ      DX, R9
-	ADDQ       CX, R9
-	LEAQ       (R9)(DX*1), R10
-
-key3:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        key3
-
-near:
-	MOVQ    v+24(FP), R9
-	TESTQ   R9, R9
-	JZ      alone
-	CMPQ    AX, $0x00000004
-	JL      alone
-	MOVLQSX (DI), R10
+	CMPQ    R8, $0x00000024
+	JL      asked
+	MOVLQSX 128(DI), R10
 	IMULQ   DX, R10
-	ADDQ    R9, R10
+	ADDQ    CX, R10
 	LEAQ    (R10)(DX*1), R11
 
-value0:
+line0:
 	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
 	CMPQ       R10, R11
-	JCS        value0
-	MOVLQSX    4(DI), R10
+	JCS        line0
+	MOVLQSX    132(DI), R10
 	IMULQ      DX, R10
-	ADDQ       R9, R10
+	ADDQ       CX, R10
 	LEAQ       (R10)(DX*1), R11
 
-value1:
+line1:
 	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
 	CMPQ       R10, R11
-	JCS        value1
-	MOVLQSX    8(DI), R10
+	JCS        line1
+	MOVLQSX    136(DI), R10
 	IMULQ      DX, R10
-	ADDQ       R9, R10
+	ADDQ       CX, R10
 	LEAQ       (R10)(DX*1), R11
 
-value2:
+line2:
 	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
 	CMPQ       R10, R11
-	JCS        value2
-	MOVLQSX    12(DI), R10
+	JCS        line2
+	MOVLQSX    140(DI), R10
 	IMULQ      DX, R10
-	ADDQ       R9, R10
-	LEAQ       (R10)(DX*1), R9
+	ADDQ       CX, R10
+	LEAQ       (R10)(DX*1), R11
 
-value3:
+line3:
 	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
-	CMPQ       R10, R9
-	JCS        value3
+	CMPQ       R10, R11
+	JCS        line3
 
-alone:
-	MOVQ    DI, R9
-	MOVLQSX (R9), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
+asked:
 	MOVQ    DI, R10
-	LEAQ    4(DI), R11
-	CMPQ    AX, $0x00000001
-	CMOVQGT R11, R10
 	MOVLQSX (R10), R10
 	IMULQ   DX, R10
 	ADDQ    CX, R10
 	MOVQ    DI, R11
-	LEAQ    8(DI), R12
-	CMPQ    AX, $0x00000002
-	CMOVQGT R12, R11
 	LEAQ    4(DI), R12
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R12, R11
+	CMPQ    AX, $0x00000001
+	CMOVQGT R12, R11
 	MOVLQSX (R11), R11
 	IMULQ   DX, R11
 	ADDQ    CX, R11
 	MOVQ    DI, R12
-	LEAQ    12(DI), R13
-	CMPQ    AX, $0x00000003
-	CMOVQGT R13, R12
 	LEAQ    8(DI), R13
-	CMPQ    AX, $0x00000003
-	CMOVQEQ R13, R12
+	CMPQ    AX, $0x00000002
+	CMOVQGT R13, R12
 	LEAQ    4(DI), R13
 	CMPQ    AX, $0x00000002
 	CMOVQEQ R13, R12
 	MOVLQSX (R12), R12
 	IMULQ   DX, R12
 	ADDQ    CX, R12
+	MOVQ    DI, R13
+	LEAQ    12(DI), R14
+	CMPQ    AX, $0x00000003
+	CMOVQGT R14, R13
+	LEAQ    8(DI), R14
+	CMPQ    AX, $0x00000003
+	CMOVQEQ R14, R13
+	LEAQ    4(DI), R14
+	CMPQ    AX, $0x00000002
+	CMOVQEQ R14, R13
+	MOVLQSX (R13), R13
+	IMULQ   DX, R13
+	ADDQ    CX, R13
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
 	VPXORD  Z2, Z2, Z2
@@ -4495,48 +4284,48 @@ alone:
 	VPXORD  Z13, Z13, Z13
 	VPXORD  Z14, Z14, Z14
 	VPXORD  Z15, Z15, Z15
-	MOVQ    width+0(FP), R13
-	MOVQ    q+48(FP), R14
+	MOVQ    width+0(FP), R14
+	MOVQ    q+48(FP), R15
 
 width:
-	VPMOVZXWD     (R9), Z16
+	VPMOVZXWD     (R10), Z16
 	VPSLLD        $0x10, Z16, Z16
-	ADDQ          $0x00000020, R9
-	VPMOVZXWD     (R10), Z17
-	VPSLLD        $0x10, Z17, Z17
 	ADDQ          $0x00000020, R10
-	VPMOVZXWD     (R11), Z18
-	VPSLLD        $0x10, Z18, Z18
+	VPMOVZXWD     (R11), Z17
+	VPSLLD        $0x10, Z17, Z17
 	ADDQ          $0x00000020, R11
-	VPMOVZXWD     (R12), Z19
-	VPSLLD        $0x10, Z19, Z19
+	VPMOVZXWD     (R12), Z18
+	VPSLLD        $0x10, Z18, Z18
 	ADDQ          $0x00000020, R12
-	VMOVUPS       (R14), Z20
+	VPMOVZXWD     (R13), Z19
+	VPSLLD        $0x10, Z19, Z19
+	ADDQ          $0x00000020, R13
+	VMOVUPS       (R15), Z20
 	VFMADD231PS   Z20, Z16, Z0
 	VFMADD231PS   Z20, Z17, Z1
 	VFMADD231PS   Z20, Z18, Z2
 	VFMADD231PS   Z20, Z19, Z3
-	VMOVUPS       (R14)(SI*1), Z20
+	VMOVUPS       (R15)(SI*1), Z20
 	VFMADD231PS   Z20, Z16, Z4
 	VFMADD231PS   Z20, Z17, Z5
 	VFMADD231PS   Z20, Z18, Z6
 	VFMADD231PS   Z20, Z19, Z7
-	VMOVUPS       (R14)(SI*2), Z20
+	VMOVUPS       (R15)(SI*2), Z20
 	VFMADD231PS   Z20, Z16, Z8
 	VFMADD231PS   Z20, Z17, Z9
 	VFMADD231PS   Z20, Z18, Z10
 	VFMADD231PS   Z20, Z19, Z11
-	VMOVUPS       (R14)(R8*1), Z20
+	VMOVUPS       (R15)(R9*1), Z20
 	VFMADD231PS   Z20, Z16, Z12
 	VFMADD231PS   Z20, Z17, Z13
 	VFMADD231PS   Z20, Z18, Z14
 	VFMADD231PS   Z20, Z19, Z15
-	ADDQ          $0x00000040, R14
-	SUBQ          $0x00000010, R13
+	ADDQ          $0x00000040, R15
+	SUBQ          $0x00000010, R14
 	JG            width
-	MOVQ          ldo+72(FP), R10
-	MOVQ          BX, R9
-	SHLQ          $0x02, R10
+	MOVQ          ldo+72(FP), R11
+	MOVQ          BX, R10
+	SHLQ          $0x02, R11
 	VUNPCKLPS     Z1, Z0, Z16
 	VUNPCKHPS     Z1, Z0, Z18
 	VADDPS        Z18, Z16, Z16
@@ -4550,8 +4339,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R9)
-	ADDQ          R10, R9
+	VMOVUPS       X17, (R10)
+	ADDQ          R11, R10
 	VUNPCKLPS     Z5, Z4, Z16
 	VUNPCKHPS     Z5, Z4, Z18
 	VADDPS        Z18, Z16, Z16
@@ -4565,8 +4354,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R9)
-	ADDQ          R10, R9
+	VMOVUPS       X17, (R10)
+	ADDQ          R11, R10
 	VUNPCKLPS     Z9, Z8, Z16
 	VUNPCKHPS     Z9, Z8, Z18
 	VADDPS        Z18, Z16, Z16
@@ -4580,8 +4369,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R9)
-	ADDQ          R10, R9
+	VMOVUPS       X17, (R10)
+	ADDQ          R11, R10
 	VUNPCKLPS     Z13, Z12, Z16
 	VUNPCKHPS     Z13, Z12, Z18
 	VADDPS        Z18, Z16, Z16
@@ -4595,29 +4384,30 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R9)
+	VMOVUPS       X17, (R10)
 	ADDQ          $0x00000010, BX
 	ADDQ          $0x10, DI
+	SUBQ          $0x04, R8
 	SUBQ          $0x00000004, AX
 	JG            rows
 	VZEROUPPER
 	RET
 
-// func mixAtBF164AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// func mixAtBF164AVX512(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mixAtBF164AVX512(SB), NOSPLIT, $0-72
+TEXT ·mixAtBF164AVX512(SB), NOSPLIT, $0-80
 	MOVQ width+0(FP), AX
-	MOVQ v+24(FP), CX
-	MOVQ ldv+32(FP), DX
-	MOVQ ldp+48(FP), BX
-	MOVQ out+56(FP), SI
+	MOVQ v+32(FP), CX
+	MOVQ ldv+40(FP), DX
+	MOVQ ldp+56(FP), BX
+	MOVQ out+64(FP), SI
 	SHLQ $0x01, DX
 	SHLQ $0x02, BX
 
 chunk4:
 	CMPQ    AX, $0x00000040
 	JL      chunk4done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Z0
@@ -4640,15 +4430,15 @@ chunk4:
 	VMOVUPS 128(DI), Z14
 	VMOVUPS 192(DI), Z15
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
-	LEAQ    (BX)(BX*2), R11
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
+	LEAQ    (BX)(BX*2), R12
 
 chunk4rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VPMOVZXWD    (R8), Z16
 	VPSLLD       $0x10, Z16, Z16
 	VPMOVZXWD    32(R8), Z17
@@ -4657,8 +4447,6 @@ chunk4rows:
 	VPSLLD       $0x10, Z18, Z18
 	VPMOVZXWD    96(R8), Z19
 	VPSLLD       $0x10, Z19, Z19
-	PREFETCHT0   128(R8)
-	PREFETCHT0   192(R8)
 	VBROADCASTSS (R9), Z20
 	VFMADD231PS  Z20, Z16, Z0
 	VFMADD231PS  Z20, Z17, Z1
@@ -4674,46 +4462,57 @@ chunk4rows:
 	VFMADD231PS  Z20, Z17, Z9
 	VFMADD231PS  Z20, Z18, Z10
 	VFMADD231PS  Z20, Z19, Z11
-	VBROADCASTSS (R9)(R11*1), Z20
+	VBROADCASTSS (R9)(R12*1), Z20
 	VFMADD231PS  Z20, Z16, Z12
 	VFMADD231PS  Z20, Z17, Z13
 	VFMADD231PS  Z20, Z18, Z14
 	VFMADD231PS  Z20, Z19, Z15
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk4rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Z0, (DI)
-	VMOVUPS      Z1, 64(DI)
-	VMOVUPS      Z2, 128(DI)
-	VMOVUPS      Z3, 192(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z4, (DI)
-	VMOVUPS      Z5, 64(DI)
-	VMOVUPS      Z6, 128(DI)
-	VMOVUPS      Z7, 192(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z8, (DI)
-	VMOVUPS      Z9, 64(DI)
-	VMOVUPS      Z10, 128(DI)
-	VMOVUPS      Z11, 192(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z12, (DI)
-	VMOVUPS      Z13, 64(DI)
-	VMOVUPS      Z14, 128(DI)
-	VMOVUPS      Z15, 192(DI)
-	ADDQ         $0x00000100, SI
-	ADDQ         $0x00000080, CX
-	SUBQ         $0x00000040, AX
-	JMP          chunk4
+	CMPQ         R11, $0x00000020
+	JLE          chunk4asked
+	MOVLQSX      128(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT1   (R8)
+	PREFETCHT1   64(R8)
+
+chunk4asked:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk4rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Z0, (DI)
+	VMOVUPS Z1, 64(DI)
+	VMOVUPS Z2, 128(DI)
+	VMOVUPS Z3, 192(DI)
+	ADDQ    R8, DI
+	VMOVUPS Z4, (DI)
+	VMOVUPS Z5, 64(DI)
+	VMOVUPS Z6, 128(DI)
+	VMOVUPS Z7, 192(DI)
+	ADDQ    R8, DI
+	VMOVUPS Z8, (DI)
+	VMOVUPS Z9, 64(DI)
+	VMOVUPS Z10, 128(DI)
+	VMOVUPS Z11, 192(DI)
+	ADDQ    R8, DI
+	VMOVUPS Z12, (DI)
+	VMOVUPS Z13, 64(DI)
+	VMOVUPS Z14, 128(DI)
+	VMOVUPS Z15, 192(DI)
+	ADDQ    $0x00000100, SI
+	ADDQ    $0x00000080, CX
+	SUBQ    $0x00000040, AX
+	JMP     chunk4
 
 chunk4done:
 chunk1:
 	CMPQ    AX, $0x00000010
 	JL      chunk1done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Z0
@@ -4724,43 +4523,52 @@ chunk1:
 	ADDQ    R8, DI
 	VMOVUPS (DI), Z3
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
-	LEAQ    (BX)(BX*2), R11
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
+	LEAQ    (BX)(BX*2), R12
 
 chunk1rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VPMOVZXWD    (R8), Z4
 	VPSLLD       $0x10, Z4, Z4
-	PREFETCHT0   32(R8)
 	VBROADCASTSS (R9), Z5
 	VFMADD231PS  Z5, Z4, Z0
 	VBROADCASTSS (R9)(BX*1), Z5
 	VFMADD231PS  Z5, Z4, Z1
 	VBROADCASTSS (R9)(BX*2), Z5
 	VFMADD231PS  Z5, Z4, Z2
-	VBROADCASTSS (R9)(R11*1), Z5
+	VBROADCASTSS (R9)(R12*1), Z5
 	VFMADD231PS  Z5, Z4, Z3
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk1rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Z0, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z1, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z2, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z3, (DI)
-	ADDQ         $0x00000040, SI
-	ADDQ         $0x00000020, CX
-	SUBQ         $0x00000010, AX
-	JMP          chunk1
+	CMPQ         R11, $0x00000020
+	JLE          chunk1asked
+	MOVLQSX      128(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT1   (R8)
+
+chunk1asked:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk1rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Z0, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Z1, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Z2, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Z3, (DI)
+	ADDQ    $0x00000040, SI
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000010, AX
+	JMP     chunk1
 
 chunk1done:
 	VZEROUPPER
@@ -4897,7 +4705,7 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotAtF321AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotAtF321AVX2(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·dotAtF321AVX2(SB), NOSPLIT, $0-80
 	MOVQ rows+8(FP), AX
@@ -4905,92 +4713,66 @@ TEXT ·dotAtF321AVX2(SB), NOSPLIT, $0-80
 	MOVQ ldk+40(FP), DX
 	MOVQ out+64(FP), BX
 	MOVQ ldq+56(FP), SI
-	MOVQ at+16(FP), DI
+	MOVQ at+24(FP), DI
+	MOVQ listed+16(FP), R8
 	SHLQ $0x02, DX
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x0000000a
-	JL      near
-	MOVLQSX 32(DI), SI
+	CMPQ    R8, $0x00000022
+	JL      asked
+	MOVLQSX 128(DI), SI
 	IMULQ   DX, SI
 	ADDQ    CX, SI
-	LEAQ    (SI)(DX*1), R8
+	LEAQ    (SI)(DX*1), R9
 
-key0:
+line0:
 	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
-	CMPQ       SI, R8
-	JCS        key0
-	MOVLQSX    36(DI), SI
+	CMPQ       SI, R9
+	JCS        line0
+	MOVLQSX    132(DI), SI
 	IMULQ      DX, SI
 	ADDQ       CX, SI
-	LEAQ       (SI)(DX*1), R8
+	LEAQ       (SI)(DX*1), R9
 
-key1:
+line1:
 	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
-	CMPQ       SI, R8
-	JCS        key1
+	CMPQ       SI, R9
+	JCS        line1
 
-near:
-	MOVQ    v+24(FP), SI
-	TESTQ   SI, SI
-	JZ      alone
-	CMPQ    AX, $0x00000002
-	JL      alone
-	MOVLQSX (DI), R8
-	IMULQ   DX, R8
-	ADDQ    SI, R8
-	LEAQ    (R8)(DX*1), R9
-
-value0:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        value0
-	MOVLQSX    4(DI), R8
-	IMULQ      DX, R8
-	ADDQ       SI, R8
-	LEAQ       (R8)(DX*1), SI
-
-value1:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, SI
-	JCS        value1
-
-alone:
+asked:
 	MOVQ    DI, SI
 	MOVLQSX (SI), SI
 	IMULQ   DX, SI
 	ADDQ    CX, SI
-	MOVQ    DI, R8
-	LEAQ    4(DI), R9
+	MOVQ    DI, R9
+	LEAQ    4(DI), R10
 	CMPQ    AX, $0x00000001
-	CMOVQGT R9, R8
-	MOVLQSX (R8), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
+	CMOVQGT R10, R9
+	MOVLQSX (R9), R9
+	IMULQ   DX, R9
+	ADDQ    CX, R9
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
-	MOVQ    width+0(FP), R9
-	MOVQ    q+48(FP), R10
+	MOVQ    width+0(FP), R10
+	MOVQ    q+48(FP), R11
 
 width:
 	VMOVUPS      (SI), Y2
 	ADDQ         $0x00000020, SI
-	VMOVUPS      (R8), Y3
-	ADDQ         $0x00000020, R8
-	VMOVUPS      (R10), Y4
+	VMOVUPS      (R9), Y3
+	ADDQ         $0x00000020, R9
+	VMOVUPS      (R11), Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
-	ADDQ         $0x00000020, R10
-	SUBQ         $0x00000008, R9
+	ADDQ         $0x00000020, R11
+	SUBQ         $0x00000008, R10
 	JG           width
-	MOVQ         ldo+72(FP), R8
+	MOVQ         ldo+72(FP), R9
 	MOVQ         BX, SI
-	SHLQ         $0x02, R8
+	SHLQ         $0x02, R9
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
@@ -4998,90 +4780,109 @@ width:
 	VMOVSD       X1, (SI)
 	ADDQ         $0x00000008, BX
 	ADDQ         $0x08, DI
+	SUBQ         $0x02, R8
 	SUBQ         $0x00000002, AX
 	JG           rows
 	VZEROUPPER
 	RET
 
-// func mixAtF321AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// func mixAtF321AVX2(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·mixAtF321AVX2(SB), NOSPLIT, $0-72
+TEXT ·mixAtF321AVX2(SB), NOSPLIT, $0-80
 	MOVQ width+0(FP), AX
-	MOVQ v+24(FP), CX
-	MOVQ ldv+32(FP), DX
-	MOVQ ldp+48(FP), BX
-	MOVQ out+56(FP), SI
+	MOVQ v+32(FP), CX
+	MOVQ ldv+40(FP), DX
+	MOVQ ldp+56(FP), BX
+	MOVQ out+64(FP), SI
 	SHLQ $0x02, DX
 	SHLQ $0x02, BX
 
 chunk2:
 	CMPQ    AX, $0x00000010
 	JL      chunk2done
-	MOVQ    ldo+64(FP), DI
+	MOVQ    ldo+72(FP), DI
 	MOVQ    SI, BX
 	SHLQ    $0x02, DI
 	VMOVUPS (BX), Y0
 	VMOVUPS 32(BX), Y1
 	MOVQ    rows+8(FP), BX
-	MOVQ    p+40(FP), R8
-	MOVQ    at+16(FP), R9
+	MOVQ    p+48(FP), R8
+	MOVQ    at+24(FP), R9
+	MOVQ    listed+16(FP), R10
 
 chunk2rows:
 	MOVLQSX      (R9), DI
 	IMULQ        DX, DI
 	ADDQ         CX, DI
-	ADDQ         $0x04, R9
 	VMOVUPS      (DI), Y2
 	VMOVUPS      32(DI), Y3
-	PREFETCHT0   64(DI)
 	VBROADCASTSS (R8), Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
-	ADDQ         $0x04, R8
-	DECQ         BX
-	JNZ          chunk2rows
-	MOVQ         SI, BX
-	MOVQ         ldo+64(FP), DI
-	SHLQ         $0x02, DI
-	VMOVUPS      Y0, (BX)
-	VMOVUPS      Y1, 32(BX)
-	ADDQ         $0x00000040, SI
-	ADDQ         $0x00000040, CX
-	SUBQ         $0x00000010, AX
-	JMP          chunk2
+	CMPQ         R10, $0x00000020
+	JLE          chunk2asked
+	MOVLQSX      128(R9), DI
+	IMULQ        DX, DI
+	ADDQ         CX, DI
+	PREFETCHT1   (DI)
+
+chunk2asked:
+	ADDQ    $0x04, R9
+	DECQ    R10
+	ADDQ    $0x04, R8
+	DECQ    BX
+	JNZ     chunk2rows
+	MOVQ    SI, BX
+	MOVQ    ldo+72(FP), DI
+	SHLQ    $0x02, DI
+	VMOVUPS Y0, (BX)
+	VMOVUPS Y1, 32(BX)
+	ADDQ    $0x00000040, SI
+	ADDQ    $0x00000040, CX
+	SUBQ    $0x00000010, AX
+	JMP     chunk2
 
 chunk2done:
 chunk1:
 	CMPQ    AX, $0x00000008
 	JL      chunk1done
-	MOVQ    ldo+64(FP), DI
+	MOVQ    ldo+72(FP), DI
 	MOVQ    SI, BX
 	SHLQ    $0x02, DI
 	VMOVUPS (BX), Y0
 	MOVQ    rows+8(FP), BX
-	MOVQ    p+40(FP), R8
-	MOVQ    at+16(FP), R9
+	MOVQ    p+48(FP), R8
+	MOVQ    at+24(FP), R9
+	MOVQ    listed+16(FP), R10
 
 chunk1rows:
 	MOVLQSX      (R9), DI
 	IMULQ        DX, DI
 	ADDQ         CX, DI
-	ADDQ         $0x04, R9
 	VMOVUPS      (DI), Y1
-	PREFETCHT0   32(DI)
 	VBROADCASTSS (R8), Y2
 	VFMADD231PS  Y2, Y1, Y0
-	ADDQ         $0x04, R8
-	DECQ         BX
-	JNZ          chunk1rows
-	MOVQ         SI, BX
-	MOVQ         ldo+64(FP), DI
-	SHLQ         $0x02, DI
-	VMOVUPS      Y0, (BX)
-	ADDQ         $0x00000020, SI
-	ADDQ         $0x00000020, CX
-	SUBQ         $0x00000008, AX
-	JMP          chunk1
+	CMPQ         R10, $0x00000020
+	JLE          chunk1asked
+	MOVLQSX      128(R9), DI
+	IMULQ        DX, DI
+	ADDQ         CX, DI
+	PREFETCHT1   (DI)
+
+chunk1asked:
+	ADDQ    $0x04, R9
+	DECQ    R10
+	ADDQ    $0x04, R8
+	DECQ    BX
+	JNZ     chunk1rows
+	MOVQ    SI, BX
+	MOVQ    ldo+72(FP), DI
+	SHLQ    $0x02, DI
+	VMOVUPS Y0, (BX)
+	ADDQ    $0x00000020, SI
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, AX
+	JMP     chunk1
 
 chunk1done:
 	VZEROUPPER
@@ -5244,7 +5045,7 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotAtF322AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotAtF322AVX2(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·dotAtF322AVX2(SB), NOSPLIT, $0-80
 	MOVQ rows+8(FP), AX
@@ -5252,130 +5053,105 @@ TEXT ·dotAtF322AVX2(SB), NOSPLIT, $0-80
 	MOVQ ldk+40(FP), DX
 	MOVQ out+64(FP), BX
 	MOVQ ldq+56(FP), SI
-	MOVQ at+16(FP), DI
+	MOVQ at+24(FP), DI
+	MOVQ listed+16(FP), R8
 	SHLQ $0x02, DX
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x0000000a
-	JL      near
-	MOVLQSX 32(DI), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
-	LEAQ    (R8)(DX*1), R9
-
-key0:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key0
-	MOVLQSX    36(DI), R8
-	IMULQ      DX, R8
-	ADDQ       CX, R8
-	LEAQ       (R8)(DX*1), R9
-
-key1:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key1
-
-near:
-	MOVQ    v+24(FP), R8
-	TESTQ   R8, R8
-	JZ      alone
-	CMPQ    AX, $0x00000002
-	JL      alone
-	MOVLQSX (DI), R9
+	CMPQ    R8, $0x00000022
+	JL      asked
+	MOVLQSX 128(DI), R9
 	IMULQ   DX, R9
-	ADDQ    R8, R9
+	ADDQ    CX, R9
 	LEAQ    (R9)(DX*1), R10
 
-value0:
+line0:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
-	JCS        value0
-	MOVLQSX    4(DI), R9
+	JCS        line0
+	MOVLQSX    132(DI), R9
 	IMULQ      DX, R9
-	ADDQ       R8, R9
-	LEAQ       (R9)(DX*1), R8
+	ADDQ       CX, R9
+	LEAQ       (R9)(DX*1), R10
 
-value1:
+line1:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
-	CMPQ       R9, R8
-	JCS        value1
+	CMPQ       R9, R10
+	JCS        line1
 
-alone:
-	MOVQ    DI, R8
-	MOVLQSX (R8), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
+asked:
 	MOVQ    DI, R9
-	LEAQ    4(DI), R10
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
 	MOVLQSX (R9), R9
 	IMULQ   DX, R9
 	ADDQ    CX, R9
+	MOVQ    DI, R10
+	LEAQ    4(DI), R11
+	CMPQ    AX, $0x00000001
+	CMOVQGT R11, R10
+	MOVLQSX (R10), R10
+	IMULQ   DX, R10
+	ADDQ    CX, R10
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
 	VXORPS  Y3, Y3, Y3
-	MOVQ    width+0(FP), R10
-	MOVQ    q+48(FP), R11
+	MOVQ    width+0(FP), R11
+	MOVQ    q+48(FP), R12
 
 width:
-	VMOVUPS      (R8), Y4
-	ADDQ         $0x00000020, R8
-	VMOVUPS      (R9), Y5
+	VMOVUPS      (R9), Y4
 	ADDQ         $0x00000020, R9
-	VMOVUPS      (R11), Y6
+	VMOVUPS      (R10), Y5
+	ADDQ         $0x00000020, R10
+	VMOVUPS      (R12), Y6
 	VFMADD231PS  Y6, Y4, Y0
 	VFMADD231PS  Y6, Y5, Y1
-	VMOVUPS      (R11)(SI*1), Y6
+	VMOVUPS      (R12)(SI*1), Y6
 	VFMADD231PS  Y6, Y4, Y2
 	VFMADD231PS  Y6, Y5, Y3
-	ADDQ         $0x00000020, R11
-	SUBQ         $0x00000008, R10
+	ADDQ         $0x00000020, R12
+	SUBQ         $0x00000008, R11
 	JG           width
-	MOVQ         ldo+72(FP), R9
-	MOVQ         BX, R8
-	SHLQ         $0x02, R9
+	MOVQ         ldo+72(FP), R10
+	MOVQ         BX, R9
+	SHLQ         $0x02, R10
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         R9, R8
+	VMOVSD       X1, (R9)
+	ADDQ         R10, R9
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
+	VMOVSD       X1, (R9)
 	ADDQ         $0x00000008, BX
 	ADDQ         $0x08, DI
+	SUBQ         $0x02, R8
 	SUBQ         $0x00000002, AX
 	JG           rows
 	VZEROUPPER
 	RET
 
-// func mixAtF322AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// func mixAtF322AVX2(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·mixAtF322AVX2(SB), NOSPLIT, $0-72
+TEXT ·mixAtF322AVX2(SB), NOSPLIT, $0-80
 	MOVQ width+0(FP), AX
-	MOVQ v+24(FP), CX
-	MOVQ ldv+32(FP), DX
-	MOVQ ldp+48(FP), BX
-	MOVQ out+56(FP), SI
+	MOVQ v+32(FP), CX
+	MOVQ ldv+40(FP), DX
+	MOVQ ldp+56(FP), BX
+	MOVQ out+64(FP), SI
 	SHLQ $0x02, DX
 	SHLQ $0x02, BX
 
 chunk2:
 	CMPQ    AX, $0x00000010
 	JL      chunk2done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Y0
@@ -5384,77 +5160,95 @@ chunk2:
 	VMOVUPS (DI), Y2
 	VMOVUPS 32(DI), Y3
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
 
 chunk2rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VMOVUPS      (R8), Y4
 	VMOVUPS      32(R8), Y5
-	PREFETCHT0   64(R8)
 	VBROADCASTSS (R9), Y6
 	VFMADD231PS  Y6, Y4, Y0
 	VFMADD231PS  Y6, Y5, Y1
 	VBROADCASTSS (R9)(BX*1), Y6
 	VFMADD231PS  Y6, Y4, Y2
 	VFMADD231PS  Y6, Y5, Y3
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk2rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Y0, (DI)
-	VMOVUPS      Y1, 32(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y2, (DI)
-	VMOVUPS      Y3, 32(DI)
-	ADDQ         $0x00000040, SI
-	ADDQ         $0x00000040, CX
-	SUBQ         $0x00000010, AX
-	JMP          chunk2
+	CMPQ         R11, $0x00000020
+	JLE          chunk2asked
+	MOVLQSX      128(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT1   (R8)
+
+chunk2asked:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk2rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y2, (DI)
+	VMOVUPS Y3, 32(DI)
+	ADDQ    $0x00000040, SI
+	ADDQ    $0x00000040, CX
+	SUBQ    $0x00000010, AX
+	JMP     chunk2
 
 chunk2done:
 chunk1:
 	CMPQ    AX, $0x00000008
 	JL      chunk1done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Y0
 	ADDQ    R8, DI
 	VMOVUPS (DI), Y1
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
 
 chunk1rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VMOVUPS      (R8), Y2
-	PREFETCHT0   32(R8)
 	VBROADCASTSS (R9), Y3
 	VFMADD231PS  Y3, Y2, Y0
 	VBROADCASTSS (R9)(BX*1), Y3
 	VFMADD231PS  Y3, Y2, Y1
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk1rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Y0, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y1, (DI)
-	ADDQ         $0x00000020, SI
-	ADDQ         $0x00000020, CX
-	SUBQ         $0x00000008, AX
-	JMP          chunk1
+	CMPQ         R11, $0x00000020
+	JLE          chunk1asked
+	MOVLQSX      128(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT1   (R8)
+
+chunk1asked:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk1rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Y0, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y1, (DI)
+	ADDQ    $0x00000020, SI
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, AX
+	JMP     chunk1
 
 chunk1done:
 	VZEROUPPER
@@ -5643,7 +5437,7 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotAtF323AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotAtF323AVX2(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·dotAtF323AVX2(SB), NOSPLIT, $0-80
 	MOVQ rows+8(FP), AX
@@ -5651,141 +5445,116 @@ TEXT ·dotAtF323AVX2(SB), NOSPLIT, $0-80
 	MOVQ ldk+40(FP), DX
 	MOVQ out+64(FP), BX
 	MOVQ ldq+56(FP), SI
-	MOVQ at+16(FP), DI
+	MOVQ at+24(FP), DI
+	MOVQ listed+16(FP), R8
 	SHLQ $0x02, DX
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x0000000a
-	JL      near
-	MOVLQSX 32(DI), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
-	LEAQ    (R8)(DX*1), R9
-
-key0:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key0
-	MOVLQSX    36(DI), R8
-	IMULQ      DX, R8
-	ADDQ       CX, R8
-	LEAQ       (R8)(DX*1), R9
-
-key1:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key1
-
-near:
-	MOVQ    v+24(FP), R8
-	TESTQ   R8, R8
-	JZ      alone
-	CMPQ    AX, $0x00000002
-	JL      alone
-	MOVLQSX (DI), R9
+	CMPQ    R8, $0x00000022
+	JL      asked
+	MOVLQSX 128(DI), R9
 	IMULQ   DX, R9
-	ADDQ    R8, R9
+	ADDQ    CX, R9
 	LEAQ    (R9)(DX*1), R10
 
-value0:
+line0:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
-	JCS        value0
-	MOVLQSX    4(DI), R9
+	JCS        line0
+	MOVLQSX    132(DI), R9
 	IMULQ      DX, R9
-	ADDQ       R8, R9
-	LEAQ       (R9)(DX*1), R8
+	ADDQ       CX, R9
+	LEAQ       (R9)(DX*1), R10
 
-value1:
+line1:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
-	CMPQ       R9, R8
-	JCS        value1
+	CMPQ       R9, R10
+	JCS        line1
 
-alone:
-	MOVQ    DI, R8
-	MOVLQSX (R8), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
+asked:
 	MOVQ    DI, R9
-	LEAQ    4(DI), R10
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
 	MOVLQSX (R9), R9
 	IMULQ   DX, R9
 	ADDQ    CX, R9
+	MOVQ    DI, R10
+	LEAQ    4(DI), R11
+	CMPQ    AX, $0x00000001
+	CMOVQGT R11, R10
+	MOVLQSX (R10), R10
+	IMULQ   DX, R10
+	ADDQ    CX, R10
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
 	VXORPS  Y3, Y3, Y3
 	VXORPS  Y4, Y4, Y4
 	VXORPS  Y5, Y5, Y5
-	MOVQ    width+0(FP), R10
-	MOVQ    q+48(FP), R11
+	MOVQ    width+0(FP), R11
+	MOVQ    q+48(FP), R12
 
 width:
-	VMOVUPS      (R8), Y6
-	ADDQ         $0x00000020, R8
-	VMOVUPS      (R9), Y7
+	VMOVUPS      (R9), Y6
 	ADDQ         $0x00000020, R9
-	VMOVUPS      (R11), Y8
+	VMOVUPS      (R10), Y7
+	ADDQ         $0x00000020, R10
+	VMOVUPS      (R12), Y8
 	VFMADD231PS  Y8, Y6, Y0
 	VFMADD231PS  Y8, Y7, Y1
-	VMOVUPS      (R11)(SI*1), Y8
+	VMOVUPS      (R12)(SI*1), Y8
 	VFMADD231PS  Y8, Y6, Y2
 	VFMADD231PS  Y8, Y7, Y3
-	VMOVUPS      (R11)(SI*2), Y8
+	VMOVUPS      (R12)(SI*2), Y8
 	VFMADD231PS  Y8, Y6, Y4
 	VFMADD231PS  Y8, Y7, Y5
-	ADDQ         $0x00000020, R11
-	SUBQ         $0x00000008, R10
+	ADDQ         $0x00000020, R12
+	SUBQ         $0x00000008, R11
 	JG           width
-	MOVQ         ldo+72(FP), R9
-	MOVQ         BX, R8
-	SHLQ         $0x02, R9
+	MOVQ         ldo+72(FP), R10
+	MOVQ         BX, R9
+	SHLQ         $0x02, R10
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         R9, R8
+	VMOVSD       X1, (R9)
+	ADDQ         R10, R9
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         R9, R8
+	VMOVSD       X1, (R9)
+	ADDQ         R10, R9
 	VHADDPS      Y5, Y4, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
+	VMOVSD       X1, (R9)
 	ADDQ         $0x00000008, BX
 	ADDQ         $0x08, DI
+	SUBQ         $0x02, R8
 	SUBQ         $0x00000002, AX
 	JG           rows
 	VZEROUPPER
 	RET
 
-// func mixAtF323AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// func mixAtF323AVX2(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·mixAtF323AVX2(SB), NOSPLIT, $0-72
+TEXT ·mixAtF323AVX2(SB), NOSPLIT, $0-80
 	MOVQ width+0(FP), AX
-	MOVQ v+24(FP), CX
-	MOVQ ldv+32(FP), DX
-	MOVQ ldp+48(FP), BX
-	MOVQ out+56(FP), SI
+	MOVQ v+32(FP), CX
+	MOVQ ldv+40(FP), DX
+	MOVQ ldp+56(FP), BX
+	MOVQ out+64(FP), SI
 	SHLQ $0x02, DX
 	SHLQ $0x02, BX
 
 chunk2:
 	CMPQ    AX, $0x00000010
 	JL      chunk2done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Y0
@@ -5797,17 +5566,16 @@ chunk2:
 	VMOVUPS (DI), Y4
 	VMOVUPS 32(DI), Y5
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
 
 chunk2rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VMOVUPS      (R8), Y6
 	VMOVUPS      32(R8), Y7
-	PREFETCHT0   64(R8)
 	VBROADCASTSS (R9), Y8
 	VFMADD231PS  Y8, Y6, Y0
 	VFMADD231PS  Y8, Y7, Y1
@@ -5817,30 +5585,40 @@ chunk2rows:
 	VBROADCASTSS (R9)(BX*2), Y8
 	VFMADD231PS  Y8, Y6, Y4
 	VFMADD231PS  Y8, Y7, Y5
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk2rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Y0, (DI)
-	VMOVUPS      Y1, 32(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y2, (DI)
-	VMOVUPS      Y3, 32(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y4, (DI)
-	VMOVUPS      Y5, 32(DI)
-	ADDQ         $0x00000040, SI
-	ADDQ         $0x00000040, CX
-	SUBQ         $0x00000010, AX
-	JMP          chunk2
+	CMPQ         R11, $0x00000020
+	JLE          chunk2asked
+	MOVLQSX      128(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT1   (R8)
+
+chunk2asked:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk2rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y2, (DI)
+	VMOVUPS Y3, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y4, (DI)
+	VMOVUPS Y5, 32(DI)
+	ADDQ    $0x00000040, SI
+	ADDQ    $0x00000040, CX
+	SUBQ    $0x00000010, AX
+	JMP     chunk2
 
 chunk2done:
 chunk1:
 	CMPQ    AX, $0x00000008
 	JL      chunk1done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Y0
@@ -5849,37 +5627,46 @@ chunk1:
 	ADDQ    R8, DI
 	VMOVUPS (DI), Y2
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
 
 chunk1rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VMOVUPS      (R8), Y3
-	PREFETCHT0   32(R8)
 	VBROADCASTSS (R9), Y4
 	VFMADD231PS  Y4, Y3, Y0
 	VBROADCASTSS (R9)(BX*1), Y4
 	VFMADD231PS  Y4, Y3, Y1
 	VBROADCASTSS (R9)(BX*2), Y4
 	VFMADD231PS  Y4, Y3, Y2
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk1rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Y0, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y1, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y2, (DI)
-	ADDQ         $0x00000020, SI
-	ADDQ         $0x00000020, CX
-	SUBQ         $0x00000008, AX
-	JMP          chunk1
+	CMPQ         R11, $0x00000020
+	JLE          chunk1asked
+	MOVLQSX      128(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT1   (R8)
+
+chunk1asked:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk1rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Y0, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y1, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y2, (DI)
+	ADDQ    $0x00000020, SI
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, AX
+	JMP     chunk1
 
 chunk1done:
 	VZEROUPPER
@@ -6097,7 +5884,7 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotAtF324AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotAtF324AVX2(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·dotAtF324AVX2(SB), NOSPLIT, $0-80
 	MOVQ rows+8(FP), AX
@@ -6105,74 +5892,48 @@ TEXT ·dotAtF324AVX2(SB), NOSPLIT, $0-80
 	MOVQ ldk+40(FP), DX
 	MOVQ out+64(FP), BX
 	MOVQ ldq+56(FP), SI
-	MOVQ at+16(FP), DI
+	MOVQ at+24(FP), DI
+	MOVQ listed+16(FP), R8
 	SHLQ $0x02, DX
 	SHLQ $0x02, SI
-	LEAQ (SI)(SI*2), R8
+	LEAQ (SI)(SI*2), R9
 
 rows:
-	CMPQ    AX, $0x0000000a
-	JL      near
-	MOVLQSX 32(DI), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	LEAQ    (R9)(DX*1), R10
-
-key0:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        key0
-	MOVLQSX    36(DI), R9
-	IMULQ      DX, R9
-	ADDQ       CX, R9
-	LEAQ       (R9)(DX*1), R10
-
-key1:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        key1
-
-near:
-	MOVQ    v+24(FP), R9
-	TESTQ   R9, R9
-	JZ      alone
-	CMPQ    AX, $0x00000002
-	JL      alone
-	MOVLQSX (DI), R10
+	CMPQ    R8, $0x00000022
+	JL      asked
+	MOVLQSX 128(DI), R10
 	IMULQ   DX, R10
-	ADDQ    R9, R10
+	ADDQ    CX, R10
 	LEAQ    (R10)(DX*1), R11
 
-value0:
+line0:
 	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
 	CMPQ       R10, R11
-	JCS        value0
-	MOVLQSX    4(DI), R10
+	JCS        line0
+	MOVLQSX    132(DI), R10
 	IMULQ      DX, R10
-	ADDQ       R9, R10
-	LEAQ       (R10)(DX*1), R9
+	ADDQ       CX, R10
+	LEAQ       (R10)(DX*1), R11
 
-value1:
+line1:
 	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
-	CMPQ       R10, R9
-	JCS        value1
+	CMPQ       R10, R11
+	JCS        line1
 
-alone:
-	MOVQ    DI, R9
-	MOVLQSX (R9), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
+asked:
 	MOVQ    DI, R10
-	LEAQ    4(DI), R11
-	CMPQ    AX, $0x00000001
-	CMOVQGT R11, R10
 	MOVLQSX (R10), R10
 	IMULQ   DX, R10
 	ADDQ    CX, R10
+	MOVQ    DI, R11
+	LEAQ    4(DI), R12
+	CMPQ    AX, $0x00000001
+	CMOVQGT R12, R11
+	MOVLQSX (R11), R11
+	IMULQ   DX, R11
+	ADDQ    CX, R11
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
@@ -6181,77 +5942,78 @@ alone:
 	VXORPS  Y5, Y5, Y5
 	VXORPS  Y6, Y6, Y6
 	VXORPS  Y7, Y7, Y7
-	MOVQ    width+0(FP), R11
-	MOVQ    q+48(FP), R12
+	MOVQ    width+0(FP), R12
+	MOVQ    q+48(FP), R13
 
 width:
-	VMOVUPS      (R9), Y8
-	ADDQ         $0x00000020, R9
-	VMOVUPS      (R10), Y9
+	VMOVUPS      (R10), Y8
 	ADDQ         $0x00000020, R10
-	VMOVUPS      (R12), Y10
+	VMOVUPS      (R11), Y9
+	ADDQ         $0x00000020, R11
+	VMOVUPS      (R13), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y1
-	VMOVUPS      (R12)(SI*1), Y10
+	VMOVUPS      (R13)(SI*1), Y10
 	VFMADD231PS  Y10, Y8, Y2
 	VFMADD231PS  Y10, Y9, Y3
-	VMOVUPS      (R12)(SI*2), Y10
+	VMOVUPS      (R13)(SI*2), Y10
 	VFMADD231PS  Y10, Y8, Y4
 	VFMADD231PS  Y10, Y9, Y5
-	VMOVUPS      (R12)(R8*1), Y10
+	VMOVUPS      (R13)(R9*1), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         $0x00000020, R12
-	SUBQ         $0x00000008, R11
+	ADDQ         $0x00000020, R13
+	SUBQ         $0x00000008, R12
 	JG           width
-	MOVQ         ldo+72(FP), R10
-	MOVQ         BX, R9
-	SHLQ         $0x02, R10
+	MOVQ         ldo+72(FP), R11
+	MOVQ         BX, R10
+	SHLQ         $0x02, R11
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         R10, R9
+	VMOVSD       X1, (R10)
+	ADDQ         R11, R10
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         R10, R9
+	VMOVSD       X1, (R10)
+	ADDQ         R11, R10
 	VHADDPS      Y5, Y4, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         R10, R9
+	VMOVSD       X1, (R10)
+	ADDQ         R11, R10
 	VHADDPS      Y7, Y6, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
+	VMOVSD       X1, (R10)
 	ADDQ         $0x00000008, BX
 	ADDQ         $0x08, DI
+	SUBQ         $0x02, R8
 	SUBQ         $0x00000002, AX
 	JG           rows
 	VZEROUPPER
 	RET
 
-// func mixAtF324AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// func mixAtF324AVX2(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·mixAtF324AVX2(SB), NOSPLIT, $0-72
+TEXT ·mixAtF324AVX2(SB), NOSPLIT, $0-80
 	MOVQ width+0(FP), AX
-	MOVQ v+24(FP), CX
-	MOVQ ldv+32(FP), DX
-	MOVQ ldp+48(FP), BX
-	MOVQ out+56(FP), SI
+	MOVQ v+32(FP), CX
+	MOVQ ldv+40(FP), DX
+	MOVQ ldp+56(FP), BX
+	MOVQ out+64(FP), SI
 	SHLQ $0x02, DX
 	SHLQ $0x02, BX
 
 chunk2:
 	CMPQ    AX, $0x00000010
 	JL      chunk2done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Y0
@@ -6266,18 +6028,17 @@ chunk2:
 	VMOVUPS (DI), Y6
 	VMOVUPS 32(DI), Y7
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
-	LEAQ    (BX)(BX*2), R11
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
+	LEAQ    (BX)(BX*2), R12
 
 chunk2rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VMOVUPS      (R8), Y8
 	VMOVUPS      32(R8), Y9
-	PREFETCHT0   64(R8)
 	VBROADCASTSS (R9), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y1
@@ -6287,36 +6048,46 @@ chunk2rows:
 	VBROADCASTSS (R9)(BX*2), Y10
 	VFMADD231PS  Y10, Y8, Y4
 	VFMADD231PS  Y10, Y9, Y5
-	VBROADCASTSS (R9)(R11*1), Y10
+	VBROADCASTSS (R9)(R12*1), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk2rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Y0, (DI)
-	VMOVUPS      Y1, 32(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y2, (DI)
-	VMOVUPS      Y3, 32(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y4, (DI)
-	VMOVUPS      Y5, 32(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y6, (DI)
-	VMOVUPS      Y7, 32(DI)
-	ADDQ         $0x00000040, SI
-	ADDQ         $0x00000040, CX
-	SUBQ         $0x00000010, AX
-	JMP          chunk2
+	CMPQ         R11, $0x00000020
+	JLE          chunk2asked
+	MOVLQSX      128(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT1   (R8)
+
+chunk2asked:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk2rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y2, (DI)
+	VMOVUPS Y3, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y4, (DI)
+	VMOVUPS Y5, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y6, (DI)
+	VMOVUPS Y7, 32(DI)
+	ADDQ    $0x00000040, SI
+	ADDQ    $0x00000040, CX
+	SUBQ    $0x00000010, AX
+	JMP     chunk2
 
 chunk2done:
 chunk1:
 	CMPQ    AX, $0x00000008
 	JL      chunk1done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Y0
@@ -6327,42 +6098,51 @@ chunk1:
 	ADDQ    R8, DI
 	VMOVUPS (DI), Y3
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
-	LEAQ    (BX)(BX*2), R11
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
+	LEAQ    (BX)(BX*2), R12
 
 chunk1rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VMOVUPS      (R8), Y4
-	PREFETCHT0   32(R8)
 	VBROADCASTSS (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
 	VBROADCASTSS (R9)(BX*1), Y5
 	VFMADD231PS  Y5, Y4, Y1
 	VBROADCASTSS (R9)(BX*2), Y5
 	VFMADD231PS  Y5, Y4, Y2
-	VBROADCASTSS (R9)(R11*1), Y5
+	VBROADCASTSS (R9)(R12*1), Y5
 	VFMADD231PS  Y5, Y4, Y3
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk1rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Y0, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y1, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y2, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y3, (DI)
-	ADDQ         $0x00000020, SI
-	ADDQ         $0x00000020, CX
-	SUBQ         $0x00000008, AX
-	JMP          chunk1
+	CMPQ         R11, $0x00000020
+	JLE          chunk1asked
+	MOVLQSX      128(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT1   (R8)
+
+chunk1asked:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk1rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Y0, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y1, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y2, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y3, (DI)
+	ADDQ    $0x00000020, SI
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, AX
+	JMP     chunk1
 
 chunk1done:
 	VZEROUPPER
@@ -6504,7 +6284,7 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotAtBF161AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotAtBF161AVX2(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX2, CMOV, FMA3, MMX+
 TEXT ·dotAtBF161AVX2(SB), NOSPLIT, $0-80
 	MOVQ rows+8(FP), AX
@@ -6512,94 +6292,68 @@ TEXT ·dotAtBF161AVX2(SB), NOSPLIT, $0-80
 	MOVQ ldk+40(FP), DX
 	MOVQ out+64(FP), BX
 	MOVQ ldq+56(FP), SI
-	MOVQ at+16(FP), DI
+	MOVQ at+24(FP), DI
+	MOVQ listed+16(FP), R8
 	SHLQ $0x01, DX
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x0000000a
-	JL      near
-	MOVLQSX 32(DI), SI
+	CMPQ    R8, $0x00000022
+	JL      asked
+	MOVLQSX 128(DI), SI
 	IMULQ   DX, SI
 	ADDQ    CX, SI
-	LEAQ    (SI)(DX*1), R8
+	LEAQ    (SI)(DX*1), R9
 
-key0:
+line0:
 	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
-	CMPQ       SI, R8
-	JCS        key0
-	MOVLQSX    36(DI), SI
+	CMPQ       SI, R9
+	JCS        line0
+	MOVLQSX    132(DI), SI
 	IMULQ      DX, SI
 	ADDQ       CX, SI
-	LEAQ       (SI)(DX*1), R8
+	LEAQ       (SI)(DX*1), R9
 
-key1:
+line1:
 	PREFETCHT1 (SI)
 	ADDQ       $0x40, SI
-	CMPQ       SI, R8
-	JCS        key1
+	CMPQ       SI, R9
+	JCS        line1
 
-near:
-	MOVQ    v+24(FP), SI
-	TESTQ   SI, SI
-	JZ      alone
-	CMPQ    AX, $0x00000002
-	JL      alone
-	MOVLQSX (DI), R8
-	IMULQ   DX, R8
-	ADDQ    SI, R8
-	LEAQ    (R8)(DX*1), R9
-
-value0:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        value0
-	MOVLQSX    4(DI), R8
-	IMULQ      DX, R8
-	ADDQ       SI, R8
-	LEAQ       (R8)(DX*1), SI
-
-value1:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, SI
-	JCS        value1
-
-alone:
+asked:
 	MOVQ    DI, SI
 	MOVLQSX (SI), SI
 	IMULQ   DX, SI
 	ADDQ    CX, SI
-	MOVQ    DI, R8
-	LEAQ    4(DI), R9
+	MOVQ    DI, R9
+	LEAQ    4(DI), R10
 	CMPQ    AX, $0x00000001
-	CMOVQGT R9, R8
-	MOVLQSX (R8), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
+	CMOVQGT R10, R9
+	MOVLQSX (R9), R9
+	IMULQ   DX, R9
+	ADDQ    CX, R9
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
-	MOVQ    width+0(FP), R9
-	MOVQ    q+48(FP), R10
+	MOVQ    width+0(FP), R10
+	MOVQ    q+48(FP), R11
 
 width:
 	VPMOVZXWD    (SI), Y2
 	VPSLLD       $0x10, Y2, Y2
 	ADDQ         $0x00000010, SI
-	VPMOVZXWD    (R8), Y3
+	VPMOVZXWD    (R9), Y3
 	VPSLLD       $0x10, Y3, Y3
-	ADDQ         $0x00000010, R8
-	VMOVUPS      (R10), Y4
+	ADDQ         $0x00000010, R9
+	VMOVUPS      (R11), Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
-	ADDQ         $0x00000020, R10
-	SUBQ         $0x00000008, R9
+	ADDQ         $0x00000020, R11
+	SUBQ         $0x00000008, R10
 	JG           width
-	MOVQ         ldo+72(FP), R8
+	MOVQ         ldo+72(FP), R9
 	MOVQ         BX, SI
-	SHLQ         $0x02, R8
+	SHLQ         $0x02, R9
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
@@ -6607,93 +6361,112 @@ width:
 	VMOVSD       X1, (SI)
 	ADDQ         $0x00000008, BX
 	ADDQ         $0x08, DI
+	SUBQ         $0x02, R8
 	SUBQ         $0x00000002, AX
 	JG           rows
 	VZEROUPPER
 	RET
 
-// func mixAtBF161AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// func mixAtBF161AVX2(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·mixAtBF161AVX2(SB), NOSPLIT, $0-72
+TEXT ·mixAtBF161AVX2(SB), NOSPLIT, $0-80
 	MOVQ width+0(FP), AX
-	MOVQ v+24(FP), CX
-	MOVQ ldv+32(FP), DX
-	MOVQ ldp+48(FP), BX
-	MOVQ out+56(FP), SI
+	MOVQ v+32(FP), CX
+	MOVQ ldv+40(FP), DX
+	MOVQ ldp+56(FP), BX
+	MOVQ out+64(FP), SI
 	SHLQ $0x01, DX
 	SHLQ $0x02, BX
 
 chunk2:
 	CMPQ    AX, $0x00000010
 	JL      chunk2done
-	MOVQ    ldo+64(FP), DI
+	MOVQ    ldo+72(FP), DI
 	MOVQ    SI, BX
 	SHLQ    $0x02, DI
 	VMOVUPS (BX), Y0
 	VMOVUPS 32(BX), Y1
 	MOVQ    rows+8(FP), BX
-	MOVQ    p+40(FP), R8
-	MOVQ    at+16(FP), R9
+	MOVQ    p+48(FP), R8
+	MOVQ    at+24(FP), R9
+	MOVQ    listed+16(FP), R10
 
 chunk2rows:
 	MOVLQSX      (R9), DI
 	IMULQ        DX, DI
 	ADDQ         CX, DI
-	ADDQ         $0x04, R9
 	VPMOVZXWD    (DI), Y2
 	VPSLLD       $0x10, Y2, Y2
 	VPMOVZXWD    16(DI), Y3
 	VPSLLD       $0x10, Y3, Y3
-	PREFETCHT0   32(DI)
 	VBROADCASTSS (R8), Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
-	ADDQ         $0x04, R8
-	DECQ         BX
-	JNZ          chunk2rows
-	MOVQ         SI, BX
-	MOVQ         ldo+64(FP), DI
-	SHLQ         $0x02, DI
-	VMOVUPS      Y0, (BX)
-	VMOVUPS      Y1, 32(BX)
-	ADDQ         $0x00000040, SI
-	ADDQ         $0x00000020, CX
-	SUBQ         $0x00000010, AX
-	JMP          chunk2
+	CMPQ         R10, $0x00000020
+	JLE          chunk2asked
+	MOVLQSX      128(R9), DI
+	IMULQ        DX, DI
+	ADDQ         CX, DI
+	PREFETCHT1   (DI)
+
+chunk2asked:
+	ADDQ    $0x04, R9
+	DECQ    R10
+	ADDQ    $0x04, R8
+	DECQ    BX
+	JNZ     chunk2rows
+	MOVQ    SI, BX
+	MOVQ    ldo+72(FP), DI
+	SHLQ    $0x02, DI
+	VMOVUPS Y0, (BX)
+	VMOVUPS Y1, 32(BX)
+	ADDQ    $0x00000040, SI
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000010, AX
+	JMP     chunk2
 
 chunk2done:
 chunk1:
 	CMPQ    AX, $0x00000008
 	JL      chunk1done
-	MOVQ    ldo+64(FP), DI
+	MOVQ    ldo+72(FP), DI
 	MOVQ    SI, BX
 	SHLQ    $0x02, DI
 	VMOVUPS (BX), Y0
 	MOVQ    rows+8(FP), BX
-	MOVQ    p+40(FP), R8
-	MOVQ    at+16(FP), R9
+	MOVQ    p+48(FP), R8
+	MOVQ    at+24(FP), R9
+	MOVQ    listed+16(FP), R10
 
 chunk1rows:
 	MOVLQSX      (R9), DI
 	IMULQ        DX, DI
 	ADDQ         CX, DI
-	ADDQ         $0x04, R9
 	VPMOVZXWD    (DI), Y1
 	VPSLLD       $0x10, Y1, Y1
-	PREFETCHT0   16(DI)
 	VBROADCASTSS (R8), Y2
 	VFMADD231PS  Y2, Y1, Y0
-	ADDQ         $0x04, R8
-	DECQ         BX
-	JNZ          chunk1rows
-	MOVQ         SI, BX
-	MOVQ         ldo+64(FP), DI
-	SHLQ         $0x02, DI
-	VMOVUPS      Y0, (BX)
-	ADDQ         $0x00000020, SI
-	ADDQ         $0x00000010, CX
-	SUBQ         $0x00000008, AX
-	JMP          chunk1
+	CMPQ         R10, $0x00000020
+	JLE          chunk1asked
+	MOVLQSX      128(R9), DI
+	IMULQ        DX, DI
+	ADDQ         CX, DI
+	PREFETCHT1   (DI)
+
+chunk1asked:
+	ADDQ    $0x04, R9
+	DECQ    R10
+	ADDQ    $0x04, R8
+	DECQ    BX
+	JNZ     chunk1rows
+	MOVQ    SI, BX
+	MOVQ    ldo+72(FP), DI
+	SHLQ    $0x02, DI
+	VMOVUPS Y0, (BX)
+	ADDQ    $0x00000020, SI
+	ADDQ    $0x00000010, CX
+	SUBQ    $0x00000008, AX
+	JMP     chunk1
 
 chunk1done:
 	VZEROUPPER
@@ -6861,7 +6634,7 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotAtBF162AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotAtBF162AVX2(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX2, CMOV, FMA3, MMX+
 TEXT ·dotAtBF162AVX2(SB), NOSPLIT, $0-80
 	MOVQ rows+8(FP), AX
@@ -6869,132 +6642,107 @@ TEXT ·dotAtBF162AVX2(SB), NOSPLIT, $0-80
 	MOVQ ldk+40(FP), DX
 	MOVQ out+64(FP), BX
 	MOVQ ldq+56(FP), SI
-	MOVQ at+16(FP), DI
+	MOVQ at+24(FP), DI
+	MOVQ listed+16(FP), R8
 	SHLQ $0x01, DX
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x0000000a
-	JL      near
-	MOVLQSX 32(DI), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
-	LEAQ    (R8)(DX*1), R9
-
-key0:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key0
-	MOVLQSX    36(DI), R8
-	IMULQ      DX, R8
-	ADDQ       CX, R8
-	LEAQ       (R8)(DX*1), R9
-
-key1:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key1
-
-near:
-	MOVQ    v+24(FP), R8
-	TESTQ   R8, R8
-	JZ      alone
-	CMPQ    AX, $0x00000002
-	JL      alone
-	MOVLQSX (DI), R9
+	CMPQ    R8, $0x00000022
+	JL      asked
+	MOVLQSX 128(DI), R9
 	IMULQ   DX, R9
-	ADDQ    R8, R9
+	ADDQ    CX, R9
 	LEAQ    (R9)(DX*1), R10
 
-value0:
+line0:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
-	JCS        value0
-	MOVLQSX    4(DI), R9
+	JCS        line0
+	MOVLQSX    132(DI), R9
 	IMULQ      DX, R9
-	ADDQ       R8, R9
-	LEAQ       (R9)(DX*1), R8
+	ADDQ       CX, R9
+	LEAQ       (R9)(DX*1), R10
 
-value1:
+line1:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
-	CMPQ       R9, R8
-	JCS        value1
+	CMPQ       R9, R10
+	JCS        line1
 
-alone:
-	MOVQ    DI, R8
-	MOVLQSX (R8), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
+asked:
 	MOVQ    DI, R9
-	LEAQ    4(DI), R10
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
 	MOVLQSX (R9), R9
 	IMULQ   DX, R9
 	ADDQ    CX, R9
+	MOVQ    DI, R10
+	LEAQ    4(DI), R11
+	CMPQ    AX, $0x00000001
+	CMOVQGT R11, R10
+	MOVLQSX (R10), R10
+	IMULQ   DX, R10
+	ADDQ    CX, R10
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
 	VXORPS  Y3, Y3, Y3
-	MOVQ    width+0(FP), R10
-	MOVQ    q+48(FP), R11
+	MOVQ    width+0(FP), R11
+	MOVQ    q+48(FP), R12
 
 width:
-	VPMOVZXWD    (R8), Y4
+	VPMOVZXWD    (R9), Y4
 	VPSLLD       $0x10, Y4, Y4
-	ADDQ         $0x00000010, R8
-	VPMOVZXWD    (R9), Y5
-	VPSLLD       $0x10, Y5, Y5
 	ADDQ         $0x00000010, R9
-	VMOVUPS      (R11), Y6
+	VPMOVZXWD    (R10), Y5
+	VPSLLD       $0x10, Y5, Y5
+	ADDQ         $0x00000010, R10
+	VMOVUPS      (R12), Y6
 	VFMADD231PS  Y6, Y4, Y0
 	VFMADD231PS  Y6, Y5, Y1
-	VMOVUPS      (R11)(SI*1), Y6
+	VMOVUPS      (R12)(SI*1), Y6
 	VFMADD231PS  Y6, Y4, Y2
 	VFMADD231PS  Y6, Y5, Y3
-	ADDQ         $0x00000020, R11
-	SUBQ         $0x00000008, R10
+	ADDQ         $0x00000020, R12
+	SUBQ         $0x00000008, R11
 	JG           width
-	MOVQ         ldo+72(FP), R9
-	MOVQ         BX, R8
-	SHLQ         $0x02, R9
+	MOVQ         ldo+72(FP), R10
+	MOVQ         BX, R9
+	SHLQ         $0x02, R10
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         R9, R8
+	VMOVSD       X1, (R9)
+	ADDQ         R10, R9
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
+	VMOVSD       X1, (R9)
 	ADDQ         $0x00000008, BX
 	ADDQ         $0x08, DI
+	SUBQ         $0x02, R8
 	SUBQ         $0x00000002, AX
 	JG           rows
 	VZEROUPPER
 	RET
 
-// func mixAtBF162AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// func mixAtBF162AVX2(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·mixAtBF162AVX2(SB), NOSPLIT, $0-72
+TEXT ·mixAtBF162AVX2(SB), NOSPLIT, $0-80
 	MOVQ width+0(FP), AX
-	MOVQ v+24(FP), CX
-	MOVQ ldv+32(FP), DX
-	MOVQ ldp+48(FP), BX
-	MOVQ out+56(FP), SI
+	MOVQ v+32(FP), CX
+	MOVQ ldv+40(FP), DX
+	MOVQ ldp+56(FP), BX
+	MOVQ out+64(FP), SI
 	SHLQ $0x01, DX
 	SHLQ $0x02, BX
 
 chunk2:
 	CMPQ    AX, $0x00000010
 	JL      chunk2done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Y0
@@ -7003,80 +6751,98 @@ chunk2:
 	VMOVUPS (DI), Y2
 	VMOVUPS 32(DI), Y3
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
 
 chunk2rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VPMOVZXWD    (R8), Y4
 	VPSLLD       $0x10, Y4, Y4
 	VPMOVZXWD    16(R8), Y5
 	VPSLLD       $0x10, Y5, Y5
-	PREFETCHT0   32(R8)
 	VBROADCASTSS (R9), Y6
 	VFMADD231PS  Y6, Y4, Y0
 	VFMADD231PS  Y6, Y5, Y1
 	VBROADCASTSS (R9)(BX*1), Y6
 	VFMADD231PS  Y6, Y4, Y2
 	VFMADD231PS  Y6, Y5, Y3
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk2rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Y0, (DI)
-	VMOVUPS      Y1, 32(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y2, (DI)
-	VMOVUPS      Y3, 32(DI)
-	ADDQ         $0x00000040, SI
-	ADDQ         $0x00000020, CX
-	SUBQ         $0x00000010, AX
-	JMP          chunk2
+	CMPQ         R11, $0x00000020
+	JLE          chunk2asked
+	MOVLQSX      128(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT1   (R8)
+
+chunk2asked:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk2rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y2, (DI)
+	VMOVUPS Y3, 32(DI)
+	ADDQ    $0x00000040, SI
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000010, AX
+	JMP     chunk2
 
 chunk2done:
 chunk1:
 	CMPQ    AX, $0x00000008
 	JL      chunk1done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Y0
 	ADDQ    R8, DI
 	VMOVUPS (DI), Y1
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
 
 chunk1rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VPMOVZXWD    (R8), Y2
 	VPSLLD       $0x10, Y2, Y2
-	PREFETCHT0   16(R8)
 	VBROADCASTSS (R9), Y3
 	VFMADD231PS  Y3, Y2, Y0
 	VBROADCASTSS (R9)(BX*1), Y3
 	VFMADD231PS  Y3, Y2, Y1
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk1rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Y0, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y1, (DI)
-	ADDQ         $0x00000020, SI
-	ADDQ         $0x00000010, CX
-	SUBQ         $0x00000008, AX
-	JMP          chunk1
+	CMPQ         R11, $0x00000020
+	JLE          chunk1asked
+	MOVLQSX      128(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT1   (R8)
+
+chunk1asked:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk1rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Y0, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y1, (DI)
+	ADDQ    $0x00000020, SI
+	ADDQ    $0x00000010, CX
+	SUBQ    $0x00000008, AX
+	JMP     chunk1
 
 chunk1done:
 	VZEROUPPER
@@ -7270,7 +7036,7 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotAtBF163AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotAtBF163AVX2(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX2, CMOV, FMA3, MMX+
 TEXT ·dotAtBF163AVX2(SB), NOSPLIT, $0-80
 	MOVQ rows+8(FP), AX
@@ -7278,143 +7044,118 @@ TEXT ·dotAtBF163AVX2(SB), NOSPLIT, $0-80
 	MOVQ ldk+40(FP), DX
 	MOVQ out+64(FP), BX
 	MOVQ ldq+56(FP), SI
-	MOVQ at+16(FP), DI
+	MOVQ at+24(FP), DI
+	MOVQ listed+16(FP), R8
 	SHLQ $0x01, DX
 	SHLQ $0x02, SI
 
 rows:
-	CMPQ    AX, $0x0000000a
-	JL      near
-	MOVLQSX 32(DI), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
-	LEAQ    (R8)(DX*1), R9
-
-key0:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key0
-	MOVLQSX    36(DI), R8
-	IMULQ      DX, R8
-	ADDQ       CX, R8
-	LEAQ       (R8)(DX*1), R9
-
-key1:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key1
-
-near:
-	MOVQ    v+24(FP), R8
-	TESTQ   R8, R8
-	JZ      alone
-	CMPQ    AX, $0x00000002
-	JL      alone
-	MOVLQSX (DI), R9
+	CMPQ    R8, $0x00000022
+	JL      asked
+	MOVLQSX 128(DI), R9
 	IMULQ   DX, R9
-	ADDQ    R8, R9
+	ADDQ    CX, R9
 	LEAQ    (R9)(DX*1), R10
 
-value0:
+line0:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
 	CMPQ       R9, R10
-	JCS        value0
-	MOVLQSX    4(DI), R9
+	JCS        line0
+	MOVLQSX    132(DI), R9
 	IMULQ      DX, R9
-	ADDQ       R8, R9
-	LEAQ       (R9)(DX*1), R8
+	ADDQ       CX, R9
+	LEAQ       (R9)(DX*1), R10
 
-value1:
+line1:
 	PREFETCHT1 (R9)
 	ADDQ       $0x40, R9
-	CMPQ       R9, R8
-	JCS        value1
+	CMPQ       R9, R10
+	JCS        line1
 
-alone:
-	MOVQ    DI, R8
-	MOVLQSX (R8), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
+asked:
 	MOVQ    DI, R9
-	LEAQ    4(DI), R10
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
 	MOVLQSX (R9), R9
 	IMULQ   DX, R9
 	ADDQ    CX, R9
+	MOVQ    DI, R10
+	LEAQ    4(DI), R11
+	CMPQ    AX, $0x00000001
+	CMOVQGT R11, R10
+	MOVLQSX (R10), R10
+	IMULQ   DX, R10
+	ADDQ    CX, R10
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
 	VXORPS  Y3, Y3, Y3
 	VXORPS  Y4, Y4, Y4
 	VXORPS  Y5, Y5, Y5
-	MOVQ    width+0(FP), R10
-	MOVQ    q+48(FP), R11
+	MOVQ    width+0(FP), R11
+	MOVQ    q+48(FP), R12
 
 width:
-	VPMOVZXWD    (R8), Y6
+	VPMOVZXWD    (R9), Y6
 	VPSLLD       $0x10, Y6, Y6
-	ADDQ         $0x00000010, R8
-	VPMOVZXWD    (R9), Y7
-	VPSLLD       $0x10, Y7, Y7
 	ADDQ         $0x00000010, R9
-	VMOVUPS      (R11), Y8
+	VPMOVZXWD    (R10), Y7
+	VPSLLD       $0x10, Y7, Y7
+	ADDQ         $0x00000010, R10
+	VMOVUPS      (R12), Y8
 	VFMADD231PS  Y8, Y6, Y0
 	VFMADD231PS  Y8, Y7, Y1
-	VMOVUPS      (R11)(SI*1), Y8
+	VMOVUPS      (R12)(SI*1), Y8
 	VFMADD231PS  Y8, Y6, Y2
 	VFMADD231PS  Y8, Y7, Y3
-	VMOVUPS      (R11)(SI*2), Y8
+	VMOVUPS      (R12)(SI*2), Y8
 	VFMADD231PS  Y8, Y6, Y4
 	VFMADD231PS  Y8, Y7, Y5
-	ADDQ         $0x00000020, R11
-	SUBQ         $0x00000008, R10
+	ADDQ         $0x00000020, R12
+	SUBQ         $0x00000008, R11
 	JG           width
-	MOVQ         ldo+72(FP), R9
-	MOVQ         BX, R8
-	SHLQ         $0x02, R9
+	MOVQ         ldo+72(FP), R10
+	MOVQ         BX, R9
+	SHLQ         $0x02, R10
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         R9, R8
+	VMOVSD       X1, (R9)
+	ADDQ         R10, R9
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         R9, R8
+	VMOVSD       X1, (R9)
+	ADDQ         R10, R9
 	VHADDPS      Y5, Y4, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
+	VMOVSD       X1, (R9)
 	ADDQ         $0x00000008, BX
 	ADDQ         $0x08, DI
+	SUBQ         $0x02, R8
 	SUBQ         $0x00000002, AX
 	JG           rows
 	VZEROUPPER
 	RET
 
-// func mixAtBF163AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// func mixAtBF163AVX2(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·mixAtBF163AVX2(SB), NOSPLIT, $0-72
+TEXT ·mixAtBF163AVX2(SB), NOSPLIT, $0-80
 	MOVQ width+0(FP), AX
-	MOVQ v+24(FP), CX
-	MOVQ ldv+32(FP), DX
-	MOVQ ldp+48(FP), BX
-	MOVQ out+56(FP), SI
+	MOVQ v+32(FP), CX
+	MOVQ ldv+40(FP), DX
+	MOVQ ldp+56(FP), BX
+	MOVQ out+64(FP), SI
 	SHLQ $0x01, DX
 	SHLQ $0x02, BX
 
 chunk2:
 	CMPQ    AX, $0x00000010
 	JL      chunk2done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Y0
@@ -7426,19 +7167,18 @@ chunk2:
 	VMOVUPS (DI), Y4
 	VMOVUPS 32(DI), Y5
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
 
 chunk2rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VPMOVZXWD    (R8), Y6
 	VPSLLD       $0x10, Y6, Y6
 	VPMOVZXWD    16(R8), Y7
 	VPSLLD       $0x10, Y7, Y7
-	PREFETCHT0   32(R8)
 	VBROADCASTSS (R9), Y8
 	VFMADD231PS  Y8, Y6, Y0
 	VFMADD231PS  Y8, Y7, Y1
@@ -7448,30 +7188,40 @@ chunk2rows:
 	VBROADCASTSS (R9)(BX*2), Y8
 	VFMADD231PS  Y8, Y6, Y4
 	VFMADD231PS  Y8, Y7, Y5
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk2rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Y0, (DI)
-	VMOVUPS      Y1, 32(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y2, (DI)
-	VMOVUPS      Y3, 32(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y4, (DI)
-	VMOVUPS      Y5, 32(DI)
-	ADDQ         $0x00000040, SI
-	ADDQ         $0x00000020, CX
-	SUBQ         $0x00000010, AX
-	JMP          chunk2
+	CMPQ         R11, $0x00000020
+	JLE          chunk2asked
+	MOVLQSX      128(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT1   (R8)
+
+chunk2asked:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk2rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y2, (DI)
+	VMOVUPS Y3, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y4, (DI)
+	VMOVUPS Y5, 32(DI)
+	ADDQ    $0x00000040, SI
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000010, AX
+	JMP     chunk2
 
 chunk2done:
 chunk1:
 	CMPQ    AX, $0x00000008
 	JL      chunk1done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Y0
@@ -7480,38 +7230,47 @@ chunk1:
 	ADDQ    R8, DI
 	VMOVUPS (DI), Y2
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
 
 chunk1rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VPMOVZXWD    (R8), Y3
 	VPSLLD       $0x10, Y3, Y3
-	PREFETCHT0   16(R8)
 	VBROADCASTSS (R9), Y4
 	VFMADD231PS  Y4, Y3, Y0
 	VBROADCASTSS (R9)(BX*1), Y4
 	VFMADD231PS  Y4, Y3, Y1
 	VBROADCASTSS (R9)(BX*2), Y4
 	VFMADD231PS  Y4, Y3, Y2
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk1rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Y0, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y1, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y2, (DI)
-	ADDQ         $0x00000020, SI
-	ADDQ         $0x00000010, CX
-	SUBQ         $0x00000008, AX
-	JMP          chunk1
+	CMPQ         R11, $0x00000020
+	JLE          chunk1asked
+	MOVLQSX      128(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT1   (R8)
+
+chunk1asked:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk1rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Y0, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y1, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y2, (DI)
+	ADDQ    $0x00000020, SI
+	ADDQ    $0x00000010, CX
+	SUBQ    $0x00000008, AX
+	JMP     chunk1
 
 chunk1done:
 	VZEROUPPER
@@ -7734,7 +7493,7 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotAtBF164AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotAtBF164AVX2(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX2, CMOV, FMA3, MMX+
 TEXT ·dotAtBF164AVX2(SB), NOSPLIT, $0-80
 	MOVQ rows+8(FP), AX
@@ -7742,74 +7501,48 @@ TEXT ·dotAtBF164AVX2(SB), NOSPLIT, $0-80
 	MOVQ ldk+40(FP), DX
 	MOVQ out+64(FP), BX
 	MOVQ ldq+56(FP), SI
-	MOVQ at+16(FP), DI
+	MOVQ at+24(FP), DI
+	MOVQ listed+16(FP), R8
 	SHLQ $0x01, DX
 	SHLQ $0x02, SI
-	LEAQ (SI)(SI*2), R8
+	LEAQ (SI)(SI*2), R9
 
 rows:
-	CMPQ    AX, $0x0000000a
-	JL      near
-	MOVLQSX 32(DI), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	LEAQ    (R9)(DX*1), R10
-
-key0:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        key0
-	MOVLQSX    36(DI), R9
-	IMULQ      DX, R9
-	ADDQ       CX, R9
-	LEAQ       (R9)(DX*1), R10
-
-key1:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        key1
-
-near:
-	MOVQ    v+24(FP), R9
-	TESTQ   R9, R9
-	JZ      alone
-	CMPQ    AX, $0x00000002
-	JL      alone
-	MOVLQSX (DI), R10
+	CMPQ    R8, $0x00000022
+	JL      asked
+	MOVLQSX 128(DI), R10
 	IMULQ   DX, R10
-	ADDQ    R9, R10
+	ADDQ    CX, R10
 	LEAQ    (R10)(DX*1), R11
 
-value0:
+line0:
 	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
 	CMPQ       R10, R11
-	JCS        value0
-	MOVLQSX    4(DI), R10
+	JCS        line0
+	MOVLQSX    132(DI), R10
 	IMULQ      DX, R10
-	ADDQ       R9, R10
-	LEAQ       (R10)(DX*1), R9
+	ADDQ       CX, R10
+	LEAQ       (R10)(DX*1), R11
 
-value1:
+line1:
 	PREFETCHT1 (R10)
 	ADDQ       $0x40, R10
-	CMPQ       R10, R9
-	JCS        value1
+	CMPQ       R10, R11
+	JCS        line1
 
-alone:
-	MOVQ    DI, R9
-	MOVLQSX (R9), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
+asked:
 	MOVQ    DI, R10
-	LEAQ    4(DI), R11
-	CMPQ    AX, $0x00000001
-	CMOVQGT R11, R10
 	MOVLQSX (R10), R10
 	IMULQ   DX, R10
 	ADDQ    CX, R10
+	MOVQ    DI, R11
+	LEAQ    4(DI), R12
+	CMPQ    AX, $0x00000001
+	CMOVQGT R12, R11
+	MOVLQSX (R11), R11
+	IMULQ   DX, R11
+	ADDQ    CX, R11
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
@@ -7818,79 +7551,80 @@ alone:
 	VXORPS  Y5, Y5, Y5
 	VXORPS  Y6, Y6, Y6
 	VXORPS  Y7, Y7, Y7
-	MOVQ    width+0(FP), R11
-	MOVQ    q+48(FP), R12
+	MOVQ    width+0(FP), R12
+	MOVQ    q+48(FP), R13
 
 width:
-	VPMOVZXWD    (R9), Y8
+	VPMOVZXWD    (R10), Y8
 	VPSLLD       $0x10, Y8, Y8
-	ADDQ         $0x00000010, R9
-	VPMOVZXWD    (R10), Y9
-	VPSLLD       $0x10, Y9, Y9
 	ADDQ         $0x00000010, R10
-	VMOVUPS      (R12), Y10
+	VPMOVZXWD    (R11), Y9
+	VPSLLD       $0x10, Y9, Y9
+	ADDQ         $0x00000010, R11
+	VMOVUPS      (R13), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y1
-	VMOVUPS      (R12)(SI*1), Y10
+	VMOVUPS      (R13)(SI*1), Y10
 	VFMADD231PS  Y10, Y8, Y2
 	VFMADD231PS  Y10, Y9, Y3
-	VMOVUPS      (R12)(SI*2), Y10
+	VMOVUPS      (R13)(SI*2), Y10
 	VFMADD231PS  Y10, Y8, Y4
 	VFMADD231PS  Y10, Y9, Y5
-	VMOVUPS      (R12)(R8*1), Y10
+	VMOVUPS      (R13)(R9*1), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         $0x00000020, R12
-	SUBQ         $0x00000008, R11
+	ADDQ         $0x00000020, R13
+	SUBQ         $0x00000008, R12
 	JG           width
-	MOVQ         ldo+72(FP), R10
-	MOVQ         BX, R9
-	SHLQ         $0x02, R10
+	MOVQ         ldo+72(FP), R11
+	MOVQ         BX, R10
+	SHLQ         $0x02, R11
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         R10, R9
+	VMOVSD       X1, (R10)
+	ADDQ         R11, R10
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         R10, R9
+	VMOVSD       X1, (R10)
+	ADDQ         R11, R10
 	VHADDPS      Y5, Y4, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         R10, R9
+	VMOVSD       X1, (R10)
+	ADDQ         R11, R10
 	VHADDPS      Y7, Y6, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
+	VMOVSD       X1, (R10)
 	ADDQ         $0x00000008, BX
 	ADDQ         $0x08, DI
+	SUBQ         $0x02, R8
 	SUBQ         $0x00000002, AX
 	JG           rows
 	VZEROUPPER
 	RET
 
-// func mixAtBF164AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// func mixAtBF164AVX2(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·mixAtBF164AVX2(SB), NOSPLIT, $0-72
+TEXT ·mixAtBF164AVX2(SB), NOSPLIT, $0-80
 	MOVQ width+0(FP), AX
-	MOVQ v+24(FP), CX
-	MOVQ ldv+32(FP), DX
-	MOVQ ldp+48(FP), BX
-	MOVQ out+56(FP), SI
+	MOVQ v+32(FP), CX
+	MOVQ ldv+40(FP), DX
+	MOVQ ldp+56(FP), BX
+	MOVQ out+64(FP), SI
 	SHLQ $0x01, DX
 	SHLQ $0x02, BX
 
 chunk2:
 	CMPQ    AX, $0x00000010
 	JL      chunk2done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Y0
@@ -7905,20 +7639,19 @@ chunk2:
 	VMOVUPS (DI), Y6
 	VMOVUPS 32(DI), Y7
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
-	LEAQ    (BX)(BX*2), R11
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
+	LEAQ    (BX)(BX*2), R12
 
 chunk2rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VPMOVZXWD    (R8), Y8
 	VPSLLD       $0x10, Y8, Y8
 	VPMOVZXWD    16(R8), Y9
 	VPSLLD       $0x10, Y9, Y9
-	PREFETCHT0   32(R8)
 	VBROADCASTSS (R9), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y1
@@ -7928,36 +7661,46 @@ chunk2rows:
 	VBROADCASTSS (R9)(BX*2), Y10
 	VFMADD231PS  Y10, Y8, Y4
 	VFMADD231PS  Y10, Y9, Y5
-	VBROADCASTSS (R9)(R11*1), Y10
+	VBROADCASTSS (R9)(R12*1), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk2rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Y0, (DI)
-	VMOVUPS      Y1, 32(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y2, (DI)
-	VMOVUPS      Y3, 32(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y4, (DI)
-	VMOVUPS      Y5, 32(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y6, (DI)
-	VMOVUPS      Y7, 32(DI)
-	ADDQ         $0x00000040, SI
-	ADDQ         $0x00000020, CX
-	SUBQ         $0x00000010, AX
-	JMP          chunk2
+	CMPQ         R11, $0x00000020
+	JLE          chunk2asked
+	MOVLQSX      128(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT1   (R8)
+
+chunk2asked:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk2rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y2, (DI)
+	VMOVUPS Y3, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y4, (DI)
+	VMOVUPS Y5, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y6, (DI)
+	VMOVUPS Y7, 32(DI)
+	ADDQ    $0x00000040, SI
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000010, AX
+	JMP     chunk2
 
 chunk2done:
 chunk1:
 	CMPQ    AX, $0x00000008
 	JL      chunk1done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Y0
@@ -7968,43 +7711,52 @@ chunk1:
 	ADDQ    R8, DI
 	VMOVUPS (DI), Y3
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
-	LEAQ    (BX)(BX*2), R11
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
+	LEAQ    (BX)(BX*2), R12
 
 chunk1rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VPMOVZXWD    (R8), Y4
 	VPSLLD       $0x10, Y4, Y4
-	PREFETCHT0   16(R8)
 	VBROADCASTSS (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
 	VBROADCASTSS (R9)(BX*1), Y5
 	VFMADD231PS  Y5, Y4, Y1
 	VBROADCASTSS (R9)(BX*2), Y5
 	VFMADD231PS  Y5, Y4, Y2
-	VBROADCASTSS (R9)(R11*1), Y5
+	VBROADCASTSS (R9)(R12*1), Y5
 	VFMADD231PS  Y5, Y4, Y3
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk1rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Y0, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y1, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y2, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y3, (DI)
-	ADDQ         $0x00000020, SI
-	ADDQ         $0x00000010, CX
-	SUBQ         $0x00000008, AX
-	JMP          chunk1
+	CMPQ         R11, $0x00000020
+	JLE          chunk1asked
+	MOVLQSX      128(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT1   (R8)
+
+chunk1asked:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk1rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Y0, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y1, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y2, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y3, (DI)
+	ADDQ    $0x00000020, SI
+	ADDQ    $0x00000010, CX
+	SUBQ    $0x00000008, AX
+	JMP     chunk1
 
 chunk1done:
 	VZEROUPPER

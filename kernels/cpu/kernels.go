@@ -24,8 +24,9 @@ type kernelSet struct {
 	dotF32, dotBF16 [4]func(width, rows, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 	mixF32, mixBF16 [4]func(width, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 	// the same on the rows that a list names
-	dotAtF32, dotAtBF16 [4]func(width, rows int, at *int32, v, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
-	mixAtF32, mixAtBF16 [4]func(width, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+	dotAtF32, dotAtBF16 [4]func(width, rows, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+	mixAtF32, mixAtBF16 [4]func(width, rows, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+	ask                 func(rows int, at *int32, base *byte, stride int)
 
 	maximum        func(n int, x *float32) float32
 	expSum         func(n int, x *float32, scale, shift float32) float32

@@ -22,11 +22,11 @@ func machineSets() []*kernelSet {
 
 var avx512 = kernelSet{
 	name: "avx512", lanes: 16, tileRows: 12, tileCols: 32, keys: 4,
-	tile: tileAVX512, transpose: transposeAVX512,
-	dotAtF32:  [4]func(width, rows int, at *int32, v, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int){dotAtF321AVX512, dotAtF322AVX512, dotAtF323AVX512, dotAtF324AVX512},
-	dotAtBF16: [4]func(width, rows int, at *int32, v, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int){dotAtBF161AVX512, dotAtBF162AVX512, dotAtBF163AVX512, dotAtBF164AVX512},
-	mixAtF32:  [4]func(width, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int){mixAtF321AVX512, mixAtF322AVX512, mixAtF323AVX512, mixAtF324AVX512},
-	mixAtBF16: [4]func(width, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int){mixAtBF161AVX512, mixAtBF162AVX512, mixAtBF163AVX512, mixAtBF164AVX512},
+	ask: ask, tile: tileAVX512, transpose: transposeAVX512,
+	dotAtF32:  [4]func(width, rows, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int){dotAtF321AVX512, dotAtF322AVX512, dotAtF323AVX512, dotAtF324AVX512},
+	dotAtBF16: [4]func(width, rows, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int){dotAtBF161AVX512, dotAtBF162AVX512, dotAtBF163AVX512, dotAtBF164AVX512},
+	mixAtF32:  [4]func(width, rows, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int){mixAtF321AVX512, mixAtF322AVX512, mixAtF323AVX512, mixAtF324AVX512},
+	mixAtBF16: [4]func(width, rows, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int){mixAtBF161AVX512, mixAtBF162AVX512, mixAtBF163AVX512, mixAtBF164AVX512},
 	dotF32:    [4]func(width, rows, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int){dotF321AVX512, dotF322AVX512, dotF323AVX512, dotF324AVX512},
 	dotBF16:   [4]func(width, rows, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int){dotBF161AVX512, dotBF162AVX512, dotBF163AVX512, dotBF164AVX512},
 	mixF32:    [4]func(width, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int){mixF321AVX512, mixF322AVX512, mixF323AVX512, mixF324AVX512},
@@ -54,11 +54,11 @@ var avx512 = kernelSet{
 
 var avx2 = kernelSet{
 	name: "avx2", lanes: 8, tileRows: 6, tileCols: 16, keys: 2,
-	tile: tileAVX2, transpose: transposeAVX2,
-	dotAtF32:  [4]func(width, rows int, at *int32, v, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int){dotAtF321AVX2, dotAtF322AVX2, dotAtF323AVX2, dotAtF324AVX2},
-	dotAtBF16: [4]func(width, rows int, at *int32, v, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int){dotAtBF161AVX2, dotAtBF162AVX2, dotAtBF163AVX2, dotAtBF164AVX2},
-	mixAtF32:  [4]func(width, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int){mixAtF321AVX2, mixAtF322AVX2, mixAtF323AVX2, mixAtF324AVX2},
-	mixAtBF16: [4]func(width, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int){mixAtBF161AVX2, mixAtBF162AVX2, mixAtBF163AVX2, mixAtBF164AVX2},
+	ask: ask, tile: tileAVX2, transpose: transposeAVX2,
+	dotAtF32:  [4]func(width, rows, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int){dotAtF321AVX2, dotAtF322AVX2, dotAtF323AVX2, dotAtF324AVX2},
+	dotAtBF16: [4]func(width, rows, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int){dotAtBF161AVX2, dotAtBF162AVX2, dotAtBF163AVX2, dotAtBF164AVX2},
+	mixAtF32:  [4]func(width, rows, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int){mixAtF321AVX2, mixAtF322AVX2, mixAtF323AVX2, mixAtF324AVX2},
+	mixAtBF16: [4]func(width, rows, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int){mixAtBF161AVX2, mixAtBF162AVX2, mixAtBF163AVX2, mixAtBF164AVX2},
 	dotF32:    [4]func(width, rows, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int){dotF321AVX2, dotF322AVX2, dotF323AVX2, dotF324AVX2},
 	dotBF16:   [4]func(width, rows, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int){dotBF161AVX2, dotBF162AVX2, dotBF163AVX2, dotBF164AVX2},
 	mixF32:    [4]func(width, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int){mixF321AVX2, mixF322AVX2, mixF323AVX2, mixF324AVX2},

@@ -13,7 +13,7 @@ const portableLanes = 8
 func portable() *kernelSet {
 	s := &kernelSet{
 		name: "portable", lanes: portableLanes, tileRows: 4, tileCols: portableLanes, keys: 1,
-		tile: tilePortable, transpose: transposePortable,
+		ask: func(int, *int32, *byte, int) {}, tile: tilePortable, transpose: transposePortable,
 		maximum: maximumPortable, expSum: expSumPortable, softmaxColumns: softmaxColumnsPortable,
 		scaleColumns: scaleColumnsPortable, gate: gatePortable, scaleBy: scaleByPortable,
 		addTo: addToPortable, widen: widenPortable, readAll: readAllPortable,
@@ -110,8 +110,8 @@ func mixPortable(queries int, load func(p *byte, at int) float32) func(width, ro
 }
 
 // dotAtPortable and mixAtPortable take the listed rows one by one.
-func dotAtPortable(dot func(width, rows, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int), size int) func(width, rows int, at *int32, v, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int) {
-	return func(width, rows int, at *int32, _, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int) {
+func dotAtPortable(dot func(width, rows, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int), size int) func(width, rows, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int) {
+	return func(width, rows, _ int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int) {
 		for i, p := range unsafe.Slice(at, rows) {
 			row := (*byte)(unsafe.Add(unsafe.Pointer(k), int(p)*ldk*size))
 			dot(width, 1, 0, row, ldk, q, ldq, (*float32)(unsafe.Add(unsafe.Pointer(out), 4*i)), ldo)
@@ -119,8 +119,8 @@ func dotAtPortable(dot func(width, rows, ahead int, k *byte, ldk int, q *float32
 	}
 }
 
-func mixAtPortable(mix func(width, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int), size int) func(width, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int) {
-	return func(width, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int) {
+func mixAtPortable(mix func(width, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int), size int) func(width, rows, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int) {
+	return func(width, rows, _ int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int) {
 		for i, position := range unsafe.Slice(at, rows) {
 			row := (*byte)(unsafe.Add(unsafe.Pointer(v), int(position)*ldv*size))
 			mix(width, 1, row, ldv, (*float32)(unsafe.Add(unsafe.Pointer(p), 4*i)), ldp, out, ldo)

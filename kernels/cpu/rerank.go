@@ -49,9 +49,12 @@ func (j *rerankJob) task(worker, index int) {
 	logits := grow(&s.a, queries*stride)
 	first := (r.row*j.heads + r.set*queries) * j.width
 	rows := newCacheRows(r.seg.Cache, j.layer, r.set*queries/(j.heads/r.seg.Cache.KVHeads))
+	if n := min(rowsAhead, len(r.candidates)); n > 0 {
+		k.ask(n, &r.candidates[0], &rows.k[0], rows.rowBytes)
+	}
 	for at := 0; at < total; {
 		b := rows.block(&read, at, total)
-		k.logits(&rows, &b, nil, j.q[first:], queries, logits[at:], stride)
+		k.logits(&rows, &b, false, j.q[first:], queries, logits[at:], stride)
 		at += b.n
 	}
 	values := logits[lo : lo+len(r.candidates)]
