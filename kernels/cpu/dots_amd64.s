@@ -29,64 +29,66 @@ line:
 // func dotF321AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotF321AVX512(SB), NOSPLIT, $0-72
-	MOVQ rows+8(FP), AX
-	MOVQ k+24(FP), CX
-	MOVQ ldk+32(FP), DX
-	MOVQ out+56(FP), BX
-	MOVQ ldq+48(FP), SI
-	MOVQ ahead+16(FP), DI
-	SHLQ $0x02, DX
-	SHLQ $0x02, SI
+	MOVQ ldq+48(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+32(FP), AX
+	SHLQ $0x02, AX
+	MOVQ AX, ldk+32(FP)
+	MOVQ k+24(FP), AX
 
 rows:
-	MOVQ    CX, SI
-	LEAQ    (SI)(DX*1), R9
-	MOVQ    SI, R8
-	CMPQ    AX, $0x00000001
-	CMOVQGT R9, R8
-	LEAQ    (R8)(DX*1), R10
-	MOVQ    R8, R9
-	CMPQ    AX, $0x00000002
-	CMOVQGT R10, R9
-	LEAQ    (R9)(DX*1), R11
-	MOVQ    R9, R10
-	CMPQ    AX, $0x00000003
-	CMOVQGT R11, R10
+	MOVQ    AX, CX
+	MOVQ    ldk+32(FP), BX
+	ADDQ    CX, BX
+	MOVQ    CX, DX
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT BX, DX
+	MOVQ    ldk+32(FP), SI
+	ADDQ    DX, SI
+	MOVQ    DX, BX
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQGT SI, BX
+	MOVQ    ldk+32(FP), DI
+	ADDQ    BX, DI
+	MOVQ    BX, SI
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQGT DI, SI
+	MOVQ    ahead+16(FP), DI
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
 	VPXORD  Z2, Z2, Z2
 	VPXORD  Z3, Z3, Z3
-	MOVQ    width+0(FP), R11
-	MOVQ    q+40(FP), R12
+	MOVQ    width+0(FP), R8
+	MOVQ    q+40(FP), R9
 
 width:
-	VMOVUPS       (SI), Z4
+	VMOVUPS       (CX), Z4
+	PREFETCHT1    16384(CX)
+	PREFETCHT1    (CX)(DI*1)
+	ADDQ          $0x00000040, CX
+	VMOVUPS       (DX), Z5
+	PREFETCHT1    16384(DX)
+	PREFETCHT1    (DX)(DI*1)
+	ADDQ          $0x00000040, DX
+	VMOVUPS       (BX), Z6
+	PREFETCHT1    16384(BX)
+	PREFETCHT1    (BX)(DI*1)
+	ADDQ          $0x00000040, BX
+	VMOVUPS       (SI), Z7
 	PREFETCHT1    16384(SI)
 	PREFETCHT1    (SI)(DI*1)
 	ADDQ          $0x00000040, SI
-	VMOVUPS       (R8), Z5
-	PREFETCHT1    16384(R8)
-	PREFETCHT1    (R8)(DI*1)
-	ADDQ          $0x00000040, R8
-	VMOVUPS       (R9), Z6
-	PREFETCHT1    16384(R9)
-	PREFETCHT1    (R9)(DI*1)
-	ADDQ          $0x00000040, R9
-	VMOVUPS       (R10), Z7
-	PREFETCHT1    16384(R10)
-	PREFETCHT1    (R10)(DI*1)
-	ADDQ          $0x00000040, R10
-	VMOVUPS       (R12), Z8
+	VMOVUPS       (R9), Z8
 	VFMADD231PS   Z8, Z4, Z0
 	VFMADD231PS   Z8, Z5, Z1
 	VFMADD231PS   Z8, Z6, Z2
 	VFMADD231PS   Z8, Z7, Z3
-	ADDQ          $0x00000040, R12
-	SUBQ          $0x00000010, R11
+	ADDQ          $0x00000040, R9
+	SUBQ          $0x00000010, R8
 	JG            width
-	MOVQ          ldo+64(FP), R8
-	MOVQ          BX, SI
-	SHLQ          $0x02, R8
+	MOVQ          out+56(FP), CX
+	MOVQ          ldo+64(FP), DX
+	SHLQ          $0x02, DX
 	VUNPCKLPS     Z1, Z0, Z4
 	VUNPCKHPS     Z1, Z0, Z6
 	VADDPS        Z6, Z4, Z4
@@ -100,10 +102,11 @@ width:
 	VADDPS        Y4, Y6, Y4
 	VEXTRACTF32X4 $0x01, Y4, X5
 	VADDPS        X5, X4, X5
-	VMOVUPS       X5, (SI)
-	ADDQ          $0x00000010, BX
-	LEAQ          (CX)(DX*4), CX
-	SUBQ          $0x00000004, AX
+	VMOVUPS       X5, (CX)
+	ADDQ          $0x10, out+56(FP)
+	MOVQ          ldk+32(FP), CX
+	LEAQ          (AX)(CX*4), AX
+	SUBQ          $0x04, rows+8(FP)
 	JG            rows
 	VZEROUPPER
 	RET
@@ -200,122 +203,103 @@ chunk1done:
 // func dotAtF321AVX512(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotAtF321AVX512(SB), NOSPLIT, $0-80
-	MOVQ rows+8(FP), AX
-	MOVQ k+32(FP), CX
-	MOVQ ldk+40(FP), DX
-	MOVQ out+64(FP), BX
-	MOVQ ldq+56(FP), SI
-	MOVQ at+24(FP), DI
-	MOVQ listed+16(FP), R8
-	SHLQ $0x02, DX
-	SHLQ $0x02, SI
+	MOVQ ldq+56(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+40(FP), AX
+	SHLQ $0x02, AX
+	MOVQ AX, ldk+40(FP)
+	MOVQ at+24(FP), AX
 
 rows:
-	CMPQ    R8, $0x00000024
+	MOVQ    AX, CX
+	MOVLQSX (CX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    AX, DX
+	LEAQ    4(AX), BX
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT BX, DX
+	MOVLQSX (DX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    AX, BX
+	LEAQ    8(AX), SI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQGT SI, BX
+	LEAQ    4(AX), SI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQEQ SI, BX
+	MOVLQSX (BX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    AX, SI
+	LEAQ    12(AX), DI
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQGT DI, SI
+	LEAQ    8(AX), DI
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQEQ DI, SI
+	LEAQ    4(AX), DI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQEQ DI, SI
+	MOVLQSX (SI), SI
+	IMULQ   ldk+40(FP), SI
+	ADDQ    k+32(FP), SI
+	MOVQ    CX, DI
+	MOVQ    DX, R8
+	MOVQ    BX, R9
+	MOVQ    SI, R10
+	CMPQ    listed+16(FP), $0x00000024
 	JL      asked
-	MOVLQSX 128(DI), SI
-	IMULQ   DX, SI
-	ADDQ    CX, SI
-	LEAQ    (SI)(DX*1), R9
-
-line0:
-	PREFETCHT1 (SI)
-	ADDQ       $0x40, SI
-	CMPQ       SI, R9
-	JCS        line0
-	MOVLQSX    132(DI), SI
-	IMULQ      DX, SI
-	ADDQ       CX, SI
-	LEAQ       (SI)(DX*1), R9
-
-line1:
-	PREFETCHT1 (SI)
-	ADDQ       $0x40, SI
-	CMPQ       SI, R9
-	JCS        line1
-	MOVLQSX    136(DI), SI
-	IMULQ      DX, SI
-	ADDQ       CX, SI
-	LEAQ       (SI)(DX*1), R9
-
-line2:
-	PREFETCHT1 (SI)
-	ADDQ       $0x40, SI
-	CMPQ       SI, R9
-	JCS        line2
-	MOVLQSX    140(DI), SI
-	IMULQ      DX, SI
-	ADDQ       CX, SI
-	LEAQ       (SI)(DX*1), R9
-
-line3:
-	PREFETCHT1 (SI)
-	ADDQ       $0x40, SI
-	CMPQ       SI, R9
-	JCS        line3
+	MOVLQSX 128(AX), DI
+	IMULQ   ldk+40(FP), DI
+	ADDQ    k+32(FP), DI
+	MOVLQSX 132(AX), R8
+	IMULQ   ldk+40(FP), R8
+	ADDQ    k+32(FP), R8
+	MOVLQSX 136(AX), R9
+	IMULQ   ldk+40(FP), R9
+	ADDQ    k+32(FP), R9
+	MOVLQSX 140(AX), R10
+	IMULQ   ldk+40(FP), R10
+	ADDQ    k+32(FP), R10
 
 asked:
-	MOVQ    DI, SI
-	MOVLQSX (SI), SI
-	IMULQ   DX, SI
-	ADDQ    CX, SI
-	MOVQ    DI, R9
-	LEAQ    4(DI), R10
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
-	MOVLQSX (R9), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	MOVQ    DI, R10
-	LEAQ    8(DI), R11
-	CMPQ    AX, $0x00000002
-	CMOVQGT R11, R10
-	LEAQ    4(DI), R11
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R11, R10
-	MOVLQSX (R10), R10
-	IMULQ   DX, R10
-	ADDQ    CX, R10
-	MOVQ    DI, R11
-	LEAQ    12(DI), R12
-	CMPQ    AX, $0x00000003
-	CMOVQGT R12, R11
-	LEAQ    8(DI), R12
-	CMPQ    AX, $0x00000003
-	CMOVQEQ R12, R11
-	LEAQ    4(DI), R12
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R12, R11
-	MOVLQSX (R11), R11
-	IMULQ   DX, R11
-	ADDQ    CX, R11
-	VPXORD  Z0, Z0, Z0
-	VPXORD  Z1, Z1, Z1
-	VPXORD  Z2, Z2, Z2
-	VPXORD  Z3, Z3, Z3
-	MOVQ    width+0(FP), R12
-	MOVQ    q+48(FP), R13
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	MOVQ   width+0(FP), R11
+	MOVQ   q+48(FP), R12
 
 width:
-	VMOVUPS       (SI), Z4
-	ADDQ          $0x00000040, SI
-	VMOVUPS       (R9), Z5
+	VMOVUPS       (CX), Z4
+	PREFETCHT1    (DI)
+	ADDQ          $0x00000040, DI
+	ADDQ          $0x00000040, CX
+	VMOVUPS       (DX), Z5
+	PREFETCHT1    (R8)
+	ADDQ          $0x00000040, R8
+	ADDQ          $0x00000040, DX
+	VMOVUPS       (BX), Z6
+	PREFETCHT1    (R9)
 	ADDQ          $0x00000040, R9
-	VMOVUPS       (R10), Z6
+	ADDQ          $0x00000040, BX
+	VMOVUPS       (SI), Z7
+	PREFETCHT1    (R10)
 	ADDQ          $0x00000040, R10
-	VMOVUPS       (R11), Z7
-	ADDQ          $0x00000040, R11
-	VMOVUPS       (R13), Z8
+	ADDQ          $0x00000040, SI
+	VMOVUPS       (R12), Z8
 	VFMADD231PS   Z8, Z4, Z0
 	VFMADD231PS   Z8, Z5, Z1
 	VFMADD231PS   Z8, Z6, Z2
 	VFMADD231PS   Z8, Z7, Z3
-	ADDQ          $0x00000040, R13
-	SUBQ          $0x00000010, R12
+	ADDQ          $0x00000040, R12
+	SUBQ          $0x00000010, R11
 	JG            width
-	MOVQ          ldo+72(FP), R9
-	MOVQ          BX, SI
-	SHLQ          $0x02, R9
+	MOVQ          out+64(FP), CX
+	MOVQ          ldo+72(FP), DX
+	SHLQ          $0x02, DX
 	VUNPCKLPS     Z1, Z0, Z4
 	VUNPCKHPS     Z1, Z0, Z6
 	VADDPS        Z6, Z4, Z4
@@ -329,11 +313,11 @@ width:
 	VADDPS        Y4, Y6, Y4
 	VEXTRACTF32X4 $0x01, Y4, X5
 	VADDPS        X5, X4, X5
-	VMOVUPS       X5, (SI)
-	ADDQ          $0x00000010, BX
-	ADDQ          $0x10, DI
-	SUBQ          $0x04, R8
-	SUBQ          $0x00000004, AX
+	VMOVUPS       X5, (CX)
+	ADDQ          $0x10, out+64(FP)
+	ADDQ          $0x10, AX
+	SUBQ          $0x04, listed+16(FP)
+	SUBQ          $0x04, rows+8(FP)
 	JG            rows
 	VZEROUPPER
 	RET
@@ -454,29 +438,31 @@ chunk1done:
 // func dotF322AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotF322AVX512(SB), NOSPLIT, $0-72
-	MOVQ rows+8(FP), AX
+	MOVQ ldq+48(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+32(FP), CX
+	SHLQ $0x02, CX
+	MOVQ CX, ldk+32(FP)
 	MOVQ k+24(FP), CX
-	MOVQ ldk+32(FP), DX
-	MOVQ out+56(FP), BX
-	MOVQ ldq+48(FP), SI
-	MOVQ ahead+16(FP), DI
-	SHLQ $0x02, DX
-	SHLQ $0x02, SI
 
 rows:
-	MOVQ    CX, R8
-	LEAQ    (R8)(DX*1), R10
-	MOVQ    R8, R9
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
-	LEAQ    (R9)(DX*1), R11
-	MOVQ    R9, R10
-	CMPQ    AX, $0x00000002
-	CMOVQGT R11, R10
-	LEAQ    (R10)(DX*1), R12
-	MOVQ    R10, R11
-	CMPQ    AX, $0x00000003
-	CMOVQGT R12, R11
+	MOVQ    CX, DX
+	MOVQ    ldk+32(FP), SI
+	ADDQ    DX, SI
+	MOVQ    DX, BX
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT SI, BX
+	MOVQ    ldk+32(FP), DI
+	ADDQ    BX, DI
+	MOVQ    BX, SI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQGT DI, SI
+	MOVQ    ldk+32(FP), R8
+	ADDQ    SI, R8
+	MOVQ    SI, DI
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQGT R8, DI
+	MOVQ    ahead+16(FP), R8
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
 	VPXORD  Z2, Z2, Z2
@@ -485,42 +471,42 @@ rows:
 	VPXORD  Z5, Z5, Z5
 	VPXORD  Z6, Z6, Z6
 	VPXORD  Z7, Z7, Z7
-	MOVQ    width+0(FP), R12
-	MOVQ    q+40(FP), R13
+	MOVQ    width+0(FP), R9
+	MOVQ    q+40(FP), R10
 
 width:
-	VMOVUPS       (R8), Z8
-	PREFETCHT1    16384(R8)
-	PREFETCHT1    (R8)(DI*1)
-	ADDQ          $0x00000040, R8
-	VMOVUPS       (R9), Z9
-	PREFETCHT1    16384(R9)
-	PREFETCHT1    (R9)(DI*1)
-	ADDQ          $0x00000040, R9
-	VMOVUPS       (R10), Z10
-	PREFETCHT1    16384(R10)
-	PREFETCHT1    (R10)(DI*1)
-	ADDQ          $0x00000040, R10
-	VMOVUPS       (R11), Z11
-	PREFETCHT1    16384(R11)
-	PREFETCHT1    (R11)(DI*1)
-	ADDQ          $0x00000040, R11
-	VMOVUPS       (R13), Z12
+	VMOVUPS       (DX), Z8
+	PREFETCHT1    16384(DX)
+	PREFETCHT1    (DX)(R8*1)
+	ADDQ          $0x00000040, DX
+	VMOVUPS       (BX), Z9
+	PREFETCHT1    16384(BX)
+	PREFETCHT1    (BX)(R8*1)
+	ADDQ          $0x00000040, BX
+	VMOVUPS       (SI), Z10
+	PREFETCHT1    16384(SI)
+	PREFETCHT1    (SI)(R8*1)
+	ADDQ          $0x00000040, SI
+	VMOVUPS       (DI), Z11
+	PREFETCHT1    16384(DI)
+	PREFETCHT1    (DI)(R8*1)
+	ADDQ          $0x00000040, DI
+	VMOVUPS       (R10), Z12
 	VFMADD231PS   Z12, Z8, Z0
 	VFMADD231PS   Z12, Z9, Z1
 	VFMADD231PS   Z12, Z10, Z2
 	VFMADD231PS   Z12, Z11, Z3
-	VMOVUPS       (R13)(SI*1), Z12
+	VMOVUPS       (R10)(AX*1), Z12
 	VFMADD231PS   Z12, Z8, Z4
 	VFMADD231PS   Z12, Z9, Z5
 	VFMADD231PS   Z12, Z10, Z6
 	VFMADD231PS   Z12, Z11, Z7
-	ADDQ          $0x00000040, R13
-	SUBQ          $0x00000010, R12
+	ADDQ          $0x00000040, R10
+	SUBQ          $0x00000010, R9
 	JG            width
-	MOVQ          ldo+64(FP), R9
-	MOVQ          BX, R8
-	SHLQ          $0x02, R9
+	MOVQ          out+56(FP), DX
+	MOVQ          ldo+64(FP), BX
+	SHLQ          $0x02, BX
 	VUNPCKLPS     Z1, Z0, Z8
 	VUNPCKHPS     Z1, Z0, Z10
 	VADDPS        Z10, Z8, Z8
@@ -534,8 +520,8 @@ width:
 	VADDPS        Y8, Y10, Y8
 	VEXTRACTF32X4 $0x01, Y8, X9
 	VADDPS        X9, X8, X9
-	VMOVUPS       X9, (R8)
-	ADDQ          R9, R8
+	VMOVUPS       X9, (DX)
+	ADDQ          BX, DX
 	VUNPCKLPS     Z5, Z4, Z8
 	VUNPCKHPS     Z5, Z4, Z10
 	VADDPS        Z10, Z8, Z8
@@ -549,10 +535,11 @@ width:
 	VADDPS        Y8, Y10, Y8
 	VEXTRACTF32X4 $0x01, Y8, X9
 	VADDPS        X9, X8, X9
-	VMOVUPS       X9, (R8)
-	ADDQ          $0x00000010, BX
+	VMOVUPS       X9, (DX)
+	ADDQ          $0x10, out+56(FP)
+	MOVQ          ldk+32(FP), DX
 	LEAQ          (CX)(DX*4), CX
-	SUBQ          $0x00000004, AX
+	SUBQ          $0x04, rows+8(FP)
 	JG            rows
 	VZEROUPPER
 	RET
@@ -670,131 +657,112 @@ chunk1done:
 // func dotAtF322AVX512(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotAtF322AVX512(SB), NOSPLIT, $0-80
-	MOVQ rows+8(FP), AX
-	MOVQ k+32(FP), CX
-	MOVQ ldk+40(FP), DX
-	MOVQ out+64(FP), BX
-	MOVQ ldq+56(FP), SI
-	MOVQ at+24(FP), DI
-	MOVQ listed+16(FP), R8
-	SHLQ $0x02, DX
-	SHLQ $0x02, SI
+	MOVQ ldq+56(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+40(FP), CX
+	SHLQ $0x02, CX
+	MOVQ CX, ldk+40(FP)
+	MOVQ at+24(FP), CX
 
 rows:
-	CMPQ    R8, $0x00000024
+	MOVQ    CX, DX
+	MOVLQSX (DX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    CX, BX
+	LEAQ    4(CX), SI
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT SI, BX
+	MOVLQSX (BX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    CX, SI
+	LEAQ    8(CX), DI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQGT DI, SI
+	LEAQ    4(CX), DI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQEQ DI, SI
+	MOVLQSX (SI), SI
+	IMULQ   ldk+40(FP), SI
+	ADDQ    k+32(FP), SI
+	MOVQ    CX, DI
+	LEAQ    12(CX), R8
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQGT R8, DI
+	LEAQ    8(CX), R8
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQEQ R8, DI
+	LEAQ    4(CX), R8
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQEQ R8, DI
+	MOVLQSX (DI), DI
+	IMULQ   ldk+40(FP), DI
+	ADDQ    k+32(FP), DI
+	MOVQ    DX, R8
+	MOVQ    BX, R9
+	MOVQ    SI, R10
+	MOVQ    DI, R11
+	CMPQ    listed+16(FP), $0x00000024
 	JL      asked
-	MOVLQSX 128(DI), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	LEAQ    (R9)(DX*1), R10
-
-line0:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        line0
-	MOVLQSX    132(DI), R9
-	IMULQ      DX, R9
-	ADDQ       CX, R9
-	LEAQ       (R9)(DX*1), R10
-
-line1:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        line1
-	MOVLQSX    136(DI), R9
-	IMULQ      DX, R9
-	ADDQ       CX, R9
-	LEAQ       (R9)(DX*1), R10
-
-line2:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        line2
-	MOVLQSX    140(DI), R9
-	IMULQ      DX, R9
-	ADDQ       CX, R9
-	LEAQ       (R9)(DX*1), R10
-
-line3:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        line3
+	MOVLQSX 128(CX), R8
+	IMULQ   ldk+40(FP), R8
+	ADDQ    k+32(FP), R8
+	MOVLQSX 132(CX), R9
+	IMULQ   ldk+40(FP), R9
+	ADDQ    k+32(FP), R9
+	MOVLQSX 136(CX), R10
+	IMULQ   ldk+40(FP), R10
+	ADDQ    k+32(FP), R10
+	MOVLQSX 140(CX), R11
+	IMULQ   ldk+40(FP), R11
+	ADDQ    k+32(FP), R11
 
 asked:
-	MOVQ    DI, R9
-	MOVLQSX (R9), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	MOVQ    DI, R10
-	LEAQ    4(DI), R11
-	CMPQ    AX, $0x00000001
-	CMOVQGT R11, R10
-	MOVLQSX (R10), R10
-	IMULQ   DX, R10
-	ADDQ    CX, R10
-	MOVQ    DI, R11
-	LEAQ    8(DI), R12
-	CMPQ    AX, $0x00000002
-	CMOVQGT R12, R11
-	LEAQ    4(DI), R12
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R12, R11
-	MOVLQSX (R11), R11
-	IMULQ   DX, R11
-	ADDQ    CX, R11
-	MOVQ    DI, R12
-	LEAQ    12(DI), R13
-	CMPQ    AX, $0x00000003
-	CMOVQGT R13, R12
-	LEAQ    8(DI), R13
-	CMPQ    AX, $0x00000003
-	CMOVQEQ R13, R12
-	LEAQ    4(DI), R13
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R13, R12
-	MOVLQSX (R12), R12
-	IMULQ   DX, R12
-	ADDQ    CX, R12
-	VPXORD  Z0, Z0, Z0
-	VPXORD  Z1, Z1, Z1
-	VPXORD  Z2, Z2, Z2
-	VPXORD  Z3, Z3, Z3
-	VPXORD  Z4, Z4, Z4
-	VPXORD  Z5, Z5, Z5
-	VPXORD  Z6, Z6, Z6
-	VPXORD  Z7, Z7, Z7
-	MOVQ    width+0(FP), R13
-	MOVQ    q+48(FP), R14
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	MOVQ   width+0(FP), R12
+	MOVQ   q+48(FP), R13
 
 width:
-	VMOVUPS       (R9), Z8
+	VMOVUPS       (DX), Z8
+	PREFETCHT1    (R8)
+	ADDQ          $0x00000040, R8
+	ADDQ          $0x00000040, DX
+	VMOVUPS       (BX), Z9
+	PREFETCHT1    (R9)
 	ADDQ          $0x00000040, R9
-	VMOVUPS       (R10), Z9
+	ADDQ          $0x00000040, BX
+	VMOVUPS       (SI), Z10
+	PREFETCHT1    (R10)
 	ADDQ          $0x00000040, R10
-	VMOVUPS       (R11), Z10
+	ADDQ          $0x00000040, SI
+	VMOVUPS       (DI), Z11
+	PREFETCHT1    (R11)
 	ADDQ          $0x00000040, R11
-	VMOVUPS       (R12), Z11
-	ADDQ          $0x00000040, R12
-	VMOVUPS       (R14), Z12
+	ADDQ          $0x00000040, DI
+	VMOVUPS       (R13), Z12
 	VFMADD231PS   Z12, Z8, Z0
 	VFMADD231PS   Z12, Z9, Z1
 	VFMADD231PS   Z12, Z10, Z2
 	VFMADD231PS   Z12, Z11, Z3
-	VMOVUPS       (R14)(SI*1), Z12
+	VMOVUPS       (R13)(AX*1), Z12
 	VFMADD231PS   Z12, Z8, Z4
 	VFMADD231PS   Z12, Z9, Z5
 	VFMADD231PS   Z12, Z10, Z6
 	VFMADD231PS   Z12, Z11, Z7
-	ADDQ          $0x00000040, R14
-	SUBQ          $0x00000010, R13
+	ADDQ          $0x00000040, R13
+	SUBQ          $0x00000010, R12
 	JG            width
-	MOVQ          ldo+72(FP), R10
-	MOVQ          BX, R9
-	SHLQ          $0x02, R10
+	MOVQ          out+64(FP), DX
+	MOVQ          ldo+72(FP), BX
+	SHLQ          $0x02, BX
 	VUNPCKLPS     Z1, Z0, Z8
 	VUNPCKHPS     Z1, Z0, Z10
 	VADDPS        Z10, Z8, Z8
@@ -808,8 +776,8 @@ width:
 	VADDPS        Y8, Y10, Y8
 	VEXTRACTF32X4 $0x01, Y8, X9
 	VADDPS        X9, X8, X9
-	VMOVUPS       X9, (R9)
-	ADDQ          R10, R9
+	VMOVUPS       X9, (DX)
+	ADDQ          BX, DX
 	VUNPCKLPS     Z5, Z4, Z8
 	VUNPCKHPS     Z5, Z4, Z10
 	VADDPS        Z10, Z8, Z8
@@ -823,11 +791,11 @@ width:
 	VADDPS        Y8, Y10, Y8
 	VEXTRACTF32X4 $0x01, Y8, X9
 	VADDPS        X9, X8, X9
-	VMOVUPS       X9, (R9)
-	ADDQ          $0x00000010, BX
-	ADDQ          $0x10, DI
-	SUBQ          $0x04, R8
-	SUBQ          $0x00000004, AX
+	VMOVUPS       X9, (DX)
+	ADDQ          $0x10, out+64(FP)
+	ADDQ          $0x10, CX
+	SUBQ          $0x04, listed+16(FP)
+	SUBQ          $0x04, rows+8(FP)
 	JG            rows
 	VZEROUPPER
 	RET
@@ -969,29 +937,31 @@ chunk1done:
 // func dotF323AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotF323AVX512(SB), NOSPLIT, $0-72
-	MOVQ rows+8(FP), AX
+	MOVQ ldq+48(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+32(FP), CX
+	SHLQ $0x02, CX
+	MOVQ CX, ldk+32(FP)
 	MOVQ k+24(FP), CX
-	MOVQ ldk+32(FP), DX
-	MOVQ out+56(FP), BX
-	MOVQ ldq+48(FP), SI
-	MOVQ ahead+16(FP), DI
-	SHLQ $0x02, DX
-	SHLQ $0x02, SI
 
 rows:
-	MOVQ    CX, R8
-	LEAQ    (R8)(DX*1), R10
-	MOVQ    R8, R9
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
-	LEAQ    (R9)(DX*1), R11
-	MOVQ    R9, R10
-	CMPQ    AX, $0x00000002
-	CMOVQGT R11, R10
-	LEAQ    (R10)(DX*1), R12
-	MOVQ    R10, R11
-	CMPQ    AX, $0x00000003
-	CMOVQGT R12, R11
+	MOVQ    CX, DX
+	MOVQ    ldk+32(FP), SI
+	ADDQ    DX, SI
+	MOVQ    DX, BX
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT SI, BX
+	MOVQ    ldk+32(FP), DI
+	ADDQ    BX, DI
+	MOVQ    BX, SI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQGT DI, SI
+	MOVQ    ldk+32(FP), R8
+	ADDQ    SI, R8
+	MOVQ    SI, DI
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQGT R8, DI
+	MOVQ    ahead+16(FP), R8
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
 	VPXORD  Z2, Z2, Z2
@@ -1004,47 +974,47 @@ rows:
 	VPXORD  Z9, Z9, Z9
 	VPXORD  Z10, Z10, Z10
 	VPXORD  Z11, Z11, Z11
-	MOVQ    width+0(FP), R12
-	MOVQ    q+40(FP), R13
+	MOVQ    width+0(FP), R9
+	MOVQ    q+40(FP), R10
 
 width:
-	VMOVUPS       (R8), Z12
-	PREFETCHT1    16384(R8)
-	PREFETCHT1    (R8)(DI*1)
-	ADDQ          $0x00000040, R8
-	VMOVUPS       (R9), Z13
-	PREFETCHT1    16384(R9)
-	PREFETCHT1    (R9)(DI*1)
-	ADDQ          $0x00000040, R9
-	VMOVUPS       (R10), Z14
-	PREFETCHT1    16384(R10)
-	PREFETCHT1    (R10)(DI*1)
-	ADDQ          $0x00000040, R10
-	VMOVUPS       (R11), Z15
-	PREFETCHT1    16384(R11)
-	PREFETCHT1    (R11)(DI*1)
-	ADDQ          $0x00000040, R11
-	VMOVUPS       (R13), Z16
+	VMOVUPS       (DX), Z12
+	PREFETCHT1    16384(DX)
+	PREFETCHT1    (DX)(R8*1)
+	ADDQ          $0x00000040, DX
+	VMOVUPS       (BX), Z13
+	PREFETCHT1    16384(BX)
+	PREFETCHT1    (BX)(R8*1)
+	ADDQ          $0x00000040, BX
+	VMOVUPS       (SI), Z14
+	PREFETCHT1    16384(SI)
+	PREFETCHT1    (SI)(R8*1)
+	ADDQ          $0x00000040, SI
+	VMOVUPS       (DI), Z15
+	PREFETCHT1    16384(DI)
+	PREFETCHT1    (DI)(R8*1)
+	ADDQ          $0x00000040, DI
+	VMOVUPS       (R10), Z16
 	VFMADD231PS   Z16, Z12, Z0
 	VFMADD231PS   Z16, Z13, Z1
 	VFMADD231PS   Z16, Z14, Z2
 	VFMADD231PS   Z16, Z15, Z3
-	VMOVUPS       (R13)(SI*1), Z16
+	VMOVUPS       (R10)(AX*1), Z16
 	VFMADD231PS   Z16, Z12, Z4
 	VFMADD231PS   Z16, Z13, Z5
 	VFMADD231PS   Z16, Z14, Z6
 	VFMADD231PS   Z16, Z15, Z7
-	VMOVUPS       (R13)(SI*2), Z16
+	VMOVUPS       (R10)(AX*2), Z16
 	VFMADD231PS   Z16, Z12, Z8
 	VFMADD231PS   Z16, Z13, Z9
 	VFMADD231PS   Z16, Z14, Z10
 	VFMADD231PS   Z16, Z15, Z11
-	ADDQ          $0x00000040, R13
-	SUBQ          $0x00000010, R12
+	ADDQ          $0x00000040, R10
+	SUBQ          $0x00000010, R9
 	JG            width
-	MOVQ          ldo+64(FP), R9
-	MOVQ          BX, R8
-	SHLQ          $0x02, R9
+	MOVQ          out+56(FP), DX
+	MOVQ          ldo+64(FP), BX
+	SHLQ          $0x02, BX
 	VUNPCKLPS     Z1, Z0, Z12
 	VUNPCKHPS     Z1, Z0, Z14
 	VADDPS        Z14, Z12, Z12
@@ -1058,8 +1028,8 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (R8)
-	ADDQ          R9, R8
+	VMOVUPS       X13, (DX)
+	ADDQ          BX, DX
 	VUNPCKLPS     Z5, Z4, Z12
 	VUNPCKHPS     Z5, Z4, Z14
 	VADDPS        Z14, Z12, Z12
@@ -1073,8 +1043,8 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (R8)
-	ADDQ          R9, R8
+	VMOVUPS       X13, (DX)
+	ADDQ          BX, DX
 	VUNPCKLPS     Z9, Z8, Z12
 	VUNPCKHPS     Z9, Z8, Z14
 	VADDPS        Z14, Z12, Z12
@@ -1088,10 +1058,11 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (R8)
-	ADDQ          $0x00000010, BX
+	VMOVUPS       X13, (DX)
+	ADDQ          $0x10, out+56(FP)
+	MOVQ          ldk+32(FP), DX
 	LEAQ          (CX)(DX*4), CX
-	SUBQ          $0x00000004, AX
+	SUBQ          $0x04, rows+8(FP)
 	JG            rows
 	VZEROUPPER
 	RET
@@ -1230,140 +1201,121 @@ chunk1done:
 // func dotAtF323AVX512(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotAtF323AVX512(SB), NOSPLIT, $0-80
-	MOVQ rows+8(FP), AX
-	MOVQ k+32(FP), CX
-	MOVQ ldk+40(FP), DX
-	MOVQ out+64(FP), BX
-	MOVQ ldq+56(FP), SI
-	MOVQ at+24(FP), DI
-	MOVQ listed+16(FP), R8
-	SHLQ $0x02, DX
-	SHLQ $0x02, SI
+	MOVQ ldq+56(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+40(FP), CX
+	SHLQ $0x02, CX
+	MOVQ CX, ldk+40(FP)
+	MOVQ at+24(FP), CX
 
 rows:
-	CMPQ    R8, $0x00000024
+	MOVQ    CX, DX
+	MOVLQSX (DX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    CX, BX
+	LEAQ    4(CX), SI
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT SI, BX
+	MOVLQSX (BX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    CX, SI
+	LEAQ    8(CX), DI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQGT DI, SI
+	LEAQ    4(CX), DI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQEQ DI, SI
+	MOVLQSX (SI), SI
+	IMULQ   ldk+40(FP), SI
+	ADDQ    k+32(FP), SI
+	MOVQ    CX, DI
+	LEAQ    12(CX), R8
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQGT R8, DI
+	LEAQ    8(CX), R8
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQEQ R8, DI
+	LEAQ    4(CX), R8
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQEQ R8, DI
+	MOVLQSX (DI), DI
+	IMULQ   ldk+40(FP), DI
+	ADDQ    k+32(FP), DI
+	MOVQ    DX, R8
+	MOVQ    BX, R9
+	MOVQ    SI, R10
+	MOVQ    DI, R11
+	CMPQ    listed+16(FP), $0x00000024
 	JL      asked
-	MOVLQSX 128(DI), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	LEAQ    (R9)(DX*1), R10
-
-line0:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        line0
-	MOVLQSX    132(DI), R9
-	IMULQ      DX, R9
-	ADDQ       CX, R9
-	LEAQ       (R9)(DX*1), R10
-
-line1:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        line1
-	MOVLQSX    136(DI), R9
-	IMULQ      DX, R9
-	ADDQ       CX, R9
-	LEAQ       (R9)(DX*1), R10
-
-line2:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        line2
-	MOVLQSX    140(DI), R9
-	IMULQ      DX, R9
-	ADDQ       CX, R9
-	LEAQ       (R9)(DX*1), R10
-
-line3:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        line3
+	MOVLQSX 128(CX), R8
+	IMULQ   ldk+40(FP), R8
+	ADDQ    k+32(FP), R8
+	MOVLQSX 132(CX), R9
+	IMULQ   ldk+40(FP), R9
+	ADDQ    k+32(FP), R9
+	MOVLQSX 136(CX), R10
+	IMULQ   ldk+40(FP), R10
+	ADDQ    k+32(FP), R10
+	MOVLQSX 140(CX), R11
+	IMULQ   ldk+40(FP), R11
+	ADDQ    k+32(FP), R11
 
 asked:
-	MOVQ    DI, R9
-	MOVLQSX (R9), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	MOVQ    DI, R10
-	LEAQ    4(DI), R11
-	CMPQ    AX, $0x00000001
-	CMOVQGT R11, R10
-	MOVLQSX (R10), R10
-	IMULQ   DX, R10
-	ADDQ    CX, R10
-	MOVQ    DI, R11
-	LEAQ    8(DI), R12
-	CMPQ    AX, $0x00000002
-	CMOVQGT R12, R11
-	LEAQ    4(DI), R12
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R12, R11
-	MOVLQSX (R11), R11
-	IMULQ   DX, R11
-	ADDQ    CX, R11
-	MOVQ    DI, R12
-	LEAQ    12(DI), R13
-	CMPQ    AX, $0x00000003
-	CMOVQGT R13, R12
-	LEAQ    8(DI), R13
-	CMPQ    AX, $0x00000003
-	CMOVQEQ R13, R12
-	LEAQ    4(DI), R13
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R13, R12
-	MOVLQSX (R12), R12
-	IMULQ   DX, R12
-	ADDQ    CX, R12
-	VPXORD  Z0, Z0, Z0
-	VPXORD  Z1, Z1, Z1
-	VPXORD  Z2, Z2, Z2
-	VPXORD  Z3, Z3, Z3
-	VPXORD  Z4, Z4, Z4
-	VPXORD  Z5, Z5, Z5
-	VPXORD  Z6, Z6, Z6
-	VPXORD  Z7, Z7, Z7
-	VPXORD  Z8, Z8, Z8
-	VPXORD  Z9, Z9, Z9
-	VPXORD  Z10, Z10, Z10
-	VPXORD  Z11, Z11, Z11
-	MOVQ    width+0(FP), R13
-	MOVQ    q+48(FP), R14
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	MOVQ   width+0(FP), R12
+	MOVQ   q+48(FP), R13
 
 width:
-	VMOVUPS       (R9), Z12
+	VMOVUPS       (DX), Z12
+	PREFETCHT1    (R8)
+	ADDQ          $0x00000040, R8
+	ADDQ          $0x00000040, DX
+	VMOVUPS       (BX), Z13
+	PREFETCHT1    (R9)
 	ADDQ          $0x00000040, R9
-	VMOVUPS       (R10), Z13
+	ADDQ          $0x00000040, BX
+	VMOVUPS       (SI), Z14
+	PREFETCHT1    (R10)
 	ADDQ          $0x00000040, R10
-	VMOVUPS       (R11), Z14
+	ADDQ          $0x00000040, SI
+	VMOVUPS       (DI), Z15
+	PREFETCHT1    (R11)
 	ADDQ          $0x00000040, R11
-	VMOVUPS       (R12), Z15
-	ADDQ          $0x00000040, R12
-	VMOVUPS       (R14), Z16
+	ADDQ          $0x00000040, DI
+	VMOVUPS       (R13), Z16
 	VFMADD231PS   Z16, Z12, Z0
 	VFMADD231PS   Z16, Z13, Z1
 	VFMADD231PS   Z16, Z14, Z2
 	VFMADD231PS   Z16, Z15, Z3
-	VMOVUPS       (R14)(SI*1), Z16
+	VMOVUPS       (R13)(AX*1), Z16
 	VFMADD231PS   Z16, Z12, Z4
 	VFMADD231PS   Z16, Z13, Z5
 	VFMADD231PS   Z16, Z14, Z6
 	VFMADD231PS   Z16, Z15, Z7
-	VMOVUPS       (R14)(SI*2), Z16
+	VMOVUPS       (R13)(AX*2), Z16
 	VFMADD231PS   Z16, Z12, Z8
 	VFMADD231PS   Z16, Z13, Z9
 	VFMADD231PS   Z16, Z14, Z10
 	VFMADD231PS   Z16, Z15, Z11
-	ADDQ          $0x00000040, R14
-	SUBQ          $0x00000010, R13
+	ADDQ          $0x00000040, R13
+	SUBQ          $0x00000010, R12
 	JG            width
-	MOVQ          ldo+72(FP), R10
-	MOVQ          BX, R9
-	SHLQ          $0x02, R10
+	MOVQ          out+64(FP), DX
+	MOVQ          ldo+72(FP), BX
+	SHLQ          $0x02, BX
 	VUNPCKLPS     Z1, Z0, Z12
 	VUNPCKHPS     Z1, Z0, Z14
 	VADDPS        Z14, Z12, Z12
@@ -1377,8 +1329,8 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (R9)
-	ADDQ          R10, R9
+	VMOVUPS       X13, (DX)
+	ADDQ          BX, DX
 	VUNPCKLPS     Z5, Z4, Z12
 	VUNPCKHPS     Z5, Z4, Z14
 	VADDPS        Z14, Z12, Z12
@@ -1392,8 +1344,8 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (R9)
-	ADDQ          R10, R9
+	VMOVUPS       X13, (DX)
+	ADDQ          BX, DX
 	VUNPCKLPS     Z9, Z8, Z12
 	VUNPCKHPS     Z9, Z8, Z14
 	VADDPS        Z14, Z12, Z12
@@ -1407,11 +1359,11 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (R9)
-	ADDQ          $0x00000010, BX
-	ADDQ          $0x10, DI
-	SUBQ          $0x04, R8
-	SUBQ          $0x00000004, AX
+	VMOVUPS       X13, (DX)
+	ADDQ          $0x10, out+64(FP)
+	ADDQ          $0x10, CX
+	SUBQ          $0x04, listed+16(FP)
+	SUBQ          $0x04, rows+8(FP)
 	JG            rows
 	VZEROUPPER
 	RET
@@ -1574,30 +1526,32 @@ chunk1done:
 // func dotF324AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotF324AVX512(SB), NOSPLIT, $0-72
-	MOVQ rows+8(FP), AX
+	MOVQ ldq+48(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+32(FP), CX
+	SHLQ $0x02, CX
+	MOVQ CX, ldk+32(FP)
 	MOVQ k+24(FP), CX
-	MOVQ ldk+32(FP), DX
-	MOVQ out+56(FP), BX
-	MOVQ ldq+48(FP), SI
-	MOVQ ahead+16(FP), DI
-	SHLQ $0x02, DX
-	SHLQ $0x02, SI
-	LEAQ (SI)(SI*2), R8
+	LEAQ (AX)(AX*2), DX
 
 rows:
-	MOVQ    CX, R9
-	LEAQ    (R9)(DX*1), R11
-	MOVQ    R9, R10
-	CMPQ    AX, $0x00000001
-	CMOVQGT R11, R10
-	LEAQ    (R10)(DX*1), R12
-	MOVQ    R10, R11
-	CMPQ    AX, $0x00000002
-	CMOVQGT R12, R11
-	LEAQ    (R11)(DX*1), R13
-	MOVQ    R11, R12
-	CMPQ    AX, $0x00000003
-	CMOVQGT R13, R12
+	MOVQ    CX, BX
+	MOVQ    ldk+32(FP), DI
+	ADDQ    BX, DI
+	MOVQ    BX, SI
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT DI, SI
+	MOVQ    ldk+32(FP), R8
+	ADDQ    SI, R8
+	MOVQ    SI, DI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQGT R8, DI
+	MOVQ    ldk+32(FP), R9
+	ADDQ    DI, R9
+	MOVQ    DI, R8
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQGT R9, R8
+	MOVQ    ahead+16(FP), R9
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
 	VPXORD  Z2, Z2, Z2
@@ -1614,52 +1568,52 @@ rows:
 	VPXORD  Z13, Z13, Z13
 	VPXORD  Z14, Z14, Z14
 	VPXORD  Z15, Z15, Z15
-	MOVQ    width+0(FP), R13
-	MOVQ    q+40(FP), R14
+	MOVQ    width+0(FP), R10
+	MOVQ    q+40(FP), R11
 
 width:
-	VMOVUPS       (R9), Z16
-	PREFETCHT1    16384(R9)
-	PREFETCHT1    (R9)(DI*1)
-	ADDQ          $0x00000040, R9
-	VMOVUPS       (R10), Z17
-	PREFETCHT1    16384(R10)
-	PREFETCHT1    (R10)(DI*1)
-	ADDQ          $0x00000040, R10
-	VMOVUPS       (R11), Z18
-	PREFETCHT1    16384(R11)
-	PREFETCHT1    (R11)(DI*1)
-	ADDQ          $0x00000040, R11
-	VMOVUPS       (R12), Z19
-	PREFETCHT1    16384(R12)
-	PREFETCHT1    (R12)(DI*1)
-	ADDQ          $0x00000040, R12
-	VMOVUPS       (R14), Z20
+	VMOVUPS       (BX), Z16
+	PREFETCHT1    16384(BX)
+	PREFETCHT1    (BX)(R9*1)
+	ADDQ          $0x00000040, BX
+	VMOVUPS       (SI), Z17
+	PREFETCHT1    16384(SI)
+	PREFETCHT1    (SI)(R9*1)
+	ADDQ          $0x00000040, SI
+	VMOVUPS       (DI), Z18
+	PREFETCHT1    16384(DI)
+	PREFETCHT1    (DI)(R9*1)
+	ADDQ          $0x00000040, DI
+	VMOVUPS       (R8), Z19
+	PREFETCHT1    16384(R8)
+	PREFETCHT1    (R8)(R9*1)
+	ADDQ          $0x00000040, R8
+	VMOVUPS       (R11), Z20
 	VFMADD231PS   Z20, Z16, Z0
 	VFMADD231PS   Z20, Z17, Z1
 	VFMADD231PS   Z20, Z18, Z2
 	VFMADD231PS   Z20, Z19, Z3
-	VMOVUPS       (R14)(SI*1), Z20
+	VMOVUPS       (R11)(AX*1), Z20
 	VFMADD231PS   Z20, Z16, Z4
 	VFMADD231PS   Z20, Z17, Z5
 	VFMADD231PS   Z20, Z18, Z6
 	VFMADD231PS   Z20, Z19, Z7
-	VMOVUPS       (R14)(SI*2), Z20
+	VMOVUPS       (R11)(AX*2), Z20
 	VFMADD231PS   Z20, Z16, Z8
 	VFMADD231PS   Z20, Z17, Z9
 	VFMADD231PS   Z20, Z18, Z10
 	VFMADD231PS   Z20, Z19, Z11
-	VMOVUPS       (R14)(R8*1), Z20
+	VMOVUPS       (R11)(DX*1), Z20
 	VFMADD231PS   Z20, Z16, Z12
 	VFMADD231PS   Z20, Z17, Z13
 	VFMADD231PS   Z20, Z18, Z14
 	VFMADD231PS   Z20, Z19, Z15
-	ADDQ          $0x00000040, R14
-	SUBQ          $0x00000010, R13
+	ADDQ          $0x00000040, R11
+	SUBQ          $0x00000010, R10
 	JG            width
-	MOVQ          ldo+64(FP), R10
-	MOVQ          BX, R9
-	SHLQ          $0x02, R10
+	MOVQ          out+56(FP), BX
+	MOVQ          ldo+64(FP), SI
+	SHLQ          $0x02, SI
 	VUNPCKLPS     Z1, Z0, Z16
 	VUNPCKHPS     Z1, Z0, Z18
 	VADDPS        Z18, Z16, Z16
@@ -1673,8 +1627,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R9)
-	ADDQ          R10, R9
+	VMOVUPS       X17, (BX)
+	ADDQ          SI, BX
 	VUNPCKLPS     Z5, Z4, Z16
 	VUNPCKHPS     Z5, Z4, Z18
 	VADDPS        Z18, Z16, Z16
@@ -1688,8 +1642,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R9)
-	ADDQ          R10, R9
+	VMOVUPS       X17, (BX)
+	ADDQ          SI, BX
 	VUNPCKLPS     Z9, Z8, Z16
 	VUNPCKHPS     Z9, Z8, Z18
 	VADDPS        Z18, Z16, Z16
@@ -1703,8 +1657,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R9)
-	ADDQ          R10, R9
+	VMOVUPS       X17, (BX)
+	ADDQ          SI, BX
 	VUNPCKLPS     Z13, Z12, Z16
 	VUNPCKHPS     Z13, Z12, Z18
 	VADDPS        Z18, Z16, Z16
@@ -1718,10 +1672,11 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R9)
-	ADDQ          $0x00000010, BX
-	LEAQ          (CX)(DX*4), CX
-	SUBQ          $0x00000004, AX
+	VMOVUPS       X17, (BX)
+	ADDQ          $0x10, out+56(FP)
+	MOVQ          ldk+32(FP), BX
+	LEAQ          (CX)(BX*4), CX
+	SUBQ          $0x04, rows+8(FP)
 	JG            rows
 	VZEROUPPER
 	RET
@@ -1883,150 +1838,131 @@ chunk1done:
 // func dotAtF324AVX512(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotAtF324AVX512(SB), NOSPLIT, $0-80
-	MOVQ rows+8(FP), AX
-	MOVQ k+32(FP), CX
-	MOVQ ldk+40(FP), DX
-	MOVQ out+64(FP), BX
-	MOVQ ldq+56(FP), SI
-	MOVQ at+24(FP), DI
-	MOVQ listed+16(FP), R8
-	SHLQ $0x02, DX
-	SHLQ $0x02, SI
-	LEAQ (SI)(SI*2), R9
+	MOVQ ldq+56(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+40(FP), CX
+	SHLQ $0x02, CX
+	MOVQ CX, ldk+40(FP)
+	MOVQ at+24(FP), CX
+	LEAQ (AX)(AX*2), DX
 
 rows:
-	CMPQ    R8, $0x00000024
+	MOVQ    CX, BX
+	MOVLQSX (BX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    CX, SI
+	LEAQ    4(CX), DI
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT DI, SI
+	MOVLQSX (SI), SI
+	IMULQ   ldk+40(FP), SI
+	ADDQ    k+32(FP), SI
+	MOVQ    CX, DI
+	LEAQ    8(CX), R8
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQGT R8, DI
+	LEAQ    4(CX), R8
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQEQ R8, DI
+	MOVLQSX (DI), DI
+	IMULQ   ldk+40(FP), DI
+	ADDQ    k+32(FP), DI
+	MOVQ    CX, R8
+	LEAQ    12(CX), R9
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQGT R9, R8
+	LEAQ    8(CX), R9
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQEQ R9, R8
+	LEAQ    4(CX), R9
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQEQ R9, R8
+	MOVLQSX (R8), R8
+	IMULQ   ldk+40(FP), R8
+	ADDQ    k+32(FP), R8
+	MOVQ    BX, R9
+	MOVQ    SI, R10
+	MOVQ    DI, R11
+	MOVQ    R8, R12
+	CMPQ    listed+16(FP), $0x00000024
 	JL      asked
-	MOVLQSX 128(DI), R10
-	IMULQ   DX, R10
-	ADDQ    CX, R10
-	LEAQ    (R10)(DX*1), R11
-
-line0:
-	PREFETCHT1 (R10)
-	ADDQ       $0x40, R10
-	CMPQ       R10, R11
-	JCS        line0
-	MOVLQSX    132(DI), R10
-	IMULQ      DX, R10
-	ADDQ       CX, R10
-	LEAQ       (R10)(DX*1), R11
-
-line1:
-	PREFETCHT1 (R10)
-	ADDQ       $0x40, R10
-	CMPQ       R10, R11
-	JCS        line1
-	MOVLQSX    136(DI), R10
-	IMULQ      DX, R10
-	ADDQ       CX, R10
-	LEAQ       (R10)(DX*1), R11
-
-line2:
-	PREFETCHT1 (R10)
-	ADDQ       $0x40, R10
-	CMPQ       R10, R11
-	JCS        line2
-	MOVLQSX    140(DI), R10
-	IMULQ      DX, R10
-	ADDQ       CX, R10
-	LEAQ       (R10)(DX*1), R11
-
-line3:
-	PREFETCHT1 (R10)
-	ADDQ       $0x40, R10
-	CMPQ       R10, R11
-	JCS        line3
+	MOVLQSX 128(CX), R9
+	IMULQ   ldk+40(FP), R9
+	ADDQ    k+32(FP), R9
+	MOVLQSX 132(CX), R10
+	IMULQ   ldk+40(FP), R10
+	ADDQ    k+32(FP), R10
+	MOVLQSX 136(CX), R11
+	IMULQ   ldk+40(FP), R11
+	ADDQ    k+32(FP), R11
+	MOVLQSX 140(CX), R12
+	IMULQ   ldk+40(FP), R12
+	ADDQ    k+32(FP), R12
 
 asked:
-	MOVQ    DI, R10
-	MOVLQSX (R10), R10
-	IMULQ   DX, R10
-	ADDQ    CX, R10
-	MOVQ    DI, R11
-	LEAQ    4(DI), R12
-	CMPQ    AX, $0x00000001
-	CMOVQGT R12, R11
-	MOVLQSX (R11), R11
-	IMULQ   DX, R11
-	ADDQ    CX, R11
-	MOVQ    DI, R12
-	LEAQ    8(DI), R13
-	CMPQ    AX, $0x00000002
-	CMOVQGT R13, R12
-	LEAQ    4(DI), R13
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R13, R12
-	MOVLQSX (R12), R12
-	IMULQ   DX, R12
-	ADDQ    CX, R12
-	MOVQ    DI, R13
-	LEAQ    12(DI), R14
-	CMPQ    AX, $0x00000003
-	CMOVQGT R14, R13
-	LEAQ    8(DI), R14
-	CMPQ    AX, $0x00000003
-	CMOVQEQ R14, R13
-	LEAQ    4(DI), R14
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R14, R13
-	MOVLQSX (R13), R13
-	IMULQ   DX, R13
-	ADDQ    CX, R13
-	VPXORD  Z0, Z0, Z0
-	VPXORD  Z1, Z1, Z1
-	VPXORD  Z2, Z2, Z2
-	VPXORD  Z3, Z3, Z3
-	VPXORD  Z4, Z4, Z4
-	VPXORD  Z5, Z5, Z5
-	VPXORD  Z6, Z6, Z6
-	VPXORD  Z7, Z7, Z7
-	VPXORD  Z8, Z8, Z8
-	VPXORD  Z9, Z9, Z9
-	VPXORD  Z10, Z10, Z10
-	VPXORD  Z11, Z11, Z11
-	VPXORD  Z12, Z12, Z12
-	VPXORD  Z13, Z13, Z13
-	VPXORD  Z14, Z14, Z14
-	VPXORD  Z15, Z15, Z15
-	MOVQ    width+0(FP), R14
-	MOVQ    q+48(FP), R15
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	MOVQ   width+0(FP), R13
+	MOVQ   q+48(FP), R14
 
 width:
-	VMOVUPS       (R10), Z16
+	VMOVUPS       (BX), Z16
+	PREFETCHT1    (R9)
+	ADDQ          $0x00000040, R9
+	ADDQ          $0x00000040, BX
+	VMOVUPS       (SI), Z17
+	PREFETCHT1    (R10)
 	ADDQ          $0x00000040, R10
-	VMOVUPS       (R11), Z17
+	ADDQ          $0x00000040, SI
+	VMOVUPS       (DI), Z18
+	PREFETCHT1    (R11)
 	ADDQ          $0x00000040, R11
-	VMOVUPS       (R12), Z18
+	ADDQ          $0x00000040, DI
+	VMOVUPS       (R8), Z19
+	PREFETCHT1    (R12)
 	ADDQ          $0x00000040, R12
-	VMOVUPS       (R13), Z19
-	ADDQ          $0x00000040, R13
-	VMOVUPS       (R15), Z20
+	ADDQ          $0x00000040, R8
+	VMOVUPS       (R14), Z20
 	VFMADD231PS   Z20, Z16, Z0
 	VFMADD231PS   Z20, Z17, Z1
 	VFMADD231PS   Z20, Z18, Z2
 	VFMADD231PS   Z20, Z19, Z3
-	VMOVUPS       (R15)(SI*1), Z20
+	VMOVUPS       (R14)(AX*1), Z20
 	VFMADD231PS   Z20, Z16, Z4
 	VFMADD231PS   Z20, Z17, Z5
 	VFMADD231PS   Z20, Z18, Z6
 	VFMADD231PS   Z20, Z19, Z7
-	VMOVUPS       (R15)(SI*2), Z20
+	VMOVUPS       (R14)(AX*2), Z20
 	VFMADD231PS   Z20, Z16, Z8
 	VFMADD231PS   Z20, Z17, Z9
 	VFMADD231PS   Z20, Z18, Z10
 	VFMADD231PS   Z20, Z19, Z11
-	VMOVUPS       (R15)(R9*1), Z20
+	VMOVUPS       (R14)(DX*1), Z20
 	VFMADD231PS   Z20, Z16, Z12
 	VFMADD231PS   Z20, Z17, Z13
 	VFMADD231PS   Z20, Z18, Z14
 	VFMADD231PS   Z20, Z19, Z15
-	ADDQ          $0x00000040, R15
-	SUBQ          $0x00000010, R14
+	ADDQ          $0x00000040, R14
+	SUBQ          $0x00000010, R13
 	JG            width
-	MOVQ          ldo+72(FP), R11
-	MOVQ          BX, R10
-	SHLQ          $0x02, R11
+	MOVQ          out+64(FP), BX
+	MOVQ          ldo+72(FP), SI
+	SHLQ          $0x02, SI
 	VUNPCKLPS     Z1, Z0, Z16
 	VUNPCKHPS     Z1, Z0, Z18
 	VADDPS        Z18, Z16, Z16
@@ -2040,8 +1976,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R10)
-	ADDQ          R11, R10
+	VMOVUPS       X17, (BX)
+	ADDQ          SI, BX
 	VUNPCKLPS     Z5, Z4, Z16
 	VUNPCKHPS     Z5, Z4, Z18
 	VADDPS        Z18, Z16, Z16
@@ -2055,8 +1991,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R10)
-	ADDQ          R11, R10
+	VMOVUPS       X17, (BX)
+	ADDQ          SI, BX
 	VUNPCKLPS     Z9, Z8, Z16
 	VUNPCKHPS     Z9, Z8, Z18
 	VADDPS        Z18, Z16, Z16
@@ -2070,8 +2006,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R10)
-	ADDQ          R11, R10
+	VMOVUPS       X17, (BX)
+	ADDQ          SI, BX
 	VUNPCKLPS     Z13, Z12, Z16
 	VUNPCKHPS     Z13, Z12, Z18
 	VADDPS        Z18, Z16, Z16
@@ -2085,11 +2021,11 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R10)
-	ADDQ          $0x00000010, BX
-	ADDQ          $0x10, DI
-	SUBQ          $0x04, R8
-	SUBQ          $0x00000004, AX
+	VMOVUPS       X17, (BX)
+	ADDQ          $0x10, out+64(FP)
+	ADDQ          $0x10, CX
+	SUBQ          $0x04, listed+16(FP)
+	SUBQ          $0x04, rows+8(FP)
 	JG            rows
 	VZEROUPPER
 	RET
@@ -2275,68 +2211,70 @@ chunk1done:
 // func dotBF161AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotBF161AVX512(SB), NOSPLIT, $0-72
-	MOVQ rows+8(FP), AX
-	MOVQ k+24(FP), CX
-	MOVQ ldk+32(FP), DX
-	MOVQ out+56(FP), BX
-	MOVQ ldq+48(FP), SI
-	MOVQ ahead+16(FP), DI
-	SHLQ $0x01, DX
-	SHLQ $0x02, SI
+	MOVQ ldq+48(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+32(FP), AX
+	SHLQ $0x01, AX
+	MOVQ AX, ldk+32(FP)
+	MOVQ k+24(FP), AX
 
 rows:
-	MOVQ    CX, SI
-	LEAQ    (SI)(DX*1), R9
-	MOVQ    SI, R8
-	CMPQ    AX, $0x00000001
-	CMOVQGT R9, R8
-	LEAQ    (R8)(DX*1), R10
-	MOVQ    R8, R9
-	CMPQ    AX, $0x00000002
-	CMOVQGT R10, R9
-	LEAQ    (R9)(DX*1), R11
-	MOVQ    R9, R10
-	CMPQ    AX, $0x00000003
-	CMOVQGT R11, R10
+	MOVQ    AX, CX
+	MOVQ    ldk+32(FP), BX
+	ADDQ    CX, BX
+	MOVQ    CX, DX
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT BX, DX
+	MOVQ    ldk+32(FP), SI
+	ADDQ    DX, SI
+	MOVQ    DX, BX
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQGT SI, BX
+	MOVQ    ldk+32(FP), DI
+	ADDQ    BX, DI
+	MOVQ    BX, SI
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQGT DI, SI
+	MOVQ    ahead+16(FP), DI
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
 	VPXORD  Z2, Z2, Z2
 	VPXORD  Z3, Z3, Z3
-	MOVQ    width+0(FP), R11
-	MOVQ    q+40(FP), R12
+	MOVQ    width+0(FP), R8
+	MOVQ    q+40(FP), R9
 
 width:
-	VPMOVZXWD     (SI), Z4
+	VPMOVZXWD     (CX), Z4
 	VPSLLD        $0x10, Z4, Z4
+	PREFETCHT1    16384(CX)
+	PREFETCHT1    (CX)(DI*1)
+	ADDQ          $0x00000020, CX
+	VPMOVZXWD     (DX), Z5
+	VPSLLD        $0x10, Z5, Z5
+	PREFETCHT1    16384(DX)
+	PREFETCHT1    (DX)(DI*1)
+	ADDQ          $0x00000020, DX
+	VPMOVZXWD     (BX), Z6
+	VPSLLD        $0x10, Z6, Z6
+	PREFETCHT1    16384(BX)
+	PREFETCHT1    (BX)(DI*1)
+	ADDQ          $0x00000020, BX
+	VPMOVZXWD     (SI), Z7
+	VPSLLD        $0x10, Z7, Z7
 	PREFETCHT1    16384(SI)
 	PREFETCHT1    (SI)(DI*1)
 	ADDQ          $0x00000020, SI
-	VPMOVZXWD     (R8), Z5
-	VPSLLD        $0x10, Z5, Z5
-	PREFETCHT1    16384(R8)
-	PREFETCHT1    (R8)(DI*1)
-	ADDQ          $0x00000020, R8
-	VPMOVZXWD     (R9), Z6
-	VPSLLD        $0x10, Z6, Z6
-	PREFETCHT1    16384(R9)
-	PREFETCHT1    (R9)(DI*1)
-	ADDQ          $0x00000020, R9
-	VPMOVZXWD     (R10), Z7
-	VPSLLD        $0x10, Z7, Z7
-	PREFETCHT1    16384(R10)
-	PREFETCHT1    (R10)(DI*1)
-	ADDQ          $0x00000020, R10
-	VMOVUPS       (R12), Z8
+	VMOVUPS       (R9), Z8
 	VFMADD231PS   Z8, Z4, Z0
 	VFMADD231PS   Z8, Z5, Z1
 	VFMADD231PS   Z8, Z6, Z2
 	VFMADD231PS   Z8, Z7, Z3
-	ADDQ          $0x00000040, R12
-	SUBQ          $0x00000010, R11
+	ADDQ          $0x00000040, R9
+	SUBQ          $0x00000010, R8
 	JG            width
-	MOVQ          ldo+64(FP), R8
-	MOVQ          BX, SI
-	SHLQ          $0x02, R8
+	MOVQ          out+56(FP), CX
+	MOVQ          ldo+64(FP), DX
+	SHLQ          $0x02, DX
 	VUNPCKLPS     Z1, Z0, Z4
 	VUNPCKHPS     Z1, Z0, Z6
 	VADDPS        Z6, Z4, Z4
@@ -2350,10 +2288,11 @@ width:
 	VADDPS        Y4, Y6, Y4
 	VEXTRACTF32X4 $0x01, Y4, X5
 	VADDPS        X5, X4, X5
-	VMOVUPS       X5, (SI)
-	ADDQ          $0x00000010, BX
-	LEAQ          (CX)(DX*4), CX
-	SUBQ          $0x00000004, AX
+	VMOVUPS       X5, (CX)
+	ADDQ          $0x10, out+56(FP)
+	MOVQ          ldk+32(FP), CX
+	LEAQ          (AX)(CX*4), AX
+	SUBQ          $0x04, rows+8(FP)
 	JG            rows
 	VZEROUPPER
 	RET
@@ -2453,126 +2392,107 @@ chunk1done:
 // func dotAtBF161AVX512(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotAtBF161AVX512(SB), NOSPLIT, $0-80
-	MOVQ rows+8(FP), AX
-	MOVQ k+32(FP), CX
-	MOVQ ldk+40(FP), DX
-	MOVQ out+64(FP), BX
-	MOVQ ldq+56(FP), SI
-	MOVQ at+24(FP), DI
-	MOVQ listed+16(FP), R8
-	SHLQ $0x01, DX
-	SHLQ $0x02, SI
+	MOVQ ldq+56(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+40(FP), AX
+	SHLQ $0x01, AX
+	MOVQ AX, ldk+40(FP)
+	MOVQ at+24(FP), AX
 
 rows:
-	CMPQ    R8, $0x00000024
+	MOVQ    AX, CX
+	MOVLQSX (CX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    AX, DX
+	LEAQ    4(AX), BX
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT BX, DX
+	MOVLQSX (DX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    AX, BX
+	LEAQ    8(AX), SI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQGT SI, BX
+	LEAQ    4(AX), SI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQEQ SI, BX
+	MOVLQSX (BX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    AX, SI
+	LEAQ    12(AX), DI
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQGT DI, SI
+	LEAQ    8(AX), DI
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQEQ DI, SI
+	LEAQ    4(AX), DI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQEQ DI, SI
+	MOVLQSX (SI), SI
+	IMULQ   ldk+40(FP), SI
+	ADDQ    k+32(FP), SI
+	MOVQ    CX, DI
+	MOVQ    DX, R8
+	MOVQ    BX, R9
+	MOVQ    SI, R10
+	CMPQ    listed+16(FP), $0x00000024
 	JL      asked
-	MOVLQSX 128(DI), SI
-	IMULQ   DX, SI
-	ADDQ    CX, SI
-	LEAQ    (SI)(DX*1), R9
-
-line0:
-	PREFETCHT1 (SI)
-	ADDQ       $0x40, SI
-	CMPQ       SI, R9
-	JCS        line0
-	MOVLQSX    132(DI), SI
-	IMULQ      DX, SI
-	ADDQ       CX, SI
-	LEAQ       (SI)(DX*1), R9
-
-line1:
-	PREFETCHT1 (SI)
-	ADDQ       $0x40, SI
-	CMPQ       SI, R9
-	JCS        line1
-	MOVLQSX    136(DI), SI
-	IMULQ      DX, SI
-	ADDQ       CX, SI
-	LEAQ       (SI)(DX*1), R9
-
-line2:
-	PREFETCHT1 (SI)
-	ADDQ       $0x40, SI
-	CMPQ       SI, R9
-	JCS        line2
-	MOVLQSX    140(DI), SI
-	IMULQ      DX, SI
-	ADDQ       CX, SI
-	LEAQ       (SI)(DX*1), R9
-
-line3:
-	PREFETCHT1 (SI)
-	ADDQ       $0x40, SI
-	CMPQ       SI, R9
-	JCS        line3
+	MOVLQSX 128(AX), DI
+	IMULQ   ldk+40(FP), DI
+	ADDQ    k+32(FP), DI
+	MOVLQSX 132(AX), R8
+	IMULQ   ldk+40(FP), R8
+	ADDQ    k+32(FP), R8
+	MOVLQSX 136(AX), R9
+	IMULQ   ldk+40(FP), R9
+	ADDQ    k+32(FP), R9
+	MOVLQSX 140(AX), R10
+	IMULQ   ldk+40(FP), R10
+	ADDQ    k+32(FP), R10
 
 asked:
-	MOVQ    DI, SI
-	MOVLQSX (SI), SI
-	IMULQ   DX, SI
-	ADDQ    CX, SI
-	MOVQ    DI, R9
-	LEAQ    4(DI), R10
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
-	MOVLQSX (R9), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	MOVQ    DI, R10
-	LEAQ    8(DI), R11
-	CMPQ    AX, $0x00000002
-	CMOVQGT R11, R10
-	LEAQ    4(DI), R11
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R11, R10
-	MOVLQSX (R10), R10
-	IMULQ   DX, R10
-	ADDQ    CX, R10
-	MOVQ    DI, R11
-	LEAQ    12(DI), R12
-	CMPQ    AX, $0x00000003
-	CMOVQGT R12, R11
-	LEAQ    8(DI), R12
-	CMPQ    AX, $0x00000003
-	CMOVQEQ R12, R11
-	LEAQ    4(DI), R12
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R12, R11
-	MOVLQSX (R11), R11
-	IMULQ   DX, R11
-	ADDQ    CX, R11
-	VPXORD  Z0, Z0, Z0
-	VPXORD  Z1, Z1, Z1
-	VPXORD  Z2, Z2, Z2
-	VPXORD  Z3, Z3, Z3
-	MOVQ    width+0(FP), R12
-	MOVQ    q+48(FP), R13
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	MOVQ   width+0(FP), R11
+	MOVQ   q+48(FP), R12
 
 width:
-	VPMOVZXWD     (SI), Z4
+	VPMOVZXWD     (CX), Z4
 	VPSLLD        $0x10, Z4, Z4
-	ADDQ          $0x00000020, SI
-	VPMOVZXWD     (R9), Z5
+	PREFETCHT1    (DI)
+	ADDQ          $0x00000020, DI
+	ADDQ          $0x00000020, CX
+	VPMOVZXWD     (DX), Z5
 	VPSLLD        $0x10, Z5, Z5
-	ADDQ          $0x00000020, R9
-	VPMOVZXWD     (R10), Z6
+	PREFETCHT1    (R8)
+	ADDQ          $0x00000020, R8
+	ADDQ          $0x00000020, DX
+	VPMOVZXWD     (BX), Z6
 	VPSLLD        $0x10, Z6, Z6
-	ADDQ          $0x00000020, R10
-	VPMOVZXWD     (R11), Z7
+	PREFETCHT1    (R9)
+	ADDQ          $0x00000020, R9
+	ADDQ          $0x00000020, BX
+	VPMOVZXWD     (SI), Z7
 	VPSLLD        $0x10, Z7, Z7
-	ADDQ          $0x00000020, R11
-	VMOVUPS       (R13), Z8
+	PREFETCHT1    (R10)
+	ADDQ          $0x00000020, R10
+	ADDQ          $0x00000020, SI
+	VMOVUPS       (R12), Z8
 	VFMADD231PS   Z8, Z4, Z0
 	VFMADD231PS   Z8, Z5, Z1
 	VFMADD231PS   Z8, Z6, Z2
 	VFMADD231PS   Z8, Z7, Z3
-	ADDQ          $0x00000040, R13
-	SUBQ          $0x00000010, R12
+	ADDQ          $0x00000040, R12
+	SUBQ          $0x00000010, R11
 	JG            width
-	MOVQ          ldo+72(FP), R9
-	MOVQ          BX, SI
-	SHLQ          $0x02, R9
+	MOVQ          out+64(FP), CX
+	MOVQ          ldo+72(FP), DX
+	SHLQ          $0x02, DX
 	VUNPCKLPS     Z1, Z0, Z4
 	VUNPCKHPS     Z1, Z0, Z6
 	VADDPS        Z6, Z4, Z4
@@ -2586,11 +2506,11 @@ width:
 	VADDPS        Y4, Y6, Y4
 	VEXTRACTF32X4 $0x01, Y4, X5
 	VADDPS        X5, X4, X5
-	VMOVUPS       X5, (SI)
-	ADDQ          $0x00000010, BX
-	ADDQ          $0x10, DI
-	SUBQ          $0x04, R8
-	SUBQ          $0x00000004, AX
+	VMOVUPS       X5, (CX)
+	ADDQ          $0x10, out+64(FP)
+	ADDQ          $0x10, AX
+	SUBQ          $0x04, listed+16(FP)
+	SUBQ          $0x04, rows+8(FP)
 	JG            rows
 	VZEROUPPER
 	RET
@@ -2714,29 +2634,31 @@ chunk1done:
 // func dotBF162AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotBF162AVX512(SB), NOSPLIT, $0-72
-	MOVQ rows+8(FP), AX
+	MOVQ ldq+48(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+32(FP), CX
+	SHLQ $0x01, CX
+	MOVQ CX, ldk+32(FP)
 	MOVQ k+24(FP), CX
-	MOVQ ldk+32(FP), DX
-	MOVQ out+56(FP), BX
-	MOVQ ldq+48(FP), SI
-	MOVQ ahead+16(FP), DI
-	SHLQ $0x01, DX
-	SHLQ $0x02, SI
 
 rows:
-	MOVQ    CX, R8
-	LEAQ    (R8)(DX*1), R10
-	MOVQ    R8, R9
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
-	LEAQ    (R9)(DX*1), R11
-	MOVQ    R9, R10
-	CMPQ    AX, $0x00000002
-	CMOVQGT R11, R10
-	LEAQ    (R10)(DX*1), R12
-	MOVQ    R10, R11
-	CMPQ    AX, $0x00000003
-	CMOVQGT R12, R11
+	MOVQ    CX, DX
+	MOVQ    ldk+32(FP), SI
+	ADDQ    DX, SI
+	MOVQ    DX, BX
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT SI, BX
+	MOVQ    ldk+32(FP), DI
+	ADDQ    BX, DI
+	MOVQ    BX, SI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQGT DI, SI
+	MOVQ    ldk+32(FP), R8
+	ADDQ    SI, R8
+	MOVQ    SI, DI
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQGT R8, DI
+	MOVQ    ahead+16(FP), R8
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
 	VPXORD  Z2, Z2, Z2
@@ -2745,46 +2667,46 @@ rows:
 	VPXORD  Z5, Z5, Z5
 	VPXORD  Z6, Z6, Z6
 	VPXORD  Z7, Z7, Z7
-	MOVQ    width+0(FP), R12
-	MOVQ    q+40(FP), R13
+	MOVQ    width+0(FP), R9
+	MOVQ    q+40(FP), R10
 
 width:
-	VPMOVZXWD     (R8), Z8
+	VPMOVZXWD     (DX), Z8
 	VPSLLD        $0x10, Z8, Z8
-	PREFETCHT1    16384(R8)
-	PREFETCHT1    (R8)(DI*1)
-	ADDQ          $0x00000020, R8
-	VPMOVZXWD     (R9), Z9
+	PREFETCHT1    16384(DX)
+	PREFETCHT1    (DX)(R8*1)
+	ADDQ          $0x00000020, DX
+	VPMOVZXWD     (BX), Z9
 	VPSLLD        $0x10, Z9, Z9
-	PREFETCHT1    16384(R9)
-	PREFETCHT1    (R9)(DI*1)
-	ADDQ          $0x00000020, R9
-	VPMOVZXWD     (R10), Z10
+	PREFETCHT1    16384(BX)
+	PREFETCHT1    (BX)(R8*1)
+	ADDQ          $0x00000020, BX
+	VPMOVZXWD     (SI), Z10
 	VPSLLD        $0x10, Z10, Z10
-	PREFETCHT1    16384(R10)
-	PREFETCHT1    (R10)(DI*1)
-	ADDQ          $0x00000020, R10
-	VPMOVZXWD     (R11), Z11
+	PREFETCHT1    16384(SI)
+	PREFETCHT1    (SI)(R8*1)
+	ADDQ          $0x00000020, SI
+	VPMOVZXWD     (DI), Z11
 	VPSLLD        $0x10, Z11, Z11
-	PREFETCHT1    16384(R11)
-	PREFETCHT1    (R11)(DI*1)
-	ADDQ          $0x00000020, R11
-	VMOVUPS       (R13), Z12
+	PREFETCHT1    16384(DI)
+	PREFETCHT1    (DI)(R8*1)
+	ADDQ          $0x00000020, DI
+	VMOVUPS       (R10), Z12
 	VFMADD231PS   Z12, Z8, Z0
 	VFMADD231PS   Z12, Z9, Z1
 	VFMADD231PS   Z12, Z10, Z2
 	VFMADD231PS   Z12, Z11, Z3
-	VMOVUPS       (R13)(SI*1), Z12
+	VMOVUPS       (R10)(AX*1), Z12
 	VFMADD231PS   Z12, Z8, Z4
 	VFMADD231PS   Z12, Z9, Z5
 	VFMADD231PS   Z12, Z10, Z6
 	VFMADD231PS   Z12, Z11, Z7
-	ADDQ          $0x00000040, R13
-	SUBQ          $0x00000010, R12
+	ADDQ          $0x00000040, R10
+	SUBQ          $0x00000010, R9
 	JG            width
-	MOVQ          ldo+64(FP), R9
-	MOVQ          BX, R8
-	SHLQ          $0x02, R9
+	MOVQ          out+56(FP), DX
+	MOVQ          ldo+64(FP), BX
+	SHLQ          $0x02, BX
 	VUNPCKLPS     Z1, Z0, Z8
 	VUNPCKHPS     Z1, Z0, Z10
 	VADDPS        Z10, Z8, Z8
@@ -2798,8 +2720,8 @@ width:
 	VADDPS        Y8, Y10, Y8
 	VEXTRACTF32X4 $0x01, Y8, X9
 	VADDPS        X9, X8, X9
-	VMOVUPS       X9, (R8)
-	ADDQ          R9, R8
+	VMOVUPS       X9, (DX)
+	ADDQ          BX, DX
 	VUNPCKLPS     Z5, Z4, Z8
 	VUNPCKHPS     Z5, Z4, Z10
 	VADDPS        Z10, Z8, Z8
@@ -2813,10 +2735,11 @@ width:
 	VADDPS        Y8, Y10, Y8
 	VEXTRACTF32X4 $0x01, Y8, X9
 	VADDPS        X9, X8, X9
-	VMOVUPS       X9, (R8)
-	ADDQ          $0x00000010, BX
+	VMOVUPS       X9, (DX)
+	ADDQ          $0x10, out+56(FP)
+	MOVQ          ldk+32(FP), DX
 	LEAQ          (CX)(DX*4), CX
-	SUBQ          $0x00000004, AX
+	SUBQ          $0x04, rows+8(FP)
 	JG            rows
 	VZEROUPPER
 	RET
@@ -2937,135 +2860,116 @@ chunk1done:
 // func dotAtBF162AVX512(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotAtBF162AVX512(SB), NOSPLIT, $0-80
-	MOVQ rows+8(FP), AX
-	MOVQ k+32(FP), CX
-	MOVQ ldk+40(FP), DX
-	MOVQ out+64(FP), BX
-	MOVQ ldq+56(FP), SI
-	MOVQ at+24(FP), DI
-	MOVQ listed+16(FP), R8
-	SHLQ $0x01, DX
-	SHLQ $0x02, SI
+	MOVQ ldq+56(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+40(FP), CX
+	SHLQ $0x01, CX
+	MOVQ CX, ldk+40(FP)
+	MOVQ at+24(FP), CX
 
 rows:
-	CMPQ    R8, $0x00000024
+	MOVQ    CX, DX
+	MOVLQSX (DX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    CX, BX
+	LEAQ    4(CX), SI
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT SI, BX
+	MOVLQSX (BX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    CX, SI
+	LEAQ    8(CX), DI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQGT DI, SI
+	LEAQ    4(CX), DI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQEQ DI, SI
+	MOVLQSX (SI), SI
+	IMULQ   ldk+40(FP), SI
+	ADDQ    k+32(FP), SI
+	MOVQ    CX, DI
+	LEAQ    12(CX), R8
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQGT R8, DI
+	LEAQ    8(CX), R8
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQEQ R8, DI
+	LEAQ    4(CX), R8
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQEQ R8, DI
+	MOVLQSX (DI), DI
+	IMULQ   ldk+40(FP), DI
+	ADDQ    k+32(FP), DI
+	MOVQ    DX, R8
+	MOVQ    BX, R9
+	MOVQ    SI, R10
+	MOVQ    DI, R11
+	CMPQ    listed+16(FP), $0x00000024
 	JL      asked
-	MOVLQSX 128(DI), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	LEAQ    (R9)(DX*1), R10
-
-line0:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        line0
-	MOVLQSX    132(DI), R9
-	IMULQ      DX, R9
-	ADDQ       CX, R9
-	LEAQ       (R9)(DX*1), R10
-
-line1:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        line1
-	MOVLQSX    136(DI), R9
-	IMULQ      DX, R9
-	ADDQ       CX, R9
-	LEAQ       (R9)(DX*1), R10
-
-line2:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        line2
-	MOVLQSX    140(DI), R9
-	IMULQ      DX, R9
-	ADDQ       CX, R9
-	LEAQ       (R9)(DX*1), R10
-
-line3:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        line3
+	MOVLQSX 128(CX), R8
+	IMULQ   ldk+40(FP), R8
+	ADDQ    k+32(FP), R8
+	MOVLQSX 132(CX), R9
+	IMULQ   ldk+40(FP), R9
+	ADDQ    k+32(FP), R9
+	MOVLQSX 136(CX), R10
+	IMULQ   ldk+40(FP), R10
+	ADDQ    k+32(FP), R10
+	MOVLQSX 140(CX), R11
+	IMULQ   ldk+40(FP), R11
+	ADDQ    k+32(FP), R11
 
 asked:
-	MOVQ    DI, R9
-	MOVLQSX (R9), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	MOVQ    DI, R10
-	LEAQ    4(DI), R11
-	CMPQ    AX, $0x00000001
-	CMOVQGT R11, R10
-	MOVLQSX (R10), R10
-	IMULQ   DX, R10
-	ADDQ    CX, R10
-	MOVQ    DI, R11
-	LEAQ    8(DI), R12
-	CMPQ    AX, $0x00000002
-	CMOVQGT R12, R11
-	LEAQ    4(DI), R12
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R12, R11
-	MOVLQSX (R11), R11
-	IMULQ   DX, R11
-	ADDQ    CX, R11
-	MOVQ    DI, R12
-	LEAQ    12(DI), R13
-	CMPQ    AX, $0x00000003
-	CMOVQGT R13, R12
-	LEAQ    8(DI), R13
-	CMPQ    AX, $0x00000003
-	CMOVQEQ R13, R12
-	LEAQ    4(DI), R13
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R13, R12
-	MOVLQSX (R12), R12
-	IMULQ   DX, R12
-	ADDQ    CX, R12
-	VPXORD  Z0, Z0, Z0
-	VPXORD  Z1, Z1, Z1
-	VPXORD  Z2, Z2, Z2
-	VPXORD  Z3, Z3, Z3
-	VPXORD  Z4, Z4, Z4
-	VPXORD  Z5, Z5, Z5
-	VPXORD  Z6, Z6, Z6
-	VPXORD  Z7, Z7, Z7
-	MOVQ    width+0(FP), R13
-	MOVQ    q+48(FP), R14
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	MOVQ   width+0(FP), R12
+	MOVQ   q+48(FP), R13
 
 width:
-	VPMOVZXWD     (R9), Z8
+	VPMOVZXWD     (DX), Z8
 	VPSLLD        $0x10, Z8, Z8
-	ADDQ          $0x00000020, R9
-	VPMOVZXWD     (R10), Z9
+	PREFETCHT1    (R8)
+	ADDQ          $0x00000020, R8
+	ADDQ          $0x00000020, DX
+	VPMOVZXWD     (BX), Z9
 	VPSLLD        $0x10, Z9, Z9
-	ADDQ          $0x00000020, R10
-	VPMOVZXWD     (R11), Z10
+	PREFETCHT1    (R9)
+	ADDQ          $0x00000020, R9
+	ADDQ          $0x00000020, BX
+	VPMOVZXWD     (SI), Z10
 	VPSLLD        $0x10, Z10, Z10
-	ADDQ          $0x00000020, R11
-	VPMOVZXWD     (R12), Z11
+	PREFETCHT1    (R10)
+	ADDQ          $0x00000020, R10
+	ADDQ          $0x00000020, SI
+	VPMOVZXWD     (DI), Z11
 	VPSLLD        $0x10, Z11, Z11
-	ADDQ          $0x00000020, R12
-	VMOVUPS       (R14), Z12
+	PREFETCHT1    (R11)
+	ADDQ          $0x00000020, R11
+	ADDQ          $0x00000020, DI
+	VMOVUPS       (R13), Z12
 	VFMADD231PS   Z12, Z8, Z0
 	VFMADD231PS   Z12, Z9, Z1
 	VFMADD231PS   Z12, Z10, Z2
 	VFMADD231PS   Z12, Z11, Z3
-	VMOVUPS       (R14)(SI*1), Z12
+	VMOVUPS       (R13)(AX*1), Z12
 	VFMADD231PS   Z12, Z8, Z4
 	VFMADD231PS   Z12, Z9, Z5
 	VFMADD231PS   Z12, Z10, Z6
 	VFMADD231PS   Z12, Z11, Z7
-	ADDQ          $0x00000040, R14
-	SUBQ          $0x00000010, R13
+	ADDQ          $0x00000040, R13
+	SUBQ          $0x00000010, R12
 	JG            width
-	MOVQ          ldo+72(FP), R10
-	MOVQ          BX, R9
-	SHLQ          $0x02, R10
+	MOVQ          out+64(FP), DX
+	MOVQ          ldo+72(FP), BX
+	SHLQ          $0x02, BX
 	VUNPCKLPS     Z1, Z0, Z8
 	VUNPCKHPS     Z1, Z0, Z10
 	VADDPS        Z10, Z8, Z8
@@ -3079,8 +2983,8 @@ width:
 	VADDPS        Y8, Y10, Y8
 	VEXTRACTF32X4 $0x01, Y8, X9
 	VADDPS        X9, X8, X9
-	VMOVUPS       X9, (R9)
-	ADDQ          R10, R9
+	VMOVUPS       X9, (DX)
+	ADDQ          BX, DX
 	VUNPCKLPS     Z5, Z4, Z8
 	VUNPCKHPS     Z5, Z4, Z10
 	VADDPS        Z10, Z8, Z8
@@ -3094,11 +2998,11 @@ width:
 	VADDPS        Y8, Y10, Y8
 	VEXTRACTF32X4 $0x01, Y8, X9
 	VADDPS        X9, X8, X9
-	VMOVUPS       X9, (R9)
-	ADDQ          $0x00000010, BX
-	ADDQ          $0x10, DI
-	SUBQ          $0x04, R8
-	SUBQ          $0x00000004, AX
+	VMOVUPS       X9, (DX)
+	ADDQ          $0x10, out+64(FP)
+	ADDQ          $0x10, CX
+	SUBQ          $0x04, listed+16(FP)
+	SUBQ          $0x04, rows+8(FP)
 	JG            rows
 	VZEROUPPER
 	RET
@@ -3243,29 +3147,31 @@ chunk1done:
 // func dotBF163AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotBF163AVX512(SB), NOSPLIT, $0-72
-	MOVQ rows+8(FP), AX
+	MOVQ ldq+48(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+32(FP), CX
+	SHLQ $0x01, CX
+	MOVQ CX, ldk+32(FP)
 	MOVQ k+24(FP), CX
-	MOVQ ldk+32(FP), DX
-	MOVQ out+56(FP), BX
-	MOVQ ldq+48(FP), SI
-	MOVQ ahead+16(FP), DI
-	SHLQ $0x01, DX
-	SHLQ $0x02, SI
 
 rows:
-	MOVQ    CX, R8
-	LEAQ    (R8)(DX*1), R10
-	MOVQ    R8, R9
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
-	LEAQ    (R9)(DX*1), R11
-	MOVQ    R9, R10
-	CMPQ    AX, $0x00000002
-	CMOVQGT R11, R10
-	LEAQ    (R10)(DX*1), R12
-	MOVQ    R10, R11
-	CMPQ    AX, $0x00000003
-	CMOVQGT R12, R11
+	MOVQ    CX, DX
+	MOVQ    ldk+32(FP), SI
+	ADDQ    DX, SI
+	MOVQ    DX, BX
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT SI, BX
+	MOVQ    ldk+32(FP), DI
+	ADDQ    BX, DI
+	MOVQ    BX, SI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQGT DI, SI
+	MOVQ    ldk+32(FP), R8
+	ADDQ    SI, R8
+	MOVQ    SI, DI
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQGT R8, DI
+	MOVQ    ahead+16(FP), R8
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
 	VPXORD  Z2, Z2, Z2
@@ -3278,51 +3184,51 @@ rows:
 	VPXORD  Z9, Z9, Z9
 	VPXORD  Z10, Z10, Z10
 	VPXORD  Z11, Z11, Z11
-	MOVQ    width+0(FP), R12
-	MOVQ    q+40(FP), R13
+	MOVQ    width+0(FP), R9
+	MOVQ    q+40(FP), R10
 
 width:
-	VPMOVZXWD     (R8), Z12
+	VPMOVZXWD     (DX), Z12
 	VPSLLD        $0x10, Z12, Z12
-	PREFETCHT1    16384(R8)
-	PREFETCHT1    (R8)(DI*1)
-	ADDQ          $0x00000020, R8
-	VPMOVZXWD     (R9), Z13
+	PREFETCHT1    16384(DX)
+	PREFETCHT1    (DX)(R8*1)
+	ADDQ          $0x00000020, DX
+	VPMOVZXWD     (BX), Z13
 	VPSLLD        $0x10, Z13, Z13
-	PREFETCHT1    16384(R9)
-	PREFETCHT1    (R9)(DI*1)
-	ADDQ          $0x00000020, R9
-	VPMOVZXWD     (R10), Z14
+	PREFETCHT1    16384(BX)
+	PREFETCHT1    (BX)(R8*1)
+	ADDQ          $0x00000020, BX
+	VPMOVZXWD     (SI), Z14
 	VPSLLD        $0x10, Z14, Z14
-	PREFETCHT1    16384(R10)
-	PREFETCHT1    (R10)(DI*1)
-	ADDQ          $0x00000020, R10
-	VPMOVZXWD     (R11), Z15
+	PREFETCHT1    16384(SI)
+	PREFETCHT1    (SI)(R8*1)
+	ADDQ          $0x00000020, SI
+	VPMOVZXWD     (DI), Z15
 	VPSLLD        $0x10, Z15, Z15
-	PREFETCHT1    16384(R11)
-	PREFETCHT1    (R11)(DI*1)
-	ADDQ          $0x00000020, R11
-	VMOVUPS       (R13), Z16
+	PREFETCHT1    16384(DI)
+	PREFETCHT1    (DI)(R8*1)
+	ADDQ          $0x00000020, DI
+	VMOVUPS       (R10), Z16
 	VFMADD231PS   Z16, Z12, Z0
 	VFMADD231PS   Z16, Z13, Z1
 	VFMADD231PS   Z16, Z14, Z2
 	VFMADD231PS   Z16, Z15, Z3
-	VMOVUPS       (R13)(SI*1), Z16
+	VMOVUPS       (R10)(AX*1), Z16
 	VFMADD231PS   Z16, Z12, Z4
 	VFMADD231PS   Z16, Z13, Z5
 	VFMADD231PS   Z16, Z14, Z6
 	VFMADD231PS   Z16, Z15, Z7
-	VMOVUPS       (R13)(SI*2), Z16
+	VMOVUPS       (R10)(AX*2), Z16
 	VFMADD231PS   Z16, Z12, Z8
 	VFMADD231PS   Z16, Z13, Z9
 	VFMADD231PS   Z16, Z14, Z10
 	VFMADD231PS   Z16, Z15, Z11
-	ADDQ          $0x00000040, R13
-	SUBQ          $0x00000010, R12
+	ADDQ          $0x00000040, R10
+	SUBQ          $0x00000010, R9
 	JG            width
-	MOVQ          ldo+64(FP), R9
-	MOVQ          BX, R8
-	SHLQ          $0x02, R9
+	MOVQ          out+56(FP), DX
+	MOVQ          ldo+64(FP), BX
+	SHLQ          $0x02, BX
 	VUNPCKLPS     Z1, Z0, Z12
 	VUNPCKHPS     Z1, Z0, Z14
 	VADDPS        Z14, Z12, Z12
@@ -3336,8 +3242,8 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (R8)
-	ADDQ          R9, R8
+	VMOVUPS       X13, (DX)
+	ADDQ          BX, DX
 	VUNPCKLPS     Z5, Z4, Z12
 	VUNPCKHPS     Z5, Z4, Z14
 	VADDPS        Z14, Z12, Z12
@@ -3351,8 +3257,8 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (R8)
-	ADDQ          R9, R8
+	VMOVUPS       X13, (DX)
+	ADDQ          BX, DX
 	VUNPCKLPS     Z9, Z8, Z12
 	VUNPCKHPS     Z9, Z8, Z14
 	VADDPS        Z14, Z12, Z12
@@ -3366,10 +3272,11 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (R8)
-	ADDQ          $0x00000010, BX
+	VMOVUPS       X13, (DX)
+	ADDQ          $0x10, out+56(FP)
+	MOVQ          ldk+32(FP), DX
 	LEAQ          (CX)(DX*4), CX
-	SUBQ          $0x00000004, AX
+	SUBQ          $0x04, rows+8(FP)
 	JG            rows
 	VZEROUPPER
 	RET
@@ -3511,144 +3418,125 @@ chunk1done:
 // func dotAtBF163AVX512(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotAtBF163AVX512(SB), NOSPLIT, $0-80
-	MOVQ rows+8(FP), AX
-	MOVQ k+32(FP), CX
-	MOVQ ldk+40(FP), DX
-	MOVQ out+64(FP), BX
-	MOVQ ldq+56(FP), SI
-	MOVQ at+24(FP), DI
-	MOVQ listed+16(FP), R8
-	SHLQ $0x01, DX
-	SHLQ $0x02, SI
+	MOVQ ldq+56(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+40(FP), CX
+	SHLQ $0x01, CX
+	MOVQ CX, ldk+40(FP)
+	MOVQ at+24(FP), CX
 
 rows:
-	CMPQ    R8, $0x00000024
+	MOVQ    CX, DX
+	MOVLQSX (DX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    CX, BX
+	LEAQ    4(CX), SI
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT SI, BX
+	MOVLQSX (BX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    CX, SI
+	LEAQ    8(CX), DI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQGT DI, SI
+	LEAQ    4(CX), DI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQEQ DI, SI
+	MOVLQSX (SI), SI
+	IMULQ   ldk+40(FP), SI
+	ADDQ    k+32(FP), SI
+	MOVQ    CX, DI
+	LEAQ    12(CX), R8
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQGT R8, DI
+	LEAQ    8(CX), R8
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQEQ R8, DI
+	LEAQ    4(CX), R8
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQEQ R8, DI
+	MOVLQSX (DI), DI
+	IMULQ   ldk+40(FP), DI
+	ADDQ    k+32(FP), DI
+	MOVQ    DX, R8
+	MOVQ    BX, R9
+	MOVQ    SI, R10
+	MOVQ    DI, R11
+	CMPQ    listed+16(FP), $0x00000024
 	JL      asked
-	MOVLQSX 128(DI), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	LEAQ    (R9)(DX*1), R10
-
-line0:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        line0
-	MOVLQSX    132(DI), R9
-	IMULQ      DX, R9
-	ADDQ       CX, R9
-	LEAQ       (R9)(DX*1), R10
-
-line1:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        line1
-	MOVLQSX    136(DI), R9
-	IMULQ      DX, R9
-	ADDQ       CX, R9
-	LEAQ       (R9)(DX*1), R10
-
-line2:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        line2
-	MOVLQSX    140(DI), R9
-	IMULQ      DX, R9
-	ADDQ       CX, R9
-	LEAQ       (R9)(DX*1), R10
-
-line3:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        line3
+	MOVLQSX 128(CX), R8
+	IMULQ   ldk+40(FP), R8
+	ADDQ    k+32(FP), R8
+	MOVLQSX 132(CX), R9
+	IMULQ   ldk+40(FP), R9
+	ADDQ    k+32(FP), R9
+	MOVLQSX 136(CX), R10
+	IMULQ   ldk+40(FP), R10
+	ADDQ    k+32(FP), R10
+	MOVLQSX 140(CX), R11
+	IMULQ   ldk+40(FP), R11
+	ADDQ    k+32(FP), R11
 
 asked:
-	MOVQ    DI, R9
-	MOVLQSX (R9), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	MOVQ    DI, R10
-	LEAQ    4(DI), R11
-	CMPQ    AX, $0x00000001
-	CMOVQGT R11, R10
-	MOVLQSX (R10), R10
-	IMULQ   DX, R10
-	ADDQ    CX, R10
-	MOVQ    DI, R11
-	LEAQ    8(DI), R12
-	CMPQ    AX, $0x00000002
-	CMOVQGT R12, R11
-	LEAQ    4(DI), R12
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R12, R11
-	MOVLQSX (R11), R11
-	IMULQ   DX, R11
-	ADDQ    CX, R11
-	MOVQ    DI, R12
-	LEAQ    12(DI), R13
-	CMPQ    AX, $0x00000003
-	CMOVQGT R13, R12
-	LEAQ    8(DI), R13
-	CMPQ    AX, $0x00000003
-	CMOVQEQ R13, R12
-	LEAQ    4(DI), R13
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R13, R12
-	MOVLQSX (R12), R12
-	IMULQ   DX, R12
-	ADDQ    CX, R12
-	VPXORD  Z0, Z0, Z0
-	VPXORD  Z1, Z1, Z1
-	VPXORD  Z2, Z2, Z2
-	VPXORD  Z3, Z3, Z3
-	VPXORD  Z4, Z4, Z4
-	VPXORD  Z5, Z5, Z5
-	VPXORD  Z6, Z6, Z6
-	VPXORD  Z7, Z7, Z7
-	VPXORD  Z8, Z8, Z8
-	VPXORD  Z9, Z9, Z9
-	VPXORD  Z10, Z10, Z10
-	VPXORD  Z11, Z11, Z11
-	MOVQ    width+0(FP), R13
-	MOVQ    q+48(FP), R14
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	MOVQ   width+0(FP), R12
+	MOVQ   q+48(FP), R13
 
 width:
-	VPMOVZXWD     (R9), Z12
+	VPMOVZXWD     (DX), Z12
 	VPSLLD        $0x10, Z12, Z12
-	ADDQ          $0x00000020, R9
-	VPMOVZXWD     (R10), Z13
+	PREFETCHT1    (R8)
+	ADDQ          $0x00000020, R8
+	ADDQ          $0x00000020, DX
+	VPMOVZXWD     (BX), Z13
 	VPSLLD        $0x10, Z13, Z13
-	ADDQ          $0x00000020, R10
-	VPMOVZXWD     (R11), Z14
+	PREFETCHT1    (R9)
+	ADDQ          $0x00000020, R9
+	ADDQ          $0x00000020, BX
+	VPMOVZXWD     (SI), Z14
 	VPSLLD        $0x10, Z14, Z14
-	ADDQ          $0x00000020, R11
-	VPMOVZXWD     (R12), Z15
+	PREFETCHT1    (R10)
+	ADDQ          $0x00000020, R10
+	ADDQ          $0x00000020, SI
+	VPMOVZXWD     (DI), Z15
 	VPSLLD        $0x10, Z15, Z15
-	ADDQ          $0x00000020, R12
-	VMOVUPS       (R14), Z16
+	PREFETCHT1    (R11)
+	ADDQ          $0x00000020, R11
+	ADDQ          $0x00000020, DI
+	VMOVUPS       (R13), Z16
 	VFMADD231PS   Z16, Z12, Z0
 	VFMADD231PS   Z16, Z13, Z1
 	VFMADD231PS   Z16, Z14, Z2
 	VFMADD231PS   Z16, Z15, Z3
-	VMOVUPS       (R14)(SI*1), Z16
+	VMOVUPS       (R13)(AX*1), Z16
 	VFMADD231PS   Z16, Z12, Z4
 	VFMADD231PS   Z16, Z13, Z5
 	VFMADD231PS   Z16, Z14, Z6
 	VFMADD231PS   Z16, Z15, Z7
-	VMOVUPS       (R14)(SI*2), Z16
+	VMOVUPS       (R13)(AX*2), Z16
 	VFMADD231PS   Z16, Z12, Z8
 	VFMADD231PS   Z16, Z13, Z9
 	VFMADD231PS   Z16, Z14, Z10
 	VFMADD231PS   Z16, Z15, Z11
-	ADDQ          $0x00000040, R14
-	SUBQ          $0x00000010, R13
+	ADDQ          $0x00000040, R13
+	SUBQ          $0x00000010, R12
 	JG            width
-	MOVQ          ldo+72(FP), R10
-	MOVQ          BX, R9
-	SHLQ          $0x02, R10
+	MOVQ          out+64(FP), DX
+	MOVQ          ldo+72(FP), BX
+	SHLQ          $0x02, BX
 	VUNPCKLPS     Z1, Z0, Z12
 	VUNPCKHPS     Z1, Z0, Z14
 	VADDPS        Z14, Z12, Z12
@@ -3662,8 +3550,8 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (R9)
-	ADDQ          R10, R9
+	VMOVUPS       X13, (DX)
+	ADDQ          BX, DX
 	VUNPCKLPS     Z5, Z4, Z12
 	VUNPCKHPS     Z5, Z4, Z14
 	VADDPS        Z14, Z12, Z12
@@ -3677,8 +3565,8 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (R9)
-	ADDQ          R10, R9
+	VMOVUPS       X13, (DX)
+	ADDQ          BX, DX
 	VUNPCKLPS     Z9, Z8, Z12
 	VUNPCKHPS     Z9, Z8, Z14
 	VADDPS        Z14, Z12, Z12
@@ -3692,11 +3580,11 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (R9)
-	ADDQ          $0x00000010, BX
-	ADDQ          $0x10, DI
-	SUBQ          $0x04, R8
-	SUBQ          $0x00000004, AX
+	VMOVUPS       X13, (DX)
+	ADDQ          $0x10, out+64(FP)
+	ADDQ          $0x10, CX
+	SUBQ          $0x04, listed+16(FP)
+	SUBQ          $0x04, rows+8(FP)
 	JG            rows
 	VZEROUPPER
 	RET
@@ -3862,30 +3750,32 @@ chunk1done:
 // func dotBF164AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotBF164AVX512(SB), NOSPLIT, $0-72
-	MOVQ rows+8(FP), AX
+	MOVQ ldq+48(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+32(FP), CX
+	SHLQ $0x01, CX
+	MOVQ CX, ldk+32(FP)
 	MOVQ k+24(FP), CX
-	MOVQ ldk+32(FP), DX
-	MOVQ out+56(FP), BX
-	MOVQ ldq+48(FP), SI
-	MOVQ ahead+16(FP), DI
-	SHLQ $0x01, DX
-	SHLQ $0x02, SI
-	LEAQ (SI)(SI*2), R8
+	LEAQ (AX)(AX*2), DX
 
 rows:
-	MOVQ    CX, R9
-	LEAQ    (R9)(DX*1), R11
-	MOVQ    R9, R10
-	CMPQ    AX, $0x00000001
-	CMOVQGT R11, R10
-	LEAQ    (R10)(DX*1), R12
-	MOVQ    R10, R11
-	CMPQ    AX, $0x00000002
-	CMOVQGT R12, R11
-	LEAQ    (R11)(DX*1), R13
-	MOVQ    R11, R12
-	CMPQ    AX, $0x00000003
-	CMOVQGT R13, R12
+	MOVQ    CX, BX
+	MOVQ    ldk+32(FP), DI
+	ADDQ    BX, DI
+	MOVQ    BX, SI
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT DI, SI
+	MOVQ    ldk+32(FP), R8
+	ADDQ    SI, R8
+	MOVQ    SI, DI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQGT R8, DI
+	MOVQ    ldk+32(FP), R9
+	ADDQ    DI, R9
+	MOVQ    DI, R8
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQGT R9, R8
+	MOVQ    ahead+16(FP), R9
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
 	VPXORD  Z2, Z2, Z2
@@ -3902,56 +3792,56 @@ rows:
 	VPXORD  Z13, Z13, Z13
 	VPXORD  Z14, Z14, Z14
 	VPXORD  Z15, Z15, Z15
-	MOVQ    width+0(FP), R13
-	MOVQ    q+40(FP), R14
+	MOVQ    width+0(FP), R10
+	MOVQ    q+40(FP), R11
 
 width:
-	VPMOVZXWD     (R9), Z16
+	VPMOVZXWD     (BX), Z16
 	VPSLLD        $0x10, Z16, Z16
-	PREFETCHT1    16384(R9)
-	PREFETCHT1    (R9)(DI*1)
-	ADDQ          $0x00000020, R9
-	VPMOVZXWD     (R10), Z17
+	PREFETCHT1    16384(BX)
+	PREFETCHT1    (BX)(R9*1)
+	ADDQ          $0x00000020, BX
+	VPMOVZXWD     (SI), Z17
 	VPSLLD        $0x10, Z17, Z17
-	PREFETCHT1    16384(R10)
-	PREFETCHT1    (R10)(DI*1)
-	ADDQ          $0x00000020, R10
-	VPMOVZXWD     (R11), Z18
+	PREFETCHT1    16384(SI)
+	PREFETCHT1    (SI)(R9*1)
+	ADDQ          $0x00000020, SI
+	VPMOVZXWD     (DI), Z18
 	VPSLLD        $0x10, Z18, Z18
-	PREFETCHT1    16384(R11)
-	PREFETCHT1    (R11)(DI*1)
-	ADDQ          $0x00000020, R11
-	VPMOVZXWD     (R12), Z19
+	PREFETCHT1    16384(DI)
+	PREFETCHT1    (DI)(R9*1)
+	ADDQ          $0x00000020, DI
+	VPMOVZXWD     (R8), Z19
 	VPSLLD        $0x10, Z19, Z19
-	PREFETCHT1    16384(R12)
-	PREFETCHT1    (R12)(DI*1)
-	ADDQ          $0x00000020, R12
-	VMOVUPS       (R14), Z20
+	PREFETCHT1    16384(R8)
+	PREFETCHT1    (R8)(R9*1)
+	ADDQ          $0x00000020, R8
+	VMOVUPS       (R11), Z20
 	VFMADD231PS   Z20, Z16, Z0
 	VFMADD231PS   Z20, Z17, Z1
 	VFMADD231PS   Z20, Z18, Z2
 	VFMADD231PS   Z20, Z19, Z3
-	VMOVUPS       (R14)(SI*1), Z20
+	VMOVUPS       (R11)(AX*1), Z20
 	VFMADD231PS   Z20, Z16, Z4
 	VFMADD231PS   Z20, Z17, Z5
 	VFMADD231PS   Z20, Z18, Z6
 	VFMADD231PS   Z20, Z19, Z7
-	VMOVUPS       (R14)(SI*2), Z20
+	VMOVUPS       (R11)(AX*2), Z20
 	VFMADD231PS   Z20, Z16, Z8
 	VFMADD231PS   Z20, Z17, Z9
 	VFMADD231PS   Z20, Z18, Z10
 	VFMADD231PS   Z20, Z19, Z11
-	VMOVUPS       (R14)(R8*1), Z20
+	VMOVUPS       (R11)(DX*1), Z20
 	VFMADD231PS   Z20, Z16, Z12
 	VFMADD231PS   Z20, Z17, Z13
 	VFMADD231PS   Z20, Z18, Z14
 	VFMADD231PS   Z20, Z19, Z15
-	ADDQ          $0x00000040, R14
-	SUBQ          $0x00000010, R13
+	ADDQ          $0x00000040, R11
+	SUBQ          $0x00000010, R10
 	JG            width
-	MOVQ          ldo+64(FP), R10
-	MOVQ          BX, R9
-	SHLQ          $0x02, R10
+	MOVQ          out+56(FP), BX
+	MOVQ          ldo+64(FP), SI
+	SHLQ          $0x02, SI
 	VUNPCKLPS     Z1, Z0, Z16
 	VUNPCKHPS     Z1, Z0, Z18
 	VADDPS        Z18, Z16, Z16
@@ -3965,8 +3855,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R9)
-	ADDQ          R10, R9
+	VMOVUPS       X17, (BX)
+	ADDQ          SI, BX
 	VUNPCKLPS     Z5, Z4, Z16
 	VUNPCKHPS     Z5, Z4, Z18
 	VADDPS        Z18, Z16, Z16
@@ -3980,8 +3870,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R9)
-	ADDQ          R10, R9
+	VMOVUPS       X17, (BX)
+	ADDQ          SI, BX
 	VUNPCKLPS     Z9, Z8, Z16
 	VUNPCKHPS     Z9, Z8, Z18
 	VADDPS        Z18, Z16, Z16
@@ -3995,8 +3885,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R9)
-	ADDQ          R10, R9
+	VMOVUPS       X17, (BX)
+	ADDQ          SI, BX
 	VUNPCKLPS     Z13, Z12, Z16
 	VUNPCKHPS     Z13, Z12, Z18
 	VADDPS        Z18, Z16, Z16
@@ -4010,10 +3900,11 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R9)
-	ADDQ          $0x00000010, BX
-	LEAQ          (CX)(DX*4), CX
-	SUBQ          $0x00000004, AX
+	VMOVUPS       X17, (BX)
+	ADDQ          $0x10, out+56(FP)
+	MOVQ          ldk+32(FP), BX
+	LEAQ          (CX)(BX*4), CX
+	SUBQ          $0x04, rows+8(FP)
 	JG            rows
 	VZEROUPPER
 	RET
@@ -4178,154 +4069,135 @@ chunk1done:
 // func dotAtBF164AVX512(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotAtBF164AVX512(SB), NOSPLIT, $0-80
-	MOVQ rows+8(FP), AX
-	MOVQ k+32(FP), CX
-	MOVQ ldk+40(FP), DX
-	MOVQ out+64(FP), BX
-	MOVQ ldq+56(FP), SI
-	MOVQ at+24(FP), DI
-	MOVQ listed+16(FP), R8
-	SHLQ $0x01, DX
-	SHLQ $0x02, SI
-	LEAQ (SI)(SI*2), R9
+	MOVQ ldq+56(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+40(FP), CX
+	SHLQ $0x01, CX
+	MOVQ CX, ldk+40(FP)
+	MOVQ at+24(FP), CX
+	LEAQ (AX)(AX*2), DX
 
 rows:
-	CMPQ    R8, $0x00000024
+	MOVQ    CX, BX
+	MOVLQSX (BX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    CX, SI
+	LEAQ    4(CX), DI
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT DI, SI
+	MOVLQSX (SI), SI
+	IMULQ   ldk+40(FP), SI
+	ADDQ    k+32(FP), SI
+	MOVQ    CX, DI
+	LEAQ    8(CX), R8
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQGT R8, DI
+	LEAQ    4(CX), R8
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQEQ R8, DI
+	MOVLQSX (DI), DI
+	IMULQ   ldk+40(FP), DI
+	ADDQ    k+32(FP), DI
+	MOVQ    CX, R8
+	LEAQ    12(CX), R9
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQGT R9, R8
+	LEAQ    8(CX), R9
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQEQ R9, R8
+	LEAQ    4(CX), R9
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQEQ R9, R8
+	MOVLQSX (R8), R8
+	IMULQ   ldk+40(FP), R8
+	ADDQ    k+32(FP), R8
+	MOVQ    BX, R9
+	MOVQ    SI, R10
+	MOVQ    DI, R11
+	MOVQ    R8, R12
+	CMPQ    listed+16(FP), $0x00000024
 	JL      asked
-	MOVLQSX 128(DI), R10
-	IMULQ   DX, R10
-	ADDQ    CX, R10
-	LEAQ    (R10)(DX*1), R11
-
-line0:
-	PREFETCHT1 (R10)
-	ADDQ       $0x40, R10
-	CMPQ       R10, R11
-	JCS        line0
-	MOVLQSX    132(DI), R10
-	IMULQ      DX, R10
-	ADDQ       CX, R10
-	LEAQ       (R10)(DX*1), R11
-
-line1:
-	PREFETCHT1 (R10)
-	ADDQ       $0x40, R10
-	CMPQ       R10, R11
-	JCS        line1
-	MOVLQSX    136(DI), R10
-	IMULQ      DX, R10
-	ADDQ       CX, R10
-	LEAQ       (R10)(DX*1), R11
-
-line2:
-	PREFETCHT1 (R10)
-	ADDQ       $0x40, R10
-	CMPQ       R10, R11
-	JCS        line2
-	MOVLQSX    140(DI), R10
-	IMULQ      DX, R10
-	ADDQ       CX, R10
-	LEAQ       (R10)(DX*1), R11
-
-line3:
-	PREFETCHT1 (R10)
-	ADDQ       $0x40, R10
-	CMPQ       R10, R11
-	JCS        line3
+	MOVLQSX 128(CX), R9
+	IMULQ   ldk+40(FP), R9
+	ADDQ    k+32(FP), R9
+	MOVLQSX 132(CX), R10
+	IMULQ   ldk+40(FP), R10
+	ADDQ    k+32(FP), R10
+	MOVLQSX 136(CX), R11
+	IMULQ   ldk+40(FP), R11
+	ADDQ    k+32(FP), R11
+	MOVLQSX 140(CX), R12
+	IMULQ   ldk+40(FP), R12
+	ADDQ    k+32(FP), R12
 
 asked:
-	MOVQ    DI, R10
-	MOVLQSX (R10), R10
-	IMULQ   DX, R10
-	ADDQ    CX, R10
-	MOVQ    DI, R11
-	LEAQ    4(DI), R12
-	CMPQ    AX, $0x00000001
-	CMOVQGT R12, R11
-	MOVLQSX (R11), R11
-	IMULQ   DX, R11
-	ADDQ    CX, R11
-	MOVQ    DI, R12
-	LEAQ    8(DI), R13
-	CMPQ    AX, $0x00000002
-	CMOVQGT R13, R12
-	LEAQ    4(DI), R13
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R13, R12
-	MOVLQSX (R12), R12
-	IMULQ   DX, R12
-	ADDQ    CX, R12
-	MOVQ    DI, R13
-	LEAQ    12(DI), R14
-	CMPQ    AX, $0x00000003
-	CMOVQGT R14, R13
-	LEAQ    8(DI), R14
-	CMPQ    AX, $0x00000003
-	CMOVQEQ R14, R13
-	LEAQ    4(DI), R14
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R14, R13
-	MOVLQSX (R13), R13
-	IMULQ   DX, R13
-	ADDQ    CX, R13
-	VPXORD  Z0, Z0, Z0
-	VPXORD  Z1, Z1, Z1
-	VPXORD  Z2, Z2, Z2
-	VPXORD  Z3, Z3, Z3
-	VPXORD  Z4, Z4, Z4
-	VPXORD  Z5, Z5, Z5
-	VPXORD  Z6, Z6, Z6
-	VPXORD  Z7, Z7, Z7
-	VPXORD  Z8, Z8, Z8
-	VPXORD  Z9, Z9, Z9
-	VPXORD  Z10, Z10, Z10
-	VPXORD  Z11, Z11, Z11
-	VPXORD  Z12, Z12, Z12
-	VPXORD  Z13, Z13, Z13
-	VPXORD  Z14, Z14, Z14
-	VPXORD  Z15, Z15, Z15
-	MOVQ    width+0(FP), R14
-	MOVQ    q+48(FP), R15
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	MOVQ   width+0(FP), R13
+	MOVQ   q+48(FP), R14
 
 width:
-	VPMOVZXWD     (R10), Z16
+	VPMOVZXWD     (BX), Z16
 	VPSLLD        $0x10, Z16, Z16
-	ADDQ          $0x00000020, R10
-	VPMOVZXWD     (R11), Z17
+	PREFETCHT1    (R9)
+	ADDQ          $0x00000020, R9
+	ADDQ          $0x00000020, BX
+	VPMOVZXWD     (SI), Z17
 	VPSLLD        $0x10, Z17, Z17
-	ADDQ          $0x00000020, R11
-	VPMOVZXWD     (R12), Z18
+	PREFETCHT1    (R10)
+	ADDQ          $0x00000020, R10
+	ADDQ          $0x00000020, SI
+	VPMOVZXWD     (DI), Z18
 	VPSLLD        $0x10, Z18, Z18
-	ADDQ          $0x00000020, R12
-	VPMOVZXWD     (R13), Z19
+	PREFETCHT1    (R11)
+	ADDQ          $0x00000020, R11
+	ADDQ          $0x00000020, DI
+	VPMOVZXWD     (R8), Z19
 	VPSLLD        $0x10, Z19, Z19
-	ADDQ          $0x00000020, R13
-	VMOVUPS       (R15), Z20
+	PREFETCHT1    (R12)
+	ADDQ          $0x00000020, R12
+	ADDQ          $0x00000020, R8
+	VMOVUPS       (R14), Z20
 	VFMADD231PS   Z20, Z16, Z0
 	VFMADD231PS   Z20, Z17, Z1
 	VFMADD231PS   Z20, Z18, Z2
 	VFMADD231PS   Z20, Z19, Z3
-	VMOVUPS       (R15)(SI*1), Z20
+	VMOVUPS       (R14)(AX*1), Z20
 	VFMADD231PS   Z20, Z16, Z4
 	VFMADD231PS   Z20, Z17, Z5
 	VFMADD231PS   Z20, Z18, Z6
 	VFMADD231PS   Z20, Z19, Z7
-	VMOVUPS       (R15)(SI*2), Z20
+	VMOVUPS       (R14)(AX*2), Z20
 	VFMADD231PS   Z20, Z16, Z8
 	VFMADD231PS   Z20, Z17, Z9
 	VFMADD231PS   Z20, Z18, Z10
 	VFMADD231PS   Z20, Z19, Z11
-	VMOVUPS       (R15)(R9*1), Z20
+	VMOVUPS       (R14)(DX*1), Z20
 	VFMADD231PS   Z20, Z16, Z12
 	VFMADD231PS   Z20, Z17, Z13
 	VFMADD231PS   Z20, Z18, Z14
 	VFMADD231PS   Z20, Z19, Z15
-	ADDQ          $0x00000040, R15
-	SUBQ          $0x00000010, R14
+	ADDQ          $0x00000040, R14
+	SUBQ          $0x00000010, R13
 	JG            width
-	MOVQ          ldo+72(FP), R11
-	MOVQ          BX, R10
-	SHLQ          $0x02, R11
+	MOVQ          out+64(FP), BX
+	MOVQ          ldo+72(FP), SI
+	SHLQ          $0x02, SI
 	VUNPCKLPS     Z1, Z0, Z16
 	VUNPCKHPS     Z1, Z0, Z18
 	VADDPS        Z18, Z16, Z16
@@ -4339,8 +4211,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R10)
-	ADDQ          R11, R10
+	VMOVUPS       X17, (BX)
+	ADDQ          SI, BX
 	VUNPCKLPS     Z5, Z4, Z16
 	VUNPCKHPS     Z5, Z4, Z18
 	VADDPS        Z18, Z16, Z16
@@ -4354,8 +4226,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R10)
-	ADDQ          R11, R10
+	VMOVUPS       X17, (BX)
+	ADDQ          SI, BX
 	VUNPCKLPS     Z9, Z8, Z16
 	VUNPCKHPS     Z9, Z8, Z18
 	VADDPS        Z18, Z16, Z16
@@ -4369,8 +4241,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R10)
-	ADDQ          R11, R10
+	VMOVUPS       X17, (BX)
+	ADDQ          SI, BX
 	VUNPCKLPS     Z13, Z12, Z16
 	VUNPCKHPS     Z13, Z12, Z18
 	VADDPS        Z18, Z16, Z16
@@ -4384,11 +4256,11 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R10)
-	ADDQ          $0x00000010, BX
-	ADDQ          $0x10, DI
-	SUBQ          $0x04, R8
-	SUBQ          $0x00000004, AX
+	VMOVUPS       X17, (BX)
+	ADDQ          $0x10, out+64(FP)
+	ADDQ          $0x10, CX
+	SUBQ          $0x04, listed+16(FP)
+	SUBQ          $0x04, rows+8(FP)
 	JG            rows
 	VZEROUPPER
 	RET
@@ -4577,52 +4449,53 @@ chunk1done:
 // func dotF321AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·dotF321AVX2(SB), NOSPLIT, $0-72
-	MOVQ rows+8(FP), AX
-	MOVQ k+24(FP), CX
-	MOVQ ldk+32(FP), DX
-	MOVQ out+56(FP), BX
-	MOVQ ldq+48(FP), SI
-	MOVQ ahead+16(FP), DI
-	SHLQ $0x02, DX
-	SHLQ $0x02, SI
+	MOVQ ldq+48(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+32(FP), AX
+	SHLQ $0x02, AX
+	MOVQ AX, ldk+32(FP)
+	MOVQ k+24(FP), AX
 
 rows:
-	MOVQ    CX, SI
-	LEAQ    (SI)(DX*1), R9
-	MOVQ    SI, R8
-	CMPQ    AX, $0x00000001
-	CMOVQGT R9, R8
+	MOVQ    AX, CX
+	MOVQ    ldk+32(FP), BX
+	ADDQ    CX, BX
+	MOVQ    CX, DX
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT BX, DX
+	MOVQ    ahead+16(FP), BX
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
-	MOVQ    width+0(FP), R9
-	MOVQ    q+40(FP), R10
+	MOVQ    width+0(FP), SI
+	MOVQ    q+40(FP), DI
 
 width:
-	VMOVUPS      (SI), Y2
-	PREFETCHT1   16384(SI)
-	PREFETCHT1   (SI)(DI*1)
-	ADDQ         $0x00000020, SI
-	VMOVUPS      (R8), Y3
-	PREFETCHT1   16384(R8)
-	PREFETCHT1   (R8)(DI*1)
-	ADDQ         $0x00000020, R8
-	VMOVUPS      (R10), Y4
+	VMOVUPS      (CX), Y2
+	PREFETCHT1   16384(CX)
+	PREFETCHT1   (CX)(BX*1)
+	ADDQ         $0x00000020, CX
+	VMOVUPS      (DX), Y3
+	PREFETCHT1   16384(DX)
+	PREFETCHT1   (DX)(BX*1)
+	ADDQ         $0x00000020, DX
+	VMOVUPS      (DI), Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
-	ADDQ         $0x00000020, R10
-	SUBQ         $0x00000008, R9
+	ADDQ         $0x00000020, DI
+	SUBQ         $0x00000008, SI
 	JG           width
-	MOVQ         ldo+64(FP), R8
-	MOVQ         BX, SI
-	SHLQ         $0x02, R8
+	MOVQ         out+56(FP), CX
+	MOVQ         ldo+64(FP), DX
+	SHLQ         $0x02, DX
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (SI)
-	ADDQ         $0x00000008, BX
-	LEAQ         (CX)(DX*2), CX
-	SUBQ         $0x00000002, AX
+	VMOVSD       X1, (CX)
+	ADDQ         $0x08, out+56(FP)
+	MOVQ         ldk+32(FP), CX
+	LEAQ         (AX)(CX*2), AX
+	SUBQ         $0x02, rows+8(FP)
 	JG           rows
 	VZEROUPPER
 	RET
@@ -4708,80 +4581,69 @@ chunk1done:
 // func dotAtF321AVX2(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·dotAtF321AVX2(SB), NOSPLIT, $0-80
-	MOVQ rows+8(FP), AX
-	MOVQ k+32(FP), CX
-	MOVQ ldk+40(FP), DX
-	MOVQ out+64(FP), BX
-	MOVQ ldq+56(FP), SI
-	MOVQ at+24(FP), DI
-	MOVQ listed+16(FP), R8
-	SHLQ $0x02, DX
-	SHLQ $0x02, SI
+	MOVQ ldq+56(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+40(FP), AX
+	SHLQ $0x02, AX
+	MOVQ AX, ldk+40(FP)
+	MOVQ at+24(FP), AX
 
 rows:
-	CMPQ    R8, $0x00000022
+	MOVQ    AX, CX
+	MOVLQSX (CX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    AX, DX
+	LEAQ    4(AX), BX
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT BX, DX
+	MOVLQSX (DX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    CX, BX
+	MOVQ    DX, SI
+	CMPQ    listed+16(FP), $0x00000022
 	JL      asked
-	MOVLQSX 128(DI), SI
-	IMULQ   DX, SI
-	ADDQ    CX, SI
-	LEAQ    (SI)(DX*1), R9
-
-line0:
-	PREFETCHT1 (SI)
-	ADDQ       $0x40, SI
-	CMPQ       SI, R9
-	JCS        line0
-	MOVLQSX    132(DI), SI
-	IMULQ      DX, SI
-	ADDQ       CX, SI
-	LEAQ       (SI)(DX*1), R9
-
-line1:
-	PREFETCHT1 (SI)
-	ADDQ       $0x40, SI
-	CMPQ       SI, R9
-	JCS        line1
+	MOVLQSX 128(AX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVLQSX 132(AX), SI
+	IMULQ   ldk+40(FP), SI
+	ADDQ    k+32(FP), SI
 
 asked:
-	MOVQ    DI, SI
-	MOVLQSX (SI), SI
-	IMULQ   DX, SI
-	ADDQ    CX, SI
-	MOVQ    DI, R9
-	LEAQ    4(DI), R10
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
-	MOVLQSX (R9), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	VXORPS  Y0, Y0, Y0
-	VXORPS  Y1, Y1, Y1
-	MOVQ    width+0(FP), R10
-	MOVQ    q+48(FP), R11
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	MOVQ   width+0(FP), DI
+	MOVQ   q+48(FP), R8
 
 width:
-	VMOVUPS      (SI), Y2
+	VMOVUPS      (CX), Y2
+	PREFETCHT1   (BX)
+	ADDQ         $0x00000020, BX
+	ADDQ         $0x00000020, CX
+	VMOVUPS      (DX), Y3
+	PREFETCHT1   (SI)
 	ADDQ         $0x00000020, SI
-	VMOVUPS      (R9), Y3
-	ADDQ         $0x00000020, R9
-	VMOVUPS      (R11), Y4
+	ADDQ         $0x00000020, DX
+	VMOVUPS      (R8), Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
-	ADDQ         $0x00000020, R11
-	SUBQ         $0x00000008, R10
+	ADDQ         $0x00000020, R8
+	SUBQ         $0x00000008, DI
 	JG           width
-	MOVQ         ldo+72(FP), R9
-	MOVQ         BX, SI
-	SHLQ         $0x02, R9
+	MOVQ         out+64(FP), CX
+	MOVQ         ldo+72(FP), DX
+	SHLQ         $0x02, DX
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (SI)
-	ADDQ         $0x00000008, BX
-	ADDQ         $0x08, DI
-	SUBQ         $0x02, R8
-	SUBQ         $0x00000002, AX
+	VMOVSD       X1, (CX)
+	ADDQ         $0x08, out+64(FP)
+	ADDQ         $0x08, AX
+	SUBQ         $0x02, listed+16(FP)
+	SUBQ         $0x02, rows+8(FP)
 	JG           rows
 	VZEROUPPER
 	RET
@@ -4891,63 +4753,64 @@ chunk1done:
 // func dotF322AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·dotF322AVX2(SB), NOSPLIT, $0-72
-	MOVQ rows+8(FP), AX
+	MOVQ ldq+48(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+32(FP), CX
+	SHLQ $0x02, CX
+	MOVQ CX, ldk+32(FP)
 	MOVQ k+24(FP), CX
-	MOVQ ldk+32(FP), DX
-	MOVQ out+56(FP), BX
-	MOVQ ldq+48(FP), SI
-	MOVQ ahead+16(FP), DI
-	SHLQ $0x02, DX
-	SHLQ $0x02, SI
 
 rows:
-	MOVQ    CX, R8
-	LEAQ    (R8)(DX*1), R10
-	MOVQ    R8, R9
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
+	MOVQ    CX, DX
+	MOVQ    ldk+32(FP), SI
+	ADDQ    DX, SI
+	MOVQ    DX, BX
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT SI, BX
+	MOVQ    ahead+16(FP), SI
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
 	VXORPS  Y3, Y3, Y3
-	MOVQ    width+0(FP), R10
-	MOVQ    q+40(FP), R11
+	MOVQ    width+0(FP), DI
+	MOVQ    q+40(FP), R8
 
 width:
-	VMOVUPS      (R8), Y4
-	PREFETCHT1   16384(R8)
-	PREFETCHT1   (R8)(DI*1)
-	ADDQ         $0x00000020, R8
-	VMOVUPS      (R9), Y5
-	PREFETCHT1   16384(R9)
-	PREFETCHT1   (R9)(DI*1)
-	ADDQ         $0x00000020, R9
-	VMOVUPS      (R11), Y6
+	VMOVUPS      (DX), Y4
+	PREFETCHT1   16384(DX)
+	PREFETCHT1   (DX)(SI*1)
+	ADDQ         $0x00000020, DX
+	VMOVUPS      (BX), Y5
+	PREFETCHT1   16384(BX)
+	PREFETCHT1   (BX)(SI*1)
+	ADDQ         $0x00000020, BX
+	VMOVUPS      (R8), Y6
 	VFMADD231PS  Y6, Y4, Y0
 	VFMADD231PS  Y6, Y5, Y1
-	VMOVUPS      (R11)(SI*1), Y6
+	VMOVUPS      (R8)(AX*1), Y6
 	VFMADD231PS  Y6, Y4, Y2
 	VFMADD231PS  Y6, Y5, Y3
-	ADDQ         $0x00000020, R11
-	SUBQ         $0x00000008, R10
+	ADDQ         $0x00000020, R8
+	SUBQ         $0x00000008, DI
 	JG           width
-	MOVQ         ldo+64(FP), R9
-	MOVQ         BX, R8
-	SHLQ         $0x02, R9
+	MOVQ         out+56(FP), DX
+	MOVQ         ldo+64(FP), BX
+	SHLQ         $0x02, BX
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         R9, R8
+	VMOVSD       X1, (DX)
+	ADDQ         BX, DX
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         $0x00000008, BX
+	VMOVSD       X1, (DX)
+	ADDQ         $0x08, out+56(FP)
+	MOVQ         ldk+32(FP), DX
 	LEAQ         (CX)(DX*2), CX
-	SUBQ         $0x00000002, AX
+	SUBQ         $0x02, rows+8(FP)
 	JG           rows
 	VZEROUPPER
 	RET
@@ -5048,91 +4911,80 @@ chunk1done:
 // func dotAtF322AVX2(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·dotAtF322AVX2(SB), NOSPLIT, $0-80
-	MOVQ rows+8(FP), AX
-	MOVQ k+32(FP), CX
-	MOVQ ldk+40(FP), DX
-	MOVQ out+64(FP), BX
-	MOVQ ldq+56(FP), SI
-	MOVQ at+24(FP), DI
-	MOVQ listed+16(FP), R8
-	SHLQ $0x02, DX
-	SHLQ $0x02, SI
+	MOVQ ldq+56(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+40(FP), CX
+	SHLQ $0x02, CX
+	MOVQ CX, ldk+40(FP)
+	MOVQ at+24(FP), CX
 
 rows:
-	CMPQ    R8, $0x00000022
+	MOVQ    CX, DX
+	MOVLQSX (DX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    CX, BX
+	LEAQ    4(CX), SI
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT SI, BX
+	MOVLQSX (BX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    DX, SI
+	MOVQ    BX, DI
+	CMPQ    listed+16(FP), $0x00000022
 	JL      asked
-	MOVLQSX 128(DI), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	LEAQ    (R9)(DX*1), R10
-
-line0:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        line0
-	MOVLQSX    132(DI), R9
-	IMULQ      DX, R9
-	ADDQ       CX, R9
-	LEAQ       (R9)(DX*1), R10
-
-line1:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        line1
+	MOVLQSX 128(CX), SI
+	IMULQ   ldk+40(FP), SI
+	ADDQ    k+32(FP), SI
+	MOVLQSX 132(CX), DI
+	IMULQ   ldk+40(FP), DI
+	ADDQ    k+32(FP), DI
 
 asked:
-	MOVQ    DI, R9
-	MOVLQSX (R9), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	MOVQ    DI, R10
-	LEAQ    4(DI), R11
-	CMPQ    AX, $0x00000001
-	CMOVQGT R11, R10
-	MOVLQSX (R10), R10
-	IMULQ   DX, R10
-	ADDQ    CX, R10
-	VXORPS  Y0, Y0, Y0
-	VXORPS  Y1, Y1, Y1
-	VXORPS  Y2, Y2, Y2
-	VXORPS  Y3, Y3, Y3
-	MOVQ    width+0(FP), R11
-	MOVQ    q+48(FP), R12
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVQ   width+0(FP), R8
+	MOVQ   q+48(FP), R9
 
 width:
-	VMOVUPS      (R9), Y4
-	ADDQ         $0x00000020, R9
-	VMOVUPS      (R10), Y5
-	ADDQ         $0x00000020, R10
-	VMOVUPS      (R12), Y6
+	VMOVUPS      (DX), Y4
+	PREFETCHT1   (SI)
+	ADDQ         $0x00000020, SI
+	ADDQ         $0x00000020, DX
+	VMOVUPS      (BX), Y5
+	PREFETCHT1   (DI)
+	ADDQ         $0x00000020, DI
+	ADDQ         $0x00000020, BX
+	VMOVUPS      (R9), Y6
 	VFMADD231PS  Y6, Y4, Y0
 	VFMADD231PS  Y6, Y5, Y1
-	VMOVUPS      (R12)(SI*1), Y6
+	VMOVUPS      (R9)(AX*1), Y6
 	VFMADD231PS  Y6, Y4, Y2
 	VFMADD231PS  Y6, Y5, Y3
-	ADDQ         $0x00000020, R12
-	SUBQ         $0x00000008, R11
+	ADDQ         $0x00000020, R9
+	SUBQ         $0x00000008, R8
 	JG           width
-	MOVQ         ldo+72(FP), R10
-	MOVQ         BX, R9
-	SHLQ         $0x02, R10
+	MOVQ         out+64(FP), DX
+	MOVQ         ldo+72(FP), BX
+	SHLQ         $0x02, BX
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         R10, R9
+	VMOVSD       X1, (DX)
+	ADDQ         BX, DX
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         $0x00000008, BX
-	ADDQ         $0x08, DI
-	SUBQ         $0x02, R8
-	SUBQ         $0x00000002, AX
+	VMOVSD       X1, (DX)
+	ADDQ         $0x08, out+64(FP)
+	ADDQ         $0x08, CX
+	SUBQ         $0x02, listed+16(FP)
+	SUBQ         $0x02, rows+8(FP)
 	JG           rows
 	VZEROUPPER
 	RET
@@ -5257,74 +5109,75 @@ chunk1done:
 // func dotF323AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·dotF323AVX2(SB), NOSPLIT, $0-72
-	MOVQ rows+8(FP), AX
+	MOVQ ldq+48(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+32(FP), CX
+	SHLQ $0x02, CX
+	MOVQ CX, ldk+32(FP)
 	MOVQ k+24(FP), CX
-	MOVQ ldk+32(FP), DX
-	MOVQ out+56(FP), BX
-	MOVQ ldq+48(FP), SI
-	MOVQ ahead+16(FP), DI
-	SHLQ $0x02, DX
-	SHLQ $0x02, SI
 
 rows:
-	MOVQ    CX, R8
-	LEAQ    (R8)(DX*1), R10
-	MOVQ    R8, R9
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
+	MOVQ    CX, DX
+	MOVQ    ldk+32(FP), SI
+	ADDQ    DX, SI
+	MOVQ    DX, BX
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT SI, BX
+	MOVQ    ahead+16(FP), SI
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
 	VXORPS  Y3, Y3, Y3
 	VXORPS  Y4, Y4, Y4
 	VXORPS  Y5, Y5, Y5
-	MOVQ    width+0(FP), R10
-	MOVQ    q+40(FP), R11
+	MOVQ    width+0(FP), DI
+	MOVQ    q+40(FP), R8
 
 width:
-	VMOVUPS      (R8), Y6
-	PREFETCHT1   16384(R8)
-	PREFETCHT1   (R8)(DI*1)
-	ADDQ         $0x00000020, R8
-	VMOVUPS      (R9), Y7
-	PREFETCHT1   16384(R9)
-	PREFETCHT1   (R9)(DI*1)
-	ADDQ         $0x00000020, R9
-	VMOVUPS      (R11), Y8
+	VMOVUPS      (DX), Y6
+	PREFETCHT1   16384(DX)
+	PREFETCHT1   (DX)(SI*1)
+	ADDQ         $0x00000020, DX
+	VMOVUPS      (BX), Y7
+	PREFETCHT1   16384(BX)
+	PREFETCHT1   (BX)(SI*1)
+	ADDQ         $0x00000020, BX
+	VMOVUPS      (R8), Y8
 	VFMADD231PS  Y8, Y6, Y0
 	VFMADD231PS  Y8, Y7, Y1
-	VMOVUPS      (R11)(SI*1), Y8
+	VMOVUPS      (R8)(AX*1), Y8
 	VFMADD231PS  Y8, Y6, Y2
 	VFMADD231PS  Y8, Y7, Y3
-	VMOVUPS      (R11)(SI*2), Y8
+	VMOVUPS      (R8)(AX*2), Y8
 	VFMADD231PS  Y8, Y6, Y4
 	VFMADD231PS  Y8, Y7, Y5
-	ADDQ         $0x00000020, R11
-	SUBQ         $0x00000008, R10
+	ADDQ         $0x00000020, R8
+	SUBQ         $0x00000008, DI
 	JG           width
-	MOVQ         ldo+64(FP), R9
-	MOVQ         BX, R8
-	SHLQ         $0x02, R9
+	MOVQ         out+56(FP), DX
+	MOVQ         ldo+64(FP), BX
+	SHLQ         $0x02, BX
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         R9, R8
+	VMOVSD       X1, (DX)
+	ADDQ         BX, DX
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         R9, R8
+	VMOVSD       X1, (DX)
+	ADDQ         BX, DX
 	VHADDPS      Y5, Y4, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         $0x00000008, BX
+	VMOVSD       X1, (DX)
+	ADDQ         $0x08, out+56(FP)
+	MOVQ         ldk+32(FP), DX
 	LEAQ         (CX)(DX*2), CX
-	SUBQ         $0x00000002, AX
+	SUBQ         $0x02, rows+8(FP)
 	JG           rows
 	VZEROUPPER
 	RET
@@ -5440,102 +5293,91 @@ chunk1done:
 // func dotAtF323AVX2(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·dotAtF323AVX2(SB), NOSPLIT, $0-80
-	MOVQ rows+8(FP), AX
-	MOVQ k+32(FP), CX
-	MOVQ ldk+40(FP), DX
-	MOVQ out+64(FP), BX
-	MOVQ ldq+56(FP), SI
-	MOVQ at+24(FP), DI
-	MOVQ listed+16(FP), R8
-	SHLQ $0x02, DX
-	SHLQ $0x02, SI
+	MOVQ ldq+56(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+40(FP), CX
+	SHLQ $0x02, CX
+	MOVQ CX, ldk+40(FP)
+	MOVQ at+24(FP), CX
 
 rows:
-	CMPQ    R8, $0x00000022
+	MOVQ    CX, DX
+	MOVLQSX (DX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    CX, BX
+	LEAQ    4(CX), SI
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT SI, BX
+	MOVLQSX (BX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    DX, SI
+	MOVQ    BX, DI
+	CMPQ    listed+16(FP), $0x00000022
 	JL      asked
-	MOVLQSX 128(DI), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	LEAQ    (R9)(DX*1), R10
-
-line0:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        line0
-	MOVLQSX    132(DI), R9
-	IMULQ      DX, R9
-	ADDQ       CX, R9
-	LEAQ       (R9)(DX*1), R10
-
-line1:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        line1
+	MOVLQSX 128(CX), SI
+	IMULQ   ldk+40(FP), SI
+	ADDQ    k+32(FP), SI
+	MOVLQSX 132(CX), DI
+	IMULQ   ldk+40(FP), DI
+	ADDQ    k+32(FP), DI
 
 asked:
-	MOVQ    DI, R9
-	MOVLQSX (R9), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	MOVQ    DI, R10
-	LEAQ    4(DI), R11
-	CMPQ    AX, $0x00000001
-	CMOVQGT R11, R10
-	MOVLQSX (R10), R10
-	IMULQ   DX, R10
-	ADDQ    CX, R10
-	VXORPS  Y0, Y0, Y0
-	VXORPS  Y1, Y1, Y1
-	VXORPS  Y2, Y2, Y2
-	VXORPS  Y3, Y3, Y3
-	VXORPS  Y4, Y4, Y4
-	VXORPS  Y5, Y5, Y5
-	MOVQ    width+0(FP), R11
-	MOVQ    q+48(FP), R12
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	MOVQ   width+0(FP), R8
+	MOVQ   q+48(FP), R9
 
 width:
-	VMOVUPS      (R9), Y6
-	ADDQ         $0x00000020, R9
-	VMOVUPS      (R10), Y7
-	ADDQ         $0x00000020, R10
-	VMOVUPS      (R12), Y8
+	VMOVUPS      (DX), Y6
+	PREFETCHT1   (SI)
+	ADDQ         $0x00000020, SI
+	ADDQ         $0x00000020, DX
+	VMOVUPS      (BX), Y7
+	PREFETCHT1   (DI)
+	ADDQ         $0x00000020, DI
+	ADDQ         $0x00000020, BX
+	VMOVUPS      (R9), Y8
 	VFMADD231PS  Y8, Y6, Y0
 	VFMADD231PS  Y8, Y7, Y1
-	VMOVUPS      (R12)(SI*1), Y8
+	VMOVUPS      (R9)(AX*1), Y8
 	VFMADD231PS  Y8, Y6, Y2
 	VFMADD231PS  Y8, Y7, Y3
-	VMOVUPS      (R12)(SI*2), Y8
+	VMOVUPS      (R9)(AX*2), Y8
 	VFMADD231PS  Y8, Y6, Y4
 	VFMADD231PS  Y8, Y7, Y5
-	ADDQ         $0x00000020, R12
-	SUBQ         $0x00000008, R11
+	ADDQ         $0x00000020, R9
+	SUBQ         $0x00000008, R8
 	JG           width
-	MOVQ         ldo+72(FP), R10
-	MOVQ         BX, R9
-	SHLQ         $0x02, R10
+	MOVQ         out+64(FP), DX
+	MOVQ         ldo+72(FP), BX
+	SHLQ         $0x02, BX
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         R10, R9
+	VMOVSD       X1, (DX)
+	ADDQ         BX, DX
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         R10, R9
+	VMOVSD       X1, (DX)
+	ADDQ         BX, DX
 	VHADDPS      Y5, Y4, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         $0x00000008, BX
-	ADDQ         $0x08, DI
-	SUBQ         $0x02, R8
-	SUBQ         $0x00000002, AX
+	VMOVSD       X1, (DX)
+	ADDQ         $0x08, out+64(FP)
+	ADDQ         $0x08, CX
+	SUBQ         $0x02, listed+16(FP)
+	SUBQ         $0x02, rows+8(FP)
 	JG           rows
 	VZEROUPPER
 	RET
@@ -5675,22 +5517,22 @@ chunk1done:
 // func dotF324AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·dotF324AVX2(SB), NOSPLIT, $0-72
-	MOVQ rows+8(FP), AX
+	MOVQ ldq+48(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+32(FP), CX
+	SHLQ $0x02, CX
+	MOVQ CX, ldk+32(FP)
 	MOVQ k+24(FP), CX
-	MOVQ ldk+32(FP), DX
-	MOVQ out+56(FP), BX
-	MOVQ ldq+48(FP), SI
-	MOVQ ahead+16(FP), DI
-	SHLQ $0x02, DX
-	SHLQ $0x02, SI
-	LEAQ (SI)(SI*2), R8
+	LEAQ (AX)(AX*2), DX
 
 rows:
-	MOVQ    CX, R9
-	LEAQ    (R9)(DX*1), R11
-	MOVQ    R9, R10
-	CMPQ    AX, $0x00000001
-	CMOVQGT R11, R10
+	MOVQ    CX, BX
+	MOVQ    ldk+32(FP), DI
+	ADDQ    BX, DI
+	MOVQ    BX, SI
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT DI, SI
+	MOVQ    ahead+16(FP), DI
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
@@ -5699,62 +5541,63 @@ rows:
 	VXORPS  Y5, Y5, Y5
 	VXORPS  Y6, Y6, Y6
 	VXORPS  Y7, Y7, Y7
-	MOVQ    width+0(FP), R11
-	MOVQ    q+40(FP), R12
+	MOVQ    width+0(FP), R8
+	MOVQ    q+40(FP), R9
 
 width:
-	VMOVUPS      (R9), Y8
-	PREFETCHT1   16384(R9)
-	PREFETCHT1   (R9)(DI*1)
-	ADDQ         $0x00000020, R9
-	VMOVUPS      (R10), Y9
-	PREFETCHT1   16384(R10)
-	PREFETCHT1   (R10)(DI*1)
-	ADDQ         $0x00000020, R10
-	VMOVUPS      (R12), Y10
+	VMOVUPS      (BX), Y8
+	PREFETCHT1   16384(BX)
+	PREFETCHT1   (BX)(DI*1)
+	ADDQ         $0x00000020, BX
+	VMOVUPS      (SI), Y9
+	PREFETCHT1   16384(SI)
+	PREFETCHT1   (SI)(DI*1)
+	ADDQ         $0x00000020, SI
+	VMOVUPS      (R9), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y1
-	VMOVUPS      (R12)(SI*1), Y10
+	VMOVUPS      (R9)(AX*1), Y10
 	VFMADD231PS  Y10, Y8, Y2
 	VFMADD231PS  Y10, Y9, Y3
-	VMOVUPS      (R12)(SI*2), Y10
+	VMOVUPS      (R9)(AX*2), Y10
 	VFMADD231PS  Y10, Y8, Y4
 	VFMADD231PS  Y10, Y9, Y5
-	VMOVUPS      (R12)(R8*1), Y10
+	VMOVUPS      (R9)(DX*1), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         $0x00000020, R12
-	SUBQ         $0x00000008, R11
+	ADDQ         $0x00000020, R9
+	SUBQ         $0x00000008, R8
 	JG           width
-	MOVQ         ldo+64(FP), R10
-	MOVQ         BX, R9
-	SHLQ         $0x02, R10
+	MOVQ         out+56(FP), BX
+	MOVQ         ldo+64(FP), SI
+	SHLQ         $0x02, SI
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         R10, R9
+	VMOVSD       X1, (BX)
+	ADDQ         SI, BX
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         R10, R9
+	VMOVSD       X1, (BX)
+	ADDQ         SI, BX
 	VHADDPS      Y5, Y4, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         R10, R9
+	VMOVSD       X1, (BX)
+	ADDQ         SI, BX
 	VHADDPS      Y7, Y6, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         $0x00000008, BX
-	LEAQ         (CX)(DX*2), CX
-	SUBQ         $0x00000002, AX
+	VMOVSD       X1, (BX)
+	ADDQ         $0x08, out+56(FP)
+	MOVQ         ldk+32(FP), BX
+	LEAQ         (CX)(BX*2), CX
+	SUBQ         $0x02, rows+8(FP)
 	JG           rows
 	VZEROUPPER
 	RET
@@ -5887,114 +5730,103 @@ chunk1done:
 // func dotAtF324AVX2(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·dotAtF324AVX2(SB), NOSPLIT, $0-80
-	MOVQ rows+8(FP), AX
-	MOVQ k+32(FP), CX
-	MOVQ ldk+40(FP), DX
-	MOVQ out+64(FP), BX
-	MOVQ ldq+56(FP), SI
-	MOVQ at+24(FP), DI
-	MOVQ listed+16(FP), R8
-	SHLQ $0x02, DX
-	SHLQ $0x02, SI
-	LEAQ (SI)(SI*2), R9
+	MOVQ ldq+56(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+40(FP), CX
+	SHLQ $0x02, CX
+	MOVQ CX, ldk+40(FP)
+	MOVQ at+24(FP), CX
+	LEAQ (AX)(AX*2), DX
 
 rows:
-	CMPQ    R8, $0x00000022
+	MOVQ    CX, BX
+	MOVLQSX (BX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    CX, SI
+	LEAQ    4(CX), DI
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT DI, SI
+	MOVLQSX (SI), SI
+	IMULQ   ldk+40(FP), SI
+	ADDQ    k+32(FP), SI
+	MOVQ    BX, DI
+	MOVQ    SI, R8
+	CMPQ    listed+16(FP), $0x00000022
 	JL      asked
-	MOVLQSX 128(DI), R10
-	IMULQ   DX, R10
-	ADDQ    CX, R10
-	LEAQ    (R10)(DX*1), R11
-
-line0:
-	PREFETCHT1 (R10)
-	ADDQ       $0x40, R10
-	CMPQ       R10, R11
-	JCS        line0
-	MOVLQSX    132(DI), R10
-	IMULQ      DX, R10
-	ADDQ       CX, R10
-	LEAQ       (R10)(DX*1), R11
-
-line1:
-	PREFETCHT1 (R10)
-	ADDQ       $0x40, R10
-	CMPQ       R10, R11
-	JCS        line1
+	MOVLQSX 128(CX), DI
+	IMULQ   ldk+40(FP), DI
+	ADDQ    k+32(FP), DI
+	MOVLQSX 132(CX), R8
+	IMULQ   ldk+40(FP), R8
+	ADDQ    k+32(FP), R8
 
 asked:
-	MOVQ    DI, R10
-	MOVLQSX (R10), R10
-	IMULQ   DX, R10
-	ADDQ    CX, R10
-	MOVQ    DI, R11
-	LEAQ    4(DI), R12
-	CMPQ    AX, $0x00000001
-	CMOVQGT R12, R11
-	MOVLQSX (R11), R11
-	IMULQ   DX, R11
-	ADDQ    CX, R11
-	VXORPS  Y0, Y0, Y0
-	VXORPS  Y1, Y1, Y1
-	VXORPS  Y2, Y2, Y2
-	VXORPS  Y3, Y3, Y3
-	VXORPS  Y4, Y4, Y4
-	VXORPS  Y5, Y5, Y5
-	VXORPS  Y6, Y6, Y6
-	VXORPS  Y7, Y7, Y7
-	MOVQ    width+0(FP), R12
-	MOVQ    q+48(FP), R13
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	MOVQ   width+0(FP), R9
+	MOVQ   q+48(FP), R10
 
 width:
-	VMOVUPS      (R10), Y8
-	ADDQ         $0x00000020, R10
-	VMOVUPS      (R11), Y9
-	ADDQ         $0x00000020, R11
-	VMOVUPS      (R13), Y10
+	VMOVUPS      (BX), Y8
+	PREFETCHT1   (DI)
+	ADDQ         $0x00000020, DI
+	ADDQ         $0x00000020, BX
+	VMOVUPS      (SI), Y9
+	PREFETCHT1   (R8)
+	ADDQ         $0x00000020, R8
+	ADDQ         $0x00000020, SI
+	VMOVUPS      (R10), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y1
-	VMOVUPS      (R13)(SI*1), Y10
+	VMOVUPS      (R10)(AX*1), Y10
 	VFMADD231PS  Y10, Y8, Y2
 	VFMADD231PS  Y10, Y9, Y3
-	VMOVUPS      (R13)(SI*2), Y10
+	VMOVUPS      (R10)(AX*2), Y10
 	VFMADD231PS  Y10, Y8, Y4
 	VFMADD231PS  Y10, Y9, Y5
-	VMOVUPS      (R13)(R9*1), Y10
+	VMOVUPS      (R10)(DX*1), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         $0x00000020, R13
-	SUBQ         $0x00000008, R12
+	ADDQ         $0x00000020, R10
+	SUBQ         $0x00000008, R9
 	JG           width
-	MOVQ         ldo+72(FP), R11
-	MOVQ         BX, R10
-	SHLQ         $0x02, R11
+	MOVQ         out+64(FP), BX
+	MOVQ         ldo+72(FP), SI
+	SHLQ         $0x02, SI
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R10)
-	ADDQ         R11, R10
+	VMOVSD       X1, (BX)
+	ADDQ         SI, BX
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R10)
-	ADDQ         R11, R10
+	VMOVSD       X1, (BX)
+	ADDQ         SI, BX
 	VHADDPS      Y5, Y4, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R10)
-	ADDQ         R11, R10
+	VMOVSD       X1, (BX)
+	ADDQ         SI, BX
 	VHADDPS      Y7, Y6, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R10)
-	ADDQ         $0x00000008, BX
-	ADDQ         $0x08, DI
-	SUBQ         $0x02, R8
-	SUBQ         $0x00000002, AX
+	VMOVSD       X1, (BX)
+	ADDQ         $0x08, out+64(FP)
+	ADDQ         $0x08, CX
+	SUBQ         $0x02, listed+16(FP)
+	SUBQ         $0x02, rows+8(FP)
 	JG           rows
 	VZEROUPPER
 	RET
@@ -6151,54 +5983,55 @@ chunk1done:
 // func dotBF161AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX2, CMOV, FMA3, MMX+
 TEXT ·dotBF161AVX2(SB), NOSPLIT, $0-72
-	MOVQ rows+8(FP), AX
-	MOVQ k+24(FP), CX
-	MOVQ ldk+32(FP), DX
-	MOVQ out+56(FP), BX
-	MOVQ ldq+48(FP), SI
-	MOVQ ahead+16(FP), DI
-	SHLQ $0x01, DX
-	SHLQ $0x02, SI
+	MOVQ ldq+48(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+32(FP), AX
+	SHLQ $0x01, AX
+	MOVQ AX, ldk+32(FP)
+	MOVQ k+24(FP), AX
 
 rows:
-	MOVQ    CX, SI
-	LEAQ    (SI)(DX*1), R9
-	MOVQ    SI, R8
-	CMPQ    AX, $0x00000001
-	CMOVQGT R9, R8
+	MOVQ    AX, CX
+	MOVQ    ldk+32(FP), BX
+	ADDQ    CX, BX
+	MOVQ    CX, DX
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT BX, DX
+	MOVQ    ahead+16(FP), BX
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
-	MOVQ    width+0(FP), R9
-	MOVQ    q+40(FP), R10
+	MOVQ    width+0(FP), SI
+	MOVQ    q+40(FP), DI
 
 width:
-	VPMOVZXWD    (SI), Y2
+	VPMOVZXWD    (CX), Y2
 	VPSLLD       $0x10, Y2, Y2
-	PREFETCHT1   16384(SI)
-	PREFETCHT1   (SI)(DI*1)
-	ADDQ         $0x00000010, SI
-	VPMOVZXWD    (R8), Y3
+	PREFETCHT1   16384(CX)
+	PREFETCHT1   (CX)(BX*1)
+	ADDQ         $0x00000010, CX
+	VPMOVZXWD    (DX), Y3
 	VPSLLD       $0x10, Y3, Y3
-	PREFETCHT1   16384(R8)
-	PREFETCHT1   (R8)(DI*1)
-	ADDQ         $0x00000010, R8
-	VMOVUPS      (R10), Y4
+	PREFETCHT1   16384(DX)
+	PREFETCHT1   (DX)(BX*1)
+	ADDQ         $0x00000010, DX
+	VMOVUPS      (DI), Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
-	ADDQ         $0x00000020, R10
-	SUBQ         $0x00000008, R9
+	ADDQ         $0x00000020, DI
+	SUBQ         $0x00000008, SI
 	JG           width
-	MOVQ         ldo+64(FP), R8
-	MOVQ         BX, SI
-	SHLQ         $0x02, R8
+	MOVQ         out+56(FP), CX
+	MOVQ         ldo+64(FP), DX
+	SHLQ         $0x02, DX
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (SI)
-	ADDQ         $0x00000008, BX
-	LEAQ         (CX)(DX*2), CX
-	SUBQ         $0x00000002, AX
+	VMOVSD       X1, (CX)
+	ADDQ         $0x08, out+56(FP)
+	MOVQ         ldk+32(FP), CX
+	LEAQ         (AX)(CX*2), AX
+	SUBQ         $0x02, rows+8(FP)
 	JG           rows
 	VZEROUPPER
 	RET
@@ -6287,82 +6120,71 @@ chunk1done:
 // func dotAtBF161AVX2(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX2, CMOV, FMA3, MMX+
 TEXT ·dotAtBF161AVX2(SB), NOSPLIT, $0-80
-	MOVQ rows+8(FP), AX
-	MOVQ k+32(FP), CX
-	MOVQ ldk+40(FP), DX
-	MOVQ out+64(FP), BX
-	MOVQ ldq+56(FP), SI
-	MOVQ at+24(FP), DI
-	MOVQ listed+16(FP), R8
-	SHLQ $0x01, DX
-	SHLQ $0x02, SI
+	MOVQ ldq+56(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+40(FP), AX
+	SHLQ $0x01, AX
+	MOVQ AX, ldk+40(FP)
+	MOVQ at+24(FP), AX
 
 rows:
-	CMPQ    R8, $0x00000022
+	MOVQ    AX, CX
+	MOVLQSX (CX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    AX, DX
+	LEAQ    4(AX), BX
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT BX, DX
+	MOVLQSX (DX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    CX, BX
+	MOVQ    DX, SI
+	CMPQ    listed+16(FP), $0x00000022
 	JL      asked
-	MOVLQSX 128(DI), SI
-	IMULQ   DX, SI
-	ADDQ    CX, SI
-	LEAQ    (SI)(DX*1), R9
-
-line0:
-	PREFETCHT1 (SI)
-	ADDQ       $0x40, SI
-	CMPQ       SI, R9
-	JCS        line0
-	MOVLQSX    132(DI), SI
-	IMULQ      DX, SI
-	ADDQ       CX, SI
-	LEAQ       (SI)(DX*1), R9
-
-line1:
-	PREFETCHT1 (SI)
-	ADDQ       $0x40, SI
-	CMPQ       SI, R9
-	JCS        line1
+	MOVLQSX 128(AX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVLQSX 132(AX), SI
+	IMULQ   ldk+40(FP), SI
+	ADDQ    k+32(FP), SI
 
 asked:
-	MOVQ    DI, SI
-	MOVLQSX (SI), SI
-	IMULQ   DX, SI
-	ADDQ    CX, SI
-	MOVQ    DI, R9
-	LEAQ    4(DI), R10
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
-	MOVLQSX (R9), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	VXORPS  Y0, Y0, Y0
-	VXORPS  Y1, Y1, Y1
-	MOVQ    width+0(FP), R10
-	MOVQ    q+48(FP), R11
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	MOVQ   width+0(FP), DI
+	MOVQ   q+48(FP), R8
 
 width:
-	VPMOVZXWD    (SI), Y2
+	VPMOVZXWD    (CX), Y2
 	VPSLLD       $0x10, Y2, Y2
-	ADDQ         $0x00000010, SI
-	VPMOVZXWD    (R9), Y3
+	PREFETCHT1   (BX)
+	ADDQ         $0x00000010, BX
+	ADDQ         $0x00000010, CX
+	VPMOVZXWD    (DX), Y3
 	VPSLLD       $0x10, Y3, Y3
-	ADDQ         $0x00000010, R9
-	VMOVUPS      (R11), Y4
+	PREFETCHT1   (SI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000010, DX
+	VMOVUPS      (R8), Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
-	ADDQ         $0x00000020, R11
-	SUBQ         $0x00000008, R10
+	ADDQ         $0x00000020, R8
+	SUBQ         $0x00000008, DI
 	JG           width
-	MOVQ         ldo+72(FP), R9
-	MOVQ         BX, SI
-	SHLQ         $0x02, R9
+	MOVQ         out+64(FP), CX
+	MOVQ         ldo+72(FP), DX
+	SHLQ         $0x02, DX
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (SI)
-	ADDQ         $0x00000008, BX
-	ADDQ         $0x08, DI
-	SUBQ         $0x02, R8
-	SUBQ         $0x00000002, AX
+	VMOVSD       X1, (CX)
+	ADDQ         $0x08, out+64(FP)
+	ADDQ         $0x08, AX
+	SUBQ         $0x02, listed+16(FP)
+	SUBQ         $0x02, rows+8(FP)
 	JG           rows
 	VZEROUPPER
 	RET
@@ -6475,65 +6297,66 @@ chunk1done:
 // func dotBF162AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX2, CMOV, FMA3, MMX+
 TEXT ·dotBF162AVX2(SB), NOSPLIT, $0-72
-	MOVQ rows+8(FP), AX
+	MOVQ ldq+48(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+32(FP), CX
+	SHLQ $0x01, CX
+	MOVQ CX, ldk+32(FP)
 	MOVQ k+24(FP), CX
-	MOVQ ldk+32(FP), DX
-	MOVQ out+56(FP), BX
-	MOVQ ldq+48(FP), SI
-	MOVQ ahead+16(FP), DI
-	SHLQ $0x01, DX
-	SHLQ $0x02, SI
 
 rows:
-	MOVQ    CX, R8
-	LEAQ    (R8)(DX*1), R10
-	MOVQ    R8, R9
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
+	MOVQ    CX, DX
+	MOVQ    ldk+32(FP), SI
+	ADDQ    DX, SI
+	MOVQ    DX, BX
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT SI, BX
+	MOVQ    ahead+16(FP), SI
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
 	VXORPS  Y3, Y3, Y3
-	MOVQ    width+0(FP), R10
-	MOVQ    q+40(FP), R11
+	MOVQ    width+0(FP), DI
+	MOVQ    q+40(FP), R8
 
 width:
-	VPMOVZXWD    (R8), Y4
+	VPMOVZXWD    (DX), Y4
 	VPSLLD       $0x10, Y4, Y4
-	PREFETCHT1   16384(R8)
-	PREFETCHT1   (R8)(DI*1)
-	ADDQ         $0x00000010, R8
-	VPMOVZXWD    (R9), Y5
+	PREFETCHT1   16384(DX)
+	PREFETCHT1   (DX)(SI*1)
+	ADDQ         $0x00000010, DX
+	VPMOVZXWD    (BX), Y5
 	VPSLLD       $0x10, Y5, Y5
-	PREFETCHT1   16384(R9)
-	PREFETCHT1   (R9)(DI*1)
-	ADDQ         $0x00000010, R9
-	VMOVUPS      (R11), Y6
+	PREFETCHT1   16384(BX)
+	PREFETCHT1   (BX)(SI*1)
+	ADDQ         $0x00000010, BX
+	VMOVUPS      (R8), Y6
 	VFMADD231PS  Y6, Y4, Y0
 	VFMADD231PS  Y6, Y5, Y1
-	VMOVUPS      (R11)(SI*1), Y6
+	VMOVUPS      (R8)(AX*1), Y6
 	VFMADD231PS  Y6, Y4, Y2
 	VFMADD231PS  Y6, Y5, Y3
-	ADDQ         $0x00000020, R11
-	SUBQ         $0x00000008, R10
+	ADDQ         $0x00000020, R8
+	SUBQ         $0x00000008, DI
 	JG           width
-	MOVQ         ldo+64(FP), R9
-	MOVQ         BX, R8
-	SHLQ         $0x02, R9
+	MOVQ         out+56(FP), DX
+	MOVQ         ldo+64(FP), BX
+	SHLQ         $0x02, BX
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         R9, R8
+	VMOVSD       X1, (DX)
+	ADDQ         BX, DX
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         $0x00000008, BX
+	VMOVSD       X1, (DX)
+	ADDQ         $0x08, out+56(FP)
+	MOVQ         ldk+32(FP), DX
 	LEAQ         (CX)(DX*2), CX
-	SUBQ         $0x00000002, AX
+	SUBQ         $0x02, rows+8(FP)
 	JG           rows
 	VZEROUPPER
 	RET
@@ -6637,93 +6460,82 @@ chunk1done:
 // func dotAtBF162AVX2(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX2, CMOV, FMA3, MMX+
 TEXT ·dotAtBF162AVX2(SB), NOSPLIT, $0-80
-	MOVQ rows+8(FP), AX
-	MOVQ k+32(FP), CX
-	MOVQ ldk+40(FP), DX
-	MOVQ out+64(FP), BX
-	MOVQ ldq+56(FP), SI
-	MOVQ at+24(FP), DI
-	MOVQ listed+16(FP), R8
-	SHLQ $0x01, DX
-	SHLQ $0x02, SI
+	MOVQ ldq+56(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+40(FP), CX
+	SHLQ $0x01, CX
+	MOVQ CX, ldk+40(FP)
+	MOVQ at+24(FP), CX
 
 rows:
-	CMPQ    R8, $0x00000022
+	MOVQ    CX, DX
+	MOVLQSX (DX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    CX, BX
+	LEAQ    4(CX), SI
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT SI, BX
+	MOVLQSX (BX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    DX, SI
+	MOVQ    BX, DI
+	CMPQ    listed+16(FP), $0x00000022
 	JL      asked
-	MOVLQSX 128(DI), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	LEAQ    (R9)(DX*1), R10
-
-line0:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        line0
-	MOVLQSX    132(DI), R9
-	IMULQ      DX, R9
-	ADDQ       CX, R9
-	LEAQ       (R9)(DX*1), R10
-
-line1:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        line1
+	MOVLQSX 128(CX), SI
+	IMULQ   ldk+40(FP), SI
+	ADDQ    k+32(FP), SI
+	MOVLQSX 132(CX), DI
+	IMULQ   ldk+40(FP), DI
+	ADDQ    k+32(FP), DI
 
 asked:
-	MOVQ    DI, R9
-	MOVLQSX (R9), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	MOVQ    DI, R10
-	LEAQ    4(DI), R11
-	CMPQ    AX, $0x00000001
-	CMOVQGT R11, R10
-	MOVLQSX (R10), R10
-	IMULQ   DX, R10
-	ADDQ    CX, R10
-	VXORPS  Y0, Y0, Y0
-	VXORPS  Y1, Y1, Y1
-	VXORPS  Y2, Y2, Y2
-	VXORPS  Y3, Y3, Y3
-	MOVQ    width+0(FP), R11
-	MOVQ    q+48(FP), R12
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVQ   width+0(FP), R8
+	MOVQ   q+48(FP), R9
 
 width:
-	VPMOVZXWD    (R9), Y4
+	VPMOVZXWD    (DX), Y4
 	VPSLLD       $0x10, Y4, Y4
-	ADDQ         $0x00000010, R9
-	VPMOVZXWD    (R10), Y5
+	PREFETCHT1   (SI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000010, DX
+	VPMOVZXWD    (BX), Y5
 	VPSLLD       $0x10, Y5, Y5
-	ADDQ         $0x00000010, R10
-	VMOVUPS      (R12), Y6
+	PREFETCHT1   (DI)
+	ADDQ         $0x00000010, DI
+	ADDQ         $0x00000010, BX
+	VMOVUPS      (R9), Y6
 	VFMADD231PS  Y6, Y4, Y0
 	VFMADD231PS  Y6, Y5, Y1
-	VMOVUPS      (R12)(SI*1), Y6
+	VMOVUPS      (R9)(AX*1), Y6
 	VFMADD231PS  Y6, Y4, Y2
 	VFMADD231PS  Y6, Y5, Y3
-	ADDQ         $0x00000020, R12
-	SUBQ         $0x00000008, R11
+	ADDQ         $0x00000020, R9
+	SUBQ         $0x00000008, R8
 	JG           width
-	MOVQ         ldo+72(FP), R10
-	MOVQ         BX, R9
-	SHLQ         $0x02, R10
+	MOVQ         out+64(FP), DX
+	MOVQ         ldo+72(FP), BX
+	SHLQ         $0x02, BX
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         R10, R9
+	VMOVSD       X1, (DX)
+	ADDQ         BX, DX
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         $0x00000008, BX
-	ADDQ         $0x08, DI
-	SUBQ         $0x02, R8
-	SUBQ         $0x00000002, AX
+	VMOVSD       X1, (DX)
+	ADDQ         $0x08, out+64(FP)
+	ADDQ         $0x08, CX
+	SUBQ         $0x02, listed+16(FP)
+	SUBQ         $0x02, rows+8(FP)
 	JG           rows
 	VZEROUPPER
 	RET
@@ -6851,76 +6663,77 @@ chunk1done:
 // func dotBF163AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX2, CMOV, FMA3, MMX+
 TEXT ·dotBF163AVX2(SB), NOSPLIT, $0-72
-	MOVQ rows+8(FP), AX
+	MOVQ ldq+48(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+32(FP), CX
+	SHLQ $0x01, CX
+	MOVQ CX, ldk+32(FP)
 	MOVQ k+24(FP), CX
-	MOVQ ldk+32(FP), DX
-	MOVQ out+56(FP), BX
-	MOVQ ldq+48(FP), SI
-	MOVQ ahead+16(FP), DI
-	SHLQ $0x01, DX
-	SHLQ $0x02, SI
 
 rows:
-	MOVQ    CX, R8
-	LEAQ    (R8)(DX*1), R10
-	MOVQ    R8, R9
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
+	MOVQ    CX, DX
+	MOVQ    ldk+32(FP), SI
+	ADDQ    DX, SI
+	MOVQ    DX, BX
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT SI, BX
+	MOVQ    ahead+16(FP), SI
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
 	VXORPS  Y3, Y3, Y3
 	VXORPS  Y4, Y4, Y4
 	VXORPS  Y5, Y5, Y5
-	MOVQ    width+0(FP), R10
-	MOVQ    q+40(FP), R11
+	MOVQ    width+0(FP), DI
+	MOVQ    q+40(FP), R8
 
 width:
-	VPMOVZXWD    (R8), Y6
+	VPMOVZXWD    (DX), Y6
 	VPSLLD       $0x10, Y6, Y6
-	PREFETCHT1   16384(R8)
-	PREFETCHT1   (R8)(DI*1)
-	ADDQ         $0x00000010, R8
-	VPMOVZXWD    (R9), Y7
+	PREFETCHT1   16384(DX)
+	PREFETCHT1   (DX)(SI*1)
+	ADDQ         $0x00000010, DX
+	VPMOVZXWD    (BX), Y7
 	VPSLLD       $0x10, Y7, Y7
-	PREFETCHT1   16384(R9)
-	PREFETCHT1   (R9)(DI*1)
-	ADDQ         $0x00000010, R9
-	VMOVUPS      (R11), Y8
+	PREFETCHT1   16384(BX)
+	PREFETCHT1   (BX)(SI*1)
+	ADDQ         $0x00000010, BX
+	VMOVUPS      (R8), Y8
 	VFMADD231PS  Y8, Y6, Y0
 	VFMADD231PS  Y8, Y7, Y1
-	VMOVUPS      (R11)(SI*1), Y8
+	VMOVUPS      (R8)(AX*1), Y8
 	VFMADD231PS  Y8, Y6, Y2
 	VFMADD231PS  Y8, Y7, Y3
-	VMOVUPS      (R11)(SI*2), Y8
+	VMOVUPS      (R8)(AX*2), Y8
 	VFMADD231PS  Y8, Y6, Y4
 	VFMADD231PS  Y8, Y7, Y5
-	ADDQ         $0x00000020, R11
-	SUBQ         $0x00000008, R10
+	ADDQ         $0x00000020, R8
+	SUBQ         $0x00000008, DI
 	JG           width
-	MOVQ         ldo+64(FP), R9
-	MOVQ         BX, R8
-	SHLQ         $0x02, R9
+	MOVQ         out+56(FP), DX
+	MOVQ         ldo+64(FP), BX
+	SHLQ         $0x02, BX
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         R9, R8
+	VMOVSD       X1, (DX)
+	ADDQ         BX, DX
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         R9, R8
+	VMOVSD       X1, (DX)
+	ADDQ         BX, DX
 	VHADDPS      Y5, Y4, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         $0x00000008, BX
+	VMOVSD       X1, (DX)
+	ADDQ         $0x08, out+56(FP)
+	MOVQ         ldk+32(FP), DX
 	LEAQ         (CX)(DX*2), CX
-	SUBQ         $0x00000002, AX
+	SUBQ         $0x02, rows+8(FP)
 	JG           rows
 	VZEROUPPER
 	RET
@@ -7039,104 +6852,93 @@ chunk1done:
 // func dotAtBF163AVX2(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX2, CMOV, FMA3, MMX+
 TEXT ·dotAtBF163AVX2(SB), NOSPLIT, $0-80
-	MOVQ rows+8(FP), AX
-	MOVQ k+32(FP), CX
-	MOVQ ldk+40(FP), DX
-	MOVQ out+64(FP), BX
-	MOVQ ldq+56(FP), SI
-	MOVQ at+24(FP), DI
-	MOVQ listed+16(FP), R8
-	SHLQ $0x01, DX
-	SHLQ $0x02, SI
+	MOVQ ldq+56(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+40(FP), CX
+	SHLQ $0x01, CX
+	MOVQ CX, ldk+40(FP)
+	MOVQ at+24(FP), CX
 
 rows:
-	CMPQ    R8, $0x00000022
+	MOVQ    CX, DX
+	MOVLQSX (DX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    CX, BX
+	LEAQ    4(CX), SI
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT SI, BX
+	MOVLQSX (BX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    DX, SI
+	MOVQ    BX, DI
+	CMPQ    listed+16(FP), $0x00000022
 	JL      asked
-	MOVLQSX 128(DI), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	LEAQ    (R9)(DX*1), R10
-
-line0:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        line0
-	MOVLQSX    132(DI), R9
-	IMULQ      DX, R9
-	ADDQ       CX, R9
-	LEAQ       (R9)(DX*1), R10
-
-line1:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        line1
+	MOVLQSX 128(CX), SI
+	IMULQ   ldk+40(FP), SI
+	ADDQ    k+32(FP), SI
+	MOVLQSX 132(CX), DI
+	IMULQ   ldk+40(FP), DI
+	ADDQ    k+32(FP), DI
 
 asked:
-	MOVQ    DI, R9
-	MOVLQSX (R9), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	MOVQ    DI, R10
-	LEAQ    4(DI), R11
-	CMPQ    AX, $0x00000001
-	CMOVQGT R11, R10
-	MOVLQSX (R10), R10
-	IMULQ   DX, R10
-	ADDQ    CX, R10
-	VXORPS  Y0, Y0, Y0
-	VXORPS  Y1, Y1, Y1
-	VXORPS  Y2, Y2, Y2
-	VXORPS  Y3, Y3, Y3
-	VXORPS  Y4, Y4, Y4
-	VXORPS  Y5, Y5, Y5
-	MOVQ    width+0(FP), R11
-	MOVQ    q+48(FP), R12
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	MOVQ   width+0(FP), R8
+	MOVQ   q+48(FP), R9
 
 width:
-	VPMOVZXWD    (R9), Y6
+	VPMOVZXWD    (DX), Y6
 	VPSLLD       $0x10, Y6, Y6
-	ADDQ         $0x00000010, R9
-	VPMOVZXWD    (R10), Y7
+	PREFETCHT1   (SI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000010, DX
+	VPMOVZXWD    (BX), Y7
 	VPSLLD       $0x10, Y7, Y7
-	ADDQ         $0x00000010, R10
-	VMOVUPS      (R12), Y8
+	PREFETCHT1   (DI)
+	ADDQ         $0x00000010, DI
+	ADDQ         $0x00000010, BX
+	VMOVUPS      (R9), Y8
 	VFMADD231PS  Y8, Y6, Y0
 	VFMADD231PS  Y8, Y7, Y1
-	VMOVUPS      (R12)(SI*1), Y8
+	VMOVUPS      (R9)(AX*1), Y8
 	VFMADD231PS  Y8, Y6, Y2
 	VFMADD231PS  Y8, Y7, Y3
-	VMOVUPS      (R12)(SI*2), Y8
+	VMOVUPS      (R9)(AX*2), Y8
 	VFMADD231PS  Y8, Y6, Y4
 	VFMADD231PS  Y8, Y7, Y5
-	ADDQ         $0x00000020, R12
-	SUBQ         $0x00000008, R11
+	ADDQ         $0x00000020, R9
+	SUBQ         $0x00000008, R8
 	JG           width
-	MOVQ         ldo+72(FP), R10
-	MOVQ         BX, R9
-	SHLQ         $0x02, R10
+	MOVQ         out+64(FP), DX
+	MOVQ         ldo+72(FP), BX
+	SHLQ         $0x02, BX
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         R10, R9
+	VMOVSD       X1, (DX)
+	ADDQ         BX, DX
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         R10, R9
+	VMOVSD       X1, (DX)
+	ADDQ         BX, DX
 	VHADDPS      Y5, Y4, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         $0x00000008, BX
-	ADDQ         $0x08, DI
-	SUBQ         $0x02, R8
-	SUBQ         $0x00000002, AX
+	VMOVSD       X1, (DX)
+	ADDQ         $0x08, out+64(FP)
+	ADDQ         $0x08, CX
+	SUBQ         $0x02, listed+16(FP)
+	SUBQ         $0x02, rows+8(FP)
 	JG           rows
 	VZEROUPPER
 	RET
@@ -7279,22 +7081,22 @@ chunk1done:
 // func dotBF164AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX2, CMOV, FMA3, MMX+
 TEXT ·dotBF164AVX2(SB), NOSPLIT, $0-72
-	MOVQ rows+8(FP), AX
+	MOVQ ldq+48(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+32(FP), CX
+	SHLQ $0x01, CX
+	MOVQ CX, ldk+32(FP)
 	MOVQ k+24(FP), CX
-	MOVQ ldk+32(FP), DX
-	MOVQ out+56(FP), BX
-	MOVQ ldq+48(FP), SI
-	MOVQ ahead+16(FP), DI
-	SHLQ $0x01, DX
-	SHLQ $0x02, SI
-	LEAQ (SI)(SI*2), R8
+	LEAQ (AX)(AX*2), DX
 
 rows:
-	MOVQ    CX, R9
-	LEAQ    (R9)(DX*1), R11
-	MOVQ    R9, R10
-	CMPQ    AX, $0x00000001
-	CMOVQGT R11, R10
+	MOVQ    CX, BX
+	MOVQ    ldk+32(FP), DI
+	ADDQ    BX, DI
+	MOVQ    BX, SI
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT DI, SI
+	MOVQ    ahead+16(FP), DI
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
@@ -7303,64 +7105,65 @@ rows:
 	VXORPS  Y5, Y5, Y5
 	VXORPS  Y6, Y6, Y6
 	VXORPS  Y7, Y7, Y7
-	MOVQ    width+0(FP), R11
-	MOVQ    q+40(FP), R12
+	MOVQ    width+0(FP), R8
+	MOVQ    q+40(FP), R9
 
 width:
-	VPMOVZXWD    (R9), Y8
+	VPMOVZXWD    (BX), Y8
 	VPSLLD       $0x10, Y8, Y8
-	PREFETCHT1   16384(R9)
-	PREFETCHT1   (R9)(DI*1)
-	ADDQ         $0x00000010, R9
-	VPMOVZXWD    (R10), Y9
+	PREFETCHT1   16384(BX)
+	PREFETCHT1   (BX)(DI*1)
+	ADDQ         $0x00000010, BX
+	VPMOVZXWD    (SI), Y9
 	VPSLLD       $0x10, Y9, Y9
-	PREFETCHT1   16384(R10)
-	PREFETCHT1   (R10)(DI*1)
-	ADDQ         $0x00000010, R10
-	VMOVUPS      (R12), Y10
+	PREFETCHT1   16384(SI)
+	PREFETCHT1   (SI)(DI*1)
+	ADDQ         $0x00000010, SI
+	VMOVUPS      (R9), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y1
-	VMOVUPS      (R12)(SI*1), Y10
+	VMOVUPS      (R9)(AX*1), Y10
 	VFMADD231PS  Y10, Y8, Y2
 	VFMADD231PS  Y10, Y9, Y3
-	VMOVUPS      (R12)(SI*2), Y10
+	VMOVUPS      (R9)(AX*2), Y10
 	VFMADD231PS  Y10, Y8, Y4
 	VFMADD231PS  Y10, Y9, Y5
-	VMOVUPS      (R12)(R8*1), Y10
+	VMOVUPS      (R9)(DX*1), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         $0x00000020, R12
-	SUBQ         $0x00000008, R11
+	ADDQ         $0x00000020, R9
+	SUBQ         $0x00000008, R8
 	JG           width
-	MOVQ         ldo+64(FP), R10
-	MOVQ         BX, R9
-	SHLQ         $0x02, R10
+	MOVQ         out+56(FP), BX
+	MOVQ         ldo+64(FP), SI
+	SHLQ         $0x02, SI
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         R10, R9
+	VMOVSD       X1, (BX)
+	ADDQ         SI, BX
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         R10, R9
+	VMOVSD       X1, (BX)
+	ADDQ         SI, BX
 	VHADDPS      Y5, Y4, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         R10, R9
+	VMOVSD       X1, (BX)
+	ADDQ         SI, BX
 	VHADDPS      Y7, Y6, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         $0x00000008, BX
-	LEAQ         (CX)(DX*2), CX
-	SUBQ         $0x00000002, AX
+	VMOVSD       X1, (BX)
+	ADDQ         $0x08, out+56(FP)
+	MOVQ         ldk+32(FP), BX
+	LEAQ         (CX)(BX*2), CX
+	SUBQ         $0x02, rows+8(FP)
 	JG           rows
 	VZEROUPPER
 	RET
@@ -7496,116 +7299,105 @@ chunk1done:
 // func dotAtBF164AVX2(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX2, CMOV, FMA3, MMX+
 TEXT ·dotAtBF164AVX2(SB), NOSPLIT, $0-80
-	MOVQ rows+8(FP), AX
-	MOVQ k+32(FP), CX
-	MOVQ ldk+40(FP), DX
-	MOVQ out+64(FP), BX
-	MOVQ ldq+56(FP), SI
-	MOVQ at+24(FP), DI
-	MOVQ listed+16(FP), R8
-	SHLQ $0x01, DX
-	SHLQ $0x02, SI
-	LEAQ (SI)(SI*2), R9
+	MOVQ ldq+56(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+40(FP), CX
+	SHLQ $0x01, CX
+	MOVQ CX, ldk+40(FP)
+	MOVQ at+24(FP), CX
+	LEAQ (AX)(AX*2), DX
 
 rows:
-	CMPQ    R8, $0x00000022
+	MOVQ    CX, BX
+	MOVLQSX (BX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    CX, SI
+	LEAQ    4(CX), DI
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT DI, SI
+	MOVLQSX (SI), SI
+	IMULQ   ldk+40(FP), SI
+	ADDQ    k+32(FP), SI
+	MOVQ    BX, DI
+	MOVQ    SI, R8
+	CMPQ    listed+16(FP), $0x00000022
 	JL      asked
-	MOVLQSX 128(DI), R10
-	IMULQ   DX, R10
-	ADDQ    CX, R10
-	LEAQ    (R10)(DX*1), R11
-
-line0:
-	PREFETCHT1 (R10)
-	ADDQ       $0x40, R10
-	CMPQ       R10, R11
-	JCS        line0
-	MOVLQSX    132(DI), R10
-	IMULQ      DX, R10
-	ADDQ       CX, R10
-	LEAQ       (R10)(DX*1), R11
-
-line1:
-	PREFETCHT1 (R10)
-	ADDQ       $0x40, R10
-	CMPQ       R10, R11
-	JCS        line1
+	MOVLQSX 128(CX), DI
+	IMULQ   ldk+40(FP), DI
+	ADDQ    k+32(FP), DI
+	MOVLQSX 132(CX), R8
+	IMULQ   ldk+40(FP), R8
+	ADDQ    k+32(FP), R8
 
 asked:
-	MOVQ    DI, R10
-	MOVLQSX (R10), R10
-	IMULQ   DX, R10
-	ADDQ    CX, R10
-	MOVQ    DI, R11
-	LEAQ    4(DI), R12
-	CMPQ    AX, $0x00000001
-	CMOVQGT R12, R11
-	MOVLQSX (R11), R11
-	IMULQ   DX, R11
-	ADDQ    CX, R11
-	VXORPS  Y0, Y0, Y0
-	VXORPS  Y1, Y1, Y1
-	VXORPS  Y2, Y2, Y2
-	VXORPS  Y3, Y3, Y3
-	VXORPS  Y4, Y4, Y4
-	VXORPS  Y5, Y5, Y5
-	VXORPS  Y6, Y6, Y6
-	VXORPS  Y7, Y7, Y7
-	MOVQ    width+0(FP), R12
-	MOVQ    q+48(FP), R13
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	MOVQ   width+0(FP), R9
+	MOVQ   q+48(FP), R10
 
 width:
-	VPMOVZXWD    (R10), Y8
+	VPMOVZXWD    (BX), Y8
 	VPSLLD       $0x10, Y8, Y8
-	ADDQ         $0x00000010, R10
-	VPMOVZXWD    (R11), Y9
+	PREFETCHT1   (DI)
+	ADDQ         $0x00000010, DI
+	ADDQ         $0x00000010, BX
+	VPMOVZXWD    (SI), Y9
 	VPSLLD       $0x10, Y9, Y9
-	ADDQ         $0x00000010, R11
-	VMOVUPS      (R13), Y10
+	PREFETCHT1   (R8)
+	ADDQ         $0x00000010, R8
+	ADDQ         $0x00000010, SI
+	VMOVUPS      (R10), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y1
-	VMOVUPS      (R13)(SI*1), Y10
+	VMOVUPS      (R10)(AX*1), Y10
 	VFMADD231PS  Y10, Y8, Y2
 	VFMADD231PS  Y10, Y9, Y3
-	VMOVUPS      (R13)(SI*2), Y10
+	VMOVUPS      (R10)(AX*2), Y10
 	VFMADD231PS  Y10, Y8, Y4
 	VFMADD231PS  Y10, Y9, Y5
-	VMOVUPS      (R13)(R9*1), Y10
+	VMOVUPS      (R10)(DX*1), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         $0x00000020, R13
-	SUBQ         $0x00000008, R12
+	ADDQ         $0x00000020, R10
+	SUBQ         $0x00000008, R9
 	JG           width
-	MOVQ         ldo+72(FP), R11
-	MOVQ         BX, R10
-	SHLQ         $0x02, R11
+	MOVQ         out+64(FP), BX
+	MOVQ         ldo+72(FP), SI
+	SHLQ         $0x02, SI
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R10)
-	ADDQ         R11, R10
+	VMOVSD       X1, (BX)
+	ADDQ         SI, BX
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R10)
-	ADDQ         R11, R10
+	VMOVSD       X1, (BX)
+	ADDQ         SI, BX
 	VHADDPS      Y5, Y4, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R10)
-	ADDQ         R11, R10
+	VMOVSD       X1, (BX)
+	ADDQ         SI, BX
 	VHADDPS      Y7, Y6, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R10)
-	ADDQ         $0x00000008, BX
-	ADDQ         $0x08, DI
-	SUBQ         $0x02, R8
-	SUBQ         $0x00000002, AX
+	VMOVSD       X1, (BX)
+	ADDQ         $0x08, out+64(FP)
+	ADDQ         $0x08, CX
+	SUBQ         $0x02, listed+16(FP)
+	SUBQ         $0x02, rows+8(FP)
 	JG           rows
 	VZEROUPPER
 	RET

@@ -45,64 +45,44 @@ func dot(s isa, e element, queries int, gathered bool) {
 	}
 	s.text(fmt.Sprintf("%s%s%d", name, e.name, queries), "func(width, rows int, "+list+"k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)",
 		fmt.Sprintf("sets out[j*ldo+i] to q[j].k[i] %s and %d queries j; width is a multiple of %d. Values up to the next multiple of %d rows are overwritten.", which, queries, s.lanes, s.keys))
-	// width, q and ldo are loaded where they are used: registers are short
-	rows, k, ldk, out, ldq := param("rows"), param("k"), param("ldk"), param("out"), param("ldq")
-	var positions, listed, ahead GPVirtual
-	if gathered {
-		positions, listed = param("at"), param("listed")
-	} else {
-		ahead = param("ahead")
-	}
-	if e.bytes == 4 {
-		SHLQ(Imm(2), ldk)
-	} else {
-		SHLQ(Imm(1), ldk)
-	}
+	// what the inner loop does not need is loaded where it is used: registers are short
+	ldq := param("ldq")
 	SHLQ(Imm(2), ldq)
+	unscaled := argument("ldk")
+	stride := GP64()
+	MOVQ(unscaled, stride)
+	SHLQ(Imm(uint64(e.bytes/2)), stride) // to bytes
+	MOVQ(stride, unscaled)
+	var place GPVirtual // in the list, or the first row of a group
+	if gathered {
+		place = param("at")
+	} else {
+		place = param("k")
+	}
 	qs := make([]Mem, queries)
 	ldq3 := GP64()
 	if queries == 4 {
 		LEAQ(Mem{Base: ldq, Index: ldq, Scale: 2}, ldq3)
 	}
 	Label("rows")
-	row := make([]GPVirtual, s.keys)
+	row, next := make([]GPVirtual, s.keys), make([]GPVirtual, s.keys) // next: what is asked for
 	if gathered {
-		CMPQ(listed, U32(rowsAhead+s.keys))
-		JL(LabelRef("asked"))
-		for i := range s.keys {
-			askRow(tableName("line", i), positions, 4*(rowsAhead+i), k, ldk)
-		}
-		Label("asked")
-	}
-	for i := range row {
-		row[i] = GP64()
-		if gathered {
-			entry, next := GP64(), GP64()
-			MOVQ(positions, entry)
-			if i > 0 { // the last row's entry where there is no other
-				LEAQ(at(positions, 4*i), next)
-				CMPQ(rows, U32(i))
-				CMOVQGT(next, entry)
-				for before := i - 1; before > 0; before-- {
-					LEAQ(at(positions, 4*before), next)
-					CMPQ(rows, U32(before+1))
-					CMOVQEQ(next, entry)
-				}
+		listedRows(row, place)
+		listedAhead(next, row, place)
+	} else {
+		for i := range row {
+			row[i] = GP64()
+			if i == 0 {
+				MOVQ(place, row[0])
+				continue
 			}
-			MOVLQSX(at(entry, 0), row[i])
-			IMULQ(ldk, row[i])
-			ADDQ(k, row[i])
-			continue
+			step := param("ldk")
+			ADDQ(row[i-1], step)
+			MOVQ(row[i-1], row[i]) // behind the last row, that row again
+			CMPQ(argument("rows"), U32(i))
+			CMOVQGT(step, row[i])
 		}
-		if i == 0 {
-			MOVQ(k, row[0])
-			continue
-		}
-		next := GP64()
-		LEAQ(Mem{Base: row[i-1], Index: ldk, Scale: 1}, next)
-		MOVQ(row[i-1], row[i])
-		CMPQ(rows, U32(i))
-		CMOVQGT(next, row[i])
+		next[0] = param("ahead")
 	}
 	acc := s.vecs(s.keys * queries)
 	for _, v := range acc {
@@ -124,9 +104,12 @@ func dot(s isa, e element, queries int, gathered bool) {
 	keys := make([]VecVirtual, s.keys)
 	for i := range keys {
 		keys[i] = s.load(e, at(row[i], 0))
-		if !gathered {
+		if gathered {
+			PREFETCHT1(at(next[i], 0))
+			ADDQ(U32(s.lanes*e.bytes), next[i])
+		} else {
 			PREFETCHT1(at(row[i], streamAhead))
-			PREFETCHT1(Mem{Base: row[i], Index: ahead, Scale: 1})
+			PREFETCHT1(Mem{Base: row[i], Index: next[0], Scale: 1})
 		}
 		ADDQ(U32(s.lanes*e.bytes), row[i])
 	}
@@ -141,50 +124,95 @@ func dot(s isa, e element, queries int, gathered bool) {
 	SUBQ(U32(s.lanes), n)
 	JG(LabelRef("width"))
 
-	to, ldo := GP64(), param("ldo")
-	MOVQ(out, to)
+	to, ldo := param("out"), param("ldo")
 	SHLQ(Imm(2), ldo)
 	for j := range queries {
-		a := acc[j*s.keys:][:s.keys]
-		if s.keys == 4 {
-			t, u := s.vecs(2), s.vecs(2)
-			for i := range t { // t[i]: pairs of rows 2i, 2i+1
-				VUNPCKLPS(a[2*i+1], a[2*i], t[i])
-				VUNPCKHPS(a[2*i+1], a[2*i], u[i])
-				VADDPS(u[i], t[i], t[i])
-			}
-			VUNPCKLPD(t[1], t[0], u[0])
-			VUNPCKHPD(t[1], t[0], u[1])
-			VADDPS(u[1], u[0], u[0]) // each 128-bit lane: four rows
-			y, x := YMM(), XMM()
-			VEXTRACTF64X4(Imm(1), u[0], y)
-			VADDPS(y, u[0].AsY(), y)
-			VEXTRACTF32X4(Imm(1), y, x)
-			VADDPS(x, y.AsX(), x)
-			VMOVUPS(x, at(to, 0))
-		} else {
-			t, x := s.vec(), XMM()
-			VHADDPS(a[1], a[0], t)
-			VHADDPS(t, t, t)
-			VEXTRACTF128(Imm(1), t, x)
-			VADDPS(x, t.AsX(), x)
-			VMOVSD(x, at(to, 0))
-		}
+		s.storeSums(acc[j*s.keys:][:s.keys], at(to, 0))
 		if j < queries-1 {
 			ADDQ(ldo, to)
 		}
 	}
-	ADDQ(U32(4*s.keys), out)
+	ADDQ(Imm(uint64(4*s.keys)), argument("out"))
 	if gathered {
-		ADDQ(Imm(uint64(4*s.keys)), positions)
-		SUBQ(Imm(uint64(s.keys)), listed)
+		ADDQ(Imm(uint64(4*s.keys)), place)
+		SUBQ(Imm(uint64(s.keys)), argument("listed"))
 	} else {
-		LEAQ(Mem{Base: k, Index: ldk, Scale: uint8(s.keys)}, k)
+		step := param("ldk")
+		LEAQ(Mem{Base: place, Index: step, Scale: uint8(s.keys)}, place)
 	}
-	SUBQ(U32(s.keys), rows)
+	SUBQ(Imm(uint64(s.keys)), argument("rows"))
 	JG(LabelRef("rows"))
 	VZEROUPPER()
 	RET()
+}
+
+// storeSums stores the sum of each accumulator's lanes, one behind the other.
+func (s isa) storeSums(a []VecVirtual, to Mem) {
+	if s.keys != 4 {
+		t, x := s.vec(), XMM()
+		VHADDPS(a[1], a[0], t)
+		VHADDPS(t, t, t)
+		VEXTRACTF128(Imm(1), t, x)
+		VADDPS(x, t.AsX(), x)
+		VMOVSD(x, to)
+		return
+	}
+	t, u := s.vecs(2), s.vecs(2)
+	for i := range t { // t[i]: pairs of rows 2i, 2i+1
+		VUNPCKLPS(a[2*i+1], a[2*i], t[i])
+		VUNPCKHPS(a[2*i+1], a[2*i], u[i])
+		VADDPS(u[i], t[i], t[i])
+	}
+	VUNPCKLPD(t[1], t[0], u[0])
+	VUNPCKHPD(t[1], t[0], u[1])
+	VADDPS(u[1], u[0], u[0]) // each 128-bit lane: four rows
+	y, x := YMM(), XMM()
+	VEXTRACTF64X4(Imm(1), u[0], y)
+	VADDPS(y, u[0].AsY(), y)
+	VEXTRACTF32X4(Imm(1), y, x)
+	VADDPS(x, y.AsX(), x)
+	VMOVUPS(x, to)
+}
+
+// listedRows sets row to the addresses of the next rows of the list; behind
+// the last row, to that row's again.
+func listedRows(row []GPVirtual, place GPVirtual) {
+	for i := range row {
+		row[i] = GP64()
+		entry := GP64()
+		MOVQ(place, entry)
+		if i > 0 {
+			later := GP64()
+			LEAQ(at(place, 4*i), later)
+			CMPQ(argument("rows"), U32(i))
+			CMOVQGT(later, entry)
+			for before := i - 1; before > 0; before-- {
+				LEAQ(at(place, 4*before), later)
+				CMPQ(argument("rows"), U32(before+1))
+				CMOVQEQ(later, entry)
+			}
+		}
+		MOVLQSX(at(entry, 0), row[i])
+		IMULQ(argument("ldk"), row[i])
+		ADDQ(argument("k"), row[i])
+	}
+}
+
+// listedAhead sets next to the addresses of the rows rowsAhead further down the
+// list, or to row where the list ends.
+func listedAhead(next, row []GPVirtual, place GPVirtual) {
+	for i := range row {
+		next[i] = GP64()
+		MOVQ(row[i], next[i])
+	}
+	CMPQ(argument("listed"), U32(rowsAhead+len(row)))
+	JL(LabelRef("asked"))
+	for i := range row {
+		MOVLQSX(at(place, 4*(rowsAhead+i)), next[i])
+		IMULQ(argument("ldk"), next[i])
+		ADDQ(argument("k"), next[i])
+	}
+	Label("asked")
 }
 
 // mix adds up rows weighted by 1 to 4 sets of probabilities. It keeps a few
