@@ -1,6 +1,8 @@
 package cpu
 
 import (
+	"unsafe"
+
 	"github.com/hashattn/hashattn/kernels"
 )
 
@@ -215,6 +217,42 @@ func (s *setScan) scores(set *kernelSet, buf *[]uint32, from int, out []int32) {
 			}
 			src.tables[w].score(set, plane, out, add)
 			add = true
+		}
+	}
+}
+
+// single is the source of a set that scans one word of codes by assembly.
+func (s *setScan) single(set *kernelSet) *codeSource {
+	if len(s.sources) != 1 || s.sources[0].words != 1 || s.sources[0].tables[0].useGo || set.scanCutNarrow == nil {
+		return nil
+	}
+	return &s.sources[0]
+}
+
+// cut scores the tokens lo to hi and keeps those that reach limit, if it can do
+// both at once.
+func (s *setScan) cut(set *kernelSet, lo, hi int, limit int32, positions, scores []int32) (kept int, done bool) {
+	source := s.single(set)
+	if source == nil {
+		return 0, false
+	}
+	t := &source.tables[0]
+	kernel := set.scanCutNarrow
+	if t.wide {
+		kernel = set.scanCutWide
+	}
+	return kernel(hi-lo, &source.codes[lo], &t.nibbles[0], t.bias, limit, lo, &positions[0], &scores[0]), true
+}
+
+// ask asks for the codes of n tokens from each position on.
+func (s *setScan) ask(set *kernelSet, positions []int32, n int) {
+	const line = 64
+	for i := range s.sources {
+		source := &s.sources[i]
+		token := 4 * source.words
+		base := (*byte)(unsafe.Pointer(&source.codes[0]))
+		for at := 0; at < n; at += max(1, line/token) {
+			set.ask(len(positions), &positions[0], (*byte)(unsafe.Add(unsafe.Pointer(base), at*token)), token)
 		}
 	}
 }

@@ -43,8 +43,12 @@ type kernelSet struct {
 	// where Go looks the codes up
 	scanUnit, cutUnit    int
 	scanNarrow, scanWide func(n int, codes *uint32, tables *byte, bias int32, scores *int32, add int)
-	cutI32               func(n int, scores *int32, threshold int32, first int, positions, kept *int32) int
-	cutF32               func(n int, scores *float32, threshold float32, first int, positions *int32, kept *float32) int
+	// scanCut is scan and cut at once; nil where there is no such kernel
+	scanCutNarrow, scanCutWide func(n int, codes *uint32, tables *byte, bias, threshold int32, first int, positions, kept *int32) int
+	reach                      func(n int, keys *int32, threshold int32) int
+	choose                     func(n int, keys *int32, threshold int32, positions *int32) int
+	cutI32                     func(n int, scores *int32, threshold int32, first int, positions, kept *int32) int
+	cutF32                     func(n int, scores *float32, threshold float32, first int, positions *int32, kept *float32) int
 
 	formats map[dtype.Type]formatKernels
 }

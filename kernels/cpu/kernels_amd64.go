@@ -33,7 +33,7 @@ var avx512 = kernelSet{
 	mixBF16:   [4]func(width, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int){mixBF161AVX512, mixBF162AVX512, mixBF163AVX512, mixBF164AVX512},
 	maximum:   maximumAVX512, expSum: expSumAVX512, softmaxColumns: softmaxColumnsAVX512, scaleColumns: scaleColumnsAVX512,
 	gate: gateAVX512, scaleBy: scaleByAVX512, addTo: addToAVX512, widen: widenAVX512, readAll: readAllAVX512,
-	toFloat:  toFloatAVX512,
+	toFloat: toFloatAVX512, reach: reachAVX512, choose: chooseAVX512, scanCutNarrow: scanCutNarrowAVX512, scanCutWide: scanCutWideAVX512,
 	scanUnit: 1, cutUnit: 1, scanNarrow: scanNarrowAVX512, scanWide: scanWideAVX512, cutI32: cutI32AVX512, cutF32: cutF32AVX512,
 	formats: map[dtype.Type]formatKernels{
 		dtype.F32:  {32, dequantF32AVX512, productF32AVX512},
@@ -65,7 +65,7 @@ var avx2 = kernelSet{
 	mixBF16:   [4]func(width, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int){mixBF161AVX2, mixBF162AVX2, mixBF163AVX2, mixBF164AVX2},
 	maximum:   maximumAVX2, expSum: expSumAVX2, softmaxColumns: softmaxColumnsAVX2, scaleColumns: scaleColumnsAVX2,
 	gate: gateAVX2, scaleBy: scaleByAVX2, addTo: addToAVX2, widen: widenAVX2, readAll: readAllAVX2,
-	toFloat:  toFloatAVX2,
+	toFloat: toFloatAVX2, reach: reachAVX2, choose: choosePortable,
 	scanUnit: 32, cutUnit: 8, scanNarrow: scanAVX2, scanWide: scanAVX2, cutI32: cutI32AVX2, cutF32: cutF32AVX2,
 	formats: map[dtype.Type]formatKernels{
 		dtype.F32:  {32, dequantF32AVX2, productF32AVX2},

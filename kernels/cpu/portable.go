@@ -17,7 +17,7 @@ func portable() *kernelSet {
 		maximum: maximumPortable, expSum: expSumPortable, softmaxColumns: softmaxColumnsPortable,
 		scaleColumns: scaleColumnsPortable, gate: gatePortable, scaleBy: scaleByPortable,
 		addTo: addToPortable, widen: widenPortable, readAll: readAllPortable,
-		toFloat: toFloatPortable, cutUnit: 1, cutI32: cutPortable[int32], cutF32: cutPortable[float32],
+		toFloat: toFloatPortable, reach: reachPortable, choose: choosePortable, cutUnit: 1, cutI32: cutPortable[int32], cutF32: cutPortable[float32],
 		formats: map[dtype.Type]formatKernels{},
 	}
 	for i := range 4 {
@@ -264,6 +264,26 @@ func cutPortable[T int32 | float32](n int, scores *T, threshold T, first int, po
 			ps[count], ks[count] = int32(first+i), v
 			count++
 		}
+	}
+	return count
+}
+
+func reachPortable(n int, keys *int32, threshold int32) int {
+	count := 0
+	for _, k := range unsafe.Slice(keys, n) {
+		if k >= threshold {
+			count++
+		}
+	}
+	return count
+}
+
+func choosePortable(n int, keys *int32, threshold int32, positions *int32) int {
+	ps := unsafe.Slice(positions, n)
+	count := 0
+	for i, k := range unsafe.Slice(keys, n) {
+		ps[count] = ps[i]
+		count += int(1 + (int64(k)-int64(threshold))>>63) // no branch, which nobody could predict
 	}
 	return count
 }

@@ -73,14 +73,17 @@ func (j *rerankJob) task(worker, index int) {
 			}
 		}
 	}
-	s.cut.keys = resize(s.cut.keys, len(values))
+	s.cut.keys = resize(s.cut.keys, len(values)+maxLanes)
+	keys := s.cut.keys[:len(values)]
 	for i, v := range values {
 		if queries == 1 {
 			v *= j.scale
 		}
-		s.cut.keys[i] = floatKey(math.Float32bits(v))
+		keys[i] = floatKey(math.Float32bits(v))
 	}
-	s.cut.best(s.cut.keys, r.candidates, r.kept[:count])
+	s.cut.positions = resize(s.cut.positions, len(values)+maxLanes)
+	copy(s.cut.positions, r.candidates)
+	best(k, keys, s.cut.positions, r.kept[:count])
 }
 
 func (j *rerankJob) begin(d *Device, q kernels.Tensor, layer int, scale float32, s kernels.Selection, rows int) {
