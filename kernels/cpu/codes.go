@@ -125,15 +125,38 @@ func (t *wordTable) lookUp(code uint32) int32 {
 // codeSource is the codes of a key head with the tables of the maps that read
 // it, summed.
 type codeSource struct {
-	codes  []uint32 // [capacity, words]
-	words  int
-	tables []wordTable // one per word
+	codes   []uint32 // [capacity, words]
+	words   int
+	tables  []wordTable // one per word
+	weights []int8      // [maps, bits]
+	bits    int
+}
+
+// build sets the tables up.
+func (c *codeSource) build(set *kernelSet) {
+	for w := range c.tables {
+		var sum [32]int32
+		n := min(32, c.bits-w*32)
+		for first := w * 32; first < len(c.weights); first += c.bits {
+			for i, v := range c.weights[first:][:n] {
+				sum[i] += int32(v)
+			}
+		}
+		c.tables[w].build(&sum, set)
+	}
 }
 
 // setScan is what one row's selection set scans.
 type setScan struct {
 	row, position int
 	sources       []codeSource
+}
+
+// build sets up the tables of all sources, before the first score.
+func (s *setScan) build(set *kernelSet) {
+	for i := range s.sources {
+		s.sources[i].build(set)
+	}
 }
 
 // hashScans prepares scans for all rows and sets of a batch, in memory that
@@ -144,7 +167,7 @@ type hashScans struct {
 	tables  []wordTable
 }
 
-func (h *hashScans) prepare(d *Device, weights []int8, maps, bits, sets, layer int, b *kernels.Batch) {
+func (h *hashScans) prepare(weights []int8, maps, bits, sets, layer int, b *kernels.Batch) {
 	words := (bits + 31) / 32
 	// the most there can be: each map has codes of its own
 	h.sets = resize(h.sets, b.Tokens*sets)
@@ -171,16 +194,7 @@ func (h *hashScans) prepare(d *Device, weights []int8, maps, bits, sets, layer i
 					source.words = words
 					source.tables = h.tables[nextTable : nextTable+words]
 					nextTable += words
-					for w := range words {
-						var sum [32]int32
-						n := min(32, bits-w*32)
-						for x := m; x < end; x++ {
-							for y, v := range weights[((row+t)*maps+x)*bits+w*32:][:n] {
-								sum[y] += int32(v)
-							}
-						}
-						source.tables[w].build(&sum, d.set)
-					}
+					source.weights, source.bits = weights[((row+t)*maps+m)*bits:][:(end-m)*bits], bits
 					m = end
 				}
 				h.sets[(row+t)*sets+set] = setScan{row + t, seg.Start + t, h.sources[first:nextSource]}
@@ -282,7 +296,10 @@ func (j *scanJob) task(worker, index int) {
 func (d *Device) ScanHash(scores, weights kernels.Tensor, layer int, b *kernels.Batch) {
 	j := &d.scan
 	sets := scores.Dim(1)
-	j.scans.prepare(d, weights.I8(), weights.Dim(1), weights.Dim(2), sets, layer, b)
+	j.scans.prepare(weights.I8(), weights.Dim(1), weights.Dim(2), sets, layer, b)
+	for i := range j.scans.sets {
+		j.scans.sets[i].build(d.set)
+	}
 	j.d, j.scores, j.stride = d, scores.I32(), scores.Dim(2)
 	j.parts = (b.Longest + scanPart - 1) / scanPart
 	d.pool.run(b.Tokens*sets*j.parts, j)

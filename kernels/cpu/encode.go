@@ -1,6 +1,8 @@
 package cpu
 
 import (
+	"encoding/binary"
+	"fmt"
 	"math"
 
 	"github.com/hashattn/hashattn/kernels"
@@ -13,6 +15,7 @@ const encodeTokens = 128
 // encoder is a projection with what the encoders need beside it.
 type encoder struct {
 	p        kernels.Projection
+	stream   stream
 	feedback []float32 // [heads, bits, bits]: row j is what bit j adds to later values
 	norms    []float32 // per head the largest norm of a row of the linear path
 	work     int       // multiplications of one head and token
@@ -21,12 +24,89 @@ type encoder struct {
 // Projection implements kernels.Encoder.
 func (e *encoder) Projection() kernels.Projection { return e.p }
 
-// LoadProjection implements kernels.Device. The weights are used in place.
+// stream is the weights of a projection once more, in the order in which a
+// token's encoding reads them, in large pages: a decode step finds none of them
+// in the caches. Where all are bfloat16 numbers, half the bytes hold them.
+type stream struct {
+	data  []byte
+	wide  bool  // float32, not bfloat16
+	head  int   // bytes of a head
+	first []int // bytes in a head before the layers and the linear path
+}
+
+// newStream copies the weights.
+func (d *Device) newStream(p kernels.Projection) (stream, error) {
+	parts := p.Layers
+	if p.Skip != nil {
+		parts = append(append([]kernels.Affine(nil), parts...), *p.Skip)
+	}
+	s := stream{}
+	for _, a := range parts {
+		for _, v := range a.Weight {
+			s.wide = s.wide || math.Float32bits(v)<<16 != 0
+		}
+	}
+	size := 2
+	if s.wide {
+		size = 4
+	}
+	const line = 64
+	for _, a := range parts {
+		s.first = append(s.first, s.head)
+		s.head += (a.In*a.Out*size + line - 1) / line * line
+	}
+	memory, err := d.Alloc(dtype.U8, p.Heads*s.head)
+	if err != nil {
+		return s, fmt.Errorf("%s: %w", p.Name, err)
+	}
+	s.data = memory.Bytes()
+	for h := range p.Heads {
+		for i, a := range parts {
+			to := s.data[h*s.head+s.first[i]:]
+			for j, v := range a.Weight[h*a.In*a.Out : (h+1)*a.In*a.Out] {
+				if s.wide {
+					binary.NativeEndian.PutUint32(to[4*j:], math.Float32bits(v))
+				} else {
+					binary.NativeEndian.PutUint16(to[2*j:], dtype.BF16FromF32(v))
+				}
+			}
+		}
+	}
+	return s, nil
+}
+
+// affine sets y [n, out] to a layer's output for n rows of x, stride apart.
+func (s *stream) affine(set *kernelSet, buf *[]float32, a kernels.Affine, index, h int, x []float32, n, stride int, y []float32) {
+	kernel := &set.dotBF16
+	if s.wide {
+		kernel = &set.dotF32
+	}
+	ld := a.Out + set.keys
+	products := grow(buf, 4*ld)
+	bias := a.Bias[h*a.Out:][:a.Out]
+	for t := 0; t < n; t += 4 {
+		some := min(4, n-t)
+		kernel[some-1](a.In, a.Out, 0, &s.data[h*s.head+s.first[index]], a.In, &x[t*stride], stride, &products[0], ld)
+		for i := range some {
+			out := y[(t+i)*a.Out:][:a.Out]
+			for o, b := range bias {
+				out[o] = products[i*ld+o] + b
+			}
+		}
+	}
+}
+
+// LoadProjection implements kernels.Device. The weights are also used in place,
+// for many tokens at once.
 func (d *Device) LoadProjection(p kernels.Projection) (kernels.Encoder, error) {
 	if err := p.Check(); err != nil {
 		return nil, err
 	}
-	e := &encoder{p: p, norms: make([]float32, p.Heads)}
+	weights, err := d.newStream(p)
+	if err != nil {
+		return nil, err
+	}
+	e := &encoder{p: p, stream: weights, norms: make([]float32, p.Heads)}
 	bits := p.Out()
 	if p.Feedback != nil {
 		e.feedback = make([]float32, len(p.Feedback))
@@ -73,7 +153,7 @@ func (e *encoder) project(set *kernelSet, s *encodeScratch, h int, x []float32, 
 		if i < len(e.p.Layers)-1 {
 			out = grow(&s.hidden[i%2], n*a.Out+set.lanes)
 		}
-		affine(set, &s.gemm, a, h, in, out)
+		e.affine(set, &s.gemm, a, i, h, in, out)
 		in = Strided{out, n, a.Out, a.Out, 1}
 	}
 	if e.p.Skip != nil {
@@ -81,7 +161,7 @@ func (e *encoder) project(set *kernelSet, s *encodeScratch, h int, x []float32, 
 		if len(e.p.Layers) > 0 {
 			y = grow(&s.hidden[0], n*bits)
 		}
-		affine(set, &s.gemm, *e.p.Skip, h, Strided{x, n, e.p.In(), stride, 1}, y)
+		e.affine(set, &s.gemm, *e.p.Skip, len(e.p.Layers), h, Strided{x, n, e.p.In(), stride, 1}, y)
 		if len(e.p.Layers) > 0 {
 			for i := range z[:n*bits] {
 				z[i] += y[i]
@@ -90,8 +170,16 @@ func (e *encoder) project(set *kernelSet, s *encodeScratch, h int, x []float32, 
 	}
 }
 
-// affine sets y [rows of x, out] to the layer's output.
-func affine(set *kernelSet, s *gemmBuffers, a kernels.Affine, h int, x Strided, y []float32) {
+// fewTokens is up to how many tokens read the weights as a stream.
+const fewTokens = 8
+
+// affine sets y [rows of x, out] to the output of a layer, the index-th of the
+// stream.
+func (e *encoder) affine(set *kernelSet, s *gemmBuffers, a kernels.Affine, index, h int, x Strided, y []float32) {
+	if x.Rows <= fewTokens && a.In%set.lanes == 0 {
+		e.stream.affine(set, &s.c, a, index, h, x.Data, x.Rows, x.RowStride, y)
+		return
+	}
 	for i := range x.Rows {
 		copy(y[i*a.Out:(i+1)*a.Out], a.Bias[h*a.Out:])
 	}
@@ -99,9 +187,9 @@ func affine(set *kernelSet, s *gemmBuffers, a kernels.Affine, h int, x Strided, 
 	g := gemm{set, 1, x, w.T(), 1, Strided{y, x.Rows, a.Out, a.Out, 1}}
 	if g.few() {
 		g.runFew(s)
-	} else {
-		g.run(s)
+		return
 	}
+	g.run(s)
 }
 
 // encodeScratch is a thread's memory for projections.
@@ -126,7 +214,7 @@ func (d *Device) EncodeKeys(enc kernels.Encoder, layer int, b *kernels.Batch) {
 			}
 		}
 	}
-	if len(j.parts)*j.e.work*j.parts[0].n < 1<<18 { // not worth waking a thread
+	if len(j.parts)*j.e.work*j.parts[0].n < 1<<14 { // not worth waking a thread
 		for i := range j.parts {
 			j.task(0, i)
 		}
@@ -295,7 +383,7 @@ func (d *Device) encodeQueries(weights []int8, scales []float32, e *encoder, q k
 	j := &d.queries
 	*j = queriesJob{d, e, weights, scales, q.F32(), q.Dim(0), queryBits, (q.Dim(0) + encodeTokens - 1) / encodeTokens}
 	tasks := e.p.Heads * j.parts
-	if e.p.Heads*e.work*j.tokens < 1<<17 { // not worth waking a thread
+	if e.p.Heads*e.work*j.tokens < 1<<14 { // not worth waking a thread
 		for i := range tasks {
 			j.task(0, i)
 		}

@@ -32,7 +32,7 @@ func (d *Device) AttendHash(out, q kernels.Tensor, layer int, b *kernels.Batch, 
 	if h.Mass {
 		sets = maps
 	}
-	state.scans.prepare(d, state.weights, maps, bits, sets, layer, b)
+	state.scans.prepare(state.weights, maps, bits, sets, layer, b)
 
 	scored, chosen := 0, 0
 	for i := range b.Segments {
@@ -114,6 +114,7 @@ func (r *topRow) sumMass(set *kernelSet, s *scratch) {
 	s.cut.block = resize(s.cut.block, n+64)
 	for i := range r.mass {
 		ints := s.cut.block[:n]
+		r.mass[i].build(set)
 		r.mass[i].scores(set, &s.words, r.lo, ints)
 		set.toFloat((n+set.lanes-1)/set.lanes*set.lanes, &scores[0], &s.cut.block[0])
 		set.addMass(out[r.lo:], scores, n, r.scales[i])

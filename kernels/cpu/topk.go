@@ -44,8 +44,11 @@ func (j *topJob) task(worker, index int) {
 	r := &j.rows[index]
 	s := &j.d.scratch[worker]
 	if r.count > 0 {
-		if r.mass != nil {
+		switch {
+		case r.mass != nil:
 			r.sumMass(j.d.set, s)
+		case r.scan != nil:
+			r.scan.build(j.d.set)
 		}
 		r.cut(j.d.set, s)
 	}
