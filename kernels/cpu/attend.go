@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"math"
+	"sync/atomic"
 	"unsafe"
 
 	"github.com/hashattn/hashattn/kernels"
@@ -37,7 +38,7 @@ func (d *Device) Attend(out, q kernels.Tensor, layer int, b *kernels.Batch, scal
 			}
 			if s.Len < manyRows {
 				for kv := range s.Cache.KVHeads {
-					d.decode.addRow(s, row+t, kv, heads/s.Cache.KVHeads, positions{sink: n - lo, first: lo})
+					d.decode.addRow(s, row+t, kv, heads/s.Cache.KVHeads, positions{n: n - lo, first: lo})
 				}
 			}
 			d.CountReads(int64((n-lo)*s.Cache.KVHeads), int64((n-lo)*s.Cache.KVHeads))
@@ -56,6 +57,7 @@ func (d *Device) AttendSelected(out, q kernels.Tensor, layer int, b *kernels.Bat
 		return
 	}
 	d.decode.reset(d, out, q, layer, scale)
+	d.decode.reserve(b, s)
 	k, chosen := selected.Dim(2), selected.I32()
 	row := 0
 	for i := range b.Segments {
@@ -63,8 +65,8 @@ func (d *Device) AttendSelected(out, q kernels.Tensor, layer int, b *kernels.Bat
 		for t := range seg.Len {
 			n := seg.Start + t + 1
 			for set := range s.Heads {
-				list := chosen[((row+t)*s.Heads+set)*k:][:s.Chosen(n)]
-				d.decode.addSelected(seg, row+t, set, heads/s.Heads, n, list, s)
+				list := d.decode.addSelected(seg, row+t, set, heads/s.Heads, n, s)
+				copy(list, chosen[((row+t)*s.Heads+set)*k:])
 			}
 		}
 		row += seg.Len
@@ -72,25 +74,49 @@ func (d *Device) AttendSelected(out, q kernels.Tensor, layer int, b *kernels.Bat
 	d.decode.run()
 }
 
-func (j *decodeJob) addSelected(seg *kernels.Segment, row, set, queries, n int, list []int32, s kernels.Selection) {
+// reserve makes room for the lists of all sets of a batch.
+func (j *decodeJob) reserve(b *kernels.Batch, s kernels.Selection) {
+	total := 0
+	for i := range b.Segments {
+		seg := &b.Segments[i]
+		for t := range seg.Len {
+			total += s.Read(seg.Start + t + 1)
+		}
+	}
+	j.lists = resize(j.lists, total*s.Heads)
+	j.listed = 0
+}
+
+// addSelected adds the queries of a row's set, which sees n tokens, and gives
+// the list of the chosen ones for the caller to fill in before run. It lies in
+// the list of all that are read: the first and last tokens are so few that to
+// begin with them anew would cost more than to name them.
+func (j *decodeJob) addSelected(seg *kernels.Segment, row, set, queries, n int, s kernels.Selection) []int32 {
 	lo, hi := s.Range(n)
-	j.addRow(seg, row, set, queries, positions{sink: lo, selected: list, local: n - hi, localFrom: hi})
-	j.d.CountReads(int64((lo+len(list)+n-hi)*seg.Cache.KVHeads), int64(n*seg.Cache.KVHeads))
+	list := j.lists[j.listed:][:s.Read(n)]
+	j.listed += len(list)
+	for i := range lo {
+		list[i] = int32(i)
+	}
+	local := list[len(list)-(n-hi):]
+	for i := range local {
+		local[i] = int32(hi + i)
+	}
+	j.addRow(seg, row, set, queries, positions{list: list, n: len(list)})
+	j.d.CountReads(int64(len(list)*seg.Cache.KVHeads), int64(n*seg.Cache.KVHeads))
+	return list[lo : s.Read(n)-(n-hi)]
 }
 
-// positions is which cached tokens a row reads: sink from first on, then the
-// selected, then local.
+// positions is which n cached tokens a row reads: those from first on, or those
+// of list.
 type positions struct {
-	first, sink      int
-	selected         []int32
-	localFrom, local int
+	n, first int
+	list     []int32
 }
-
-func (p *positions) count() int { return p.sink + len(p.selected) + p.local }
 
 // decodeJob is attention of single rows: a task reads a part of the tokens of
-// a row for the queries that share a KV head, and leaves a partial softmax;
-// mergeJob puts the parts together.
+// a row for the queries that share a KV head, and leaves a partial softmax. The
+// last part of a row to be done puts them together.
 type decodeJob struct {
 	d          *Device
 	out, q     []float32
@@ -100,6 +126,8 @@ type decodeJob struct {
 	scale      float32
 	parts      []part
 	rows       []rowParts
+	lists      []int32 // of positions
+	listed     int     // of lists
 	partialLen int
 	partial    []float32 // per part and query: top, sum, then width values
 }
@@ -108,11 +136,13 @@ type decodeJob struct {
 type rowParts struct {
 	row, head, queries int
 	lo, hi             int
+	left               atomic.Int32 // parts that are not done
 }
 
 type part struct {
 	seg                *kernels.Segment
 	row, head, queries int // of the activations
+	parts              int // index of its row's rowParts
 	positions          positions
 	lo, hi             int // of positions
 	partial            int
@@ -129,20 +159,23 @@ const partialHeader = 16
 
 // addRow adds the queries of set, the set-th run of queries heads.
 func (j *decodeJob) addRow(seg *kernels.Segment, row, set, queries int, p positions) {
-	n := p.count()
+	n := p.n
 	// Parts depend on the context only, not on the threads. Each gathering
 	// starts with rows that nobody has asked for: few and long ones are best.
 	share := 32
-	if len(p.selected) > 0 {
+	if p.list != nil {
 		share = 4
 	}
 	size := min(2048, max(256, (n/share+attendBlock-1)/attendBlock*attendBlock))
 	first := len(j.parts)
 	for lo := 0; lo < n; lo += size {
-		j.parts = append(j.parts, part{seg, row, set * queries, queries, p, lo, min(n, lo+size), j.partialLen})
+		j.parts = append(j.parts, part{seg, row, set * queries, queries, len(j.rows), p, lo, min(n, lo+size), j.partialLen})
 		j.partialLen += queries * (partialHeader + j.width)
 	}
-	j.rows = append(j.rows, rowParts{row, set * queries, queries, first, len(j.parts)})
+	j.rows = resize(j.rows, len(j.rows)+1)
+	r := &j.rows[len(j.rows)-1]
+	r.row, r.head, r.queries, r.lo, r.hi = row, set*queries, queries, first, len(j.parts)
+	r.left.Store(int32(r.hi - r.lo))
 }
 
 func (j *decodeJob) run() {
@@ -151,14 +184,6 @@ func (j *decodeJob) run() {
 	}
 	grow(&j.partial, j.partialLen)
 	j.d.pool.run(len(j.parts), j)
-	j.d.merge.decodeJob = j
-	if len(j.parts) > 64 {
-		j.d.pool.run(len(j.rows), &j.d.merge)
-		return
-	}
-	for i := range j.rows {
-		j.d.merge.task(0, i)
-	}
 }
 
 func (j *decodeJob) task(worker, index int) {
@@ -201,6 +226,9 @@ func (j *decodeJob) task(worker, index int) {
 			k.mix(&rows, &b, some, scores[i*attendBlock:], partial[i*stride+partialHeader:], stride)
 		}
 	}
+	if r := &j.rows[p.parts]; r.left.Add(-1) == 0 {
+		j.merge(s, r)
+	}
 }
 
 // cacheRows is a KV head's keys and values.
@@ -226,23 +254,18 @@ type rowBlock struct {
 // block is the next at most attendBlock rows of the positions from index lo on.
 func (r *cacheRows) block(p *positions, lo, hi int) rowBlock {
 	n := min(attendBlock, hi-lo)
-	switch in := lo - p.sink; {
-	case in < 0:
-		return rowBlock{n: min(n, -in), from: p.first + lo}
-	case in < len(p.selected):
-		list := p.selected[in:min(len(p.selected), hi-p.sink)]
-		return rowBlock{n: min(n, len(list)), list: list}
-	default:
-		return rowBlock{n: n, from: p.localFrom + in - len(p.selected)}
+	if p.list == nil {
+		return rowBlock{n: n, from: p.first + lo}
 	}
+	return rowBlock{n: n, list: p.list[lo:hi]}
 }
 
-// begin asks for the first rows of the list between index lo and hi.
+// begin asks for the first rows between index lo and hi, if they are a list's.
 func (r *cacheRows) begin(k *kernelSet, p *positions, lo, hi int) {
-	from, to := max(0, lo-p.sink), min(len(p.selected), hi-p.sink)
-	if n := min(rowsAhead, to-from); n > 0 {
-		k.ask(n, &p.selected[from], &r.k[0], r.rowBytes)
-		k.ask(n, &p.selected[from], &r.v[0], r.rowBytes)
+	if p.list != nil {
+		n := min(rowsAhead, hi-lo)
+		k.ask(n, &p.list[lo], &r.k[0], r.rowBytes)
+		k.ask(n, &p.list[lo], &r.v[0], r.rowBytes)
 	}
 }
 
@@ -295,32 +318,29 @@ func (k *kernelSet) mix(r *cacheRows, b *rowBlock, count int, weights, sums []fl
 	}
 }
 
-// mergeJob adds up the parts of a row's partial softmax.
-type mergeJob struct{ *decodeJob }
-
-func (j *mergeJob) task(_, index int) {
-	r := j.rows[index]
-	stride := partialHeader + j.width
+// merge adds up the parts of a row's softmax.
+func (j *decodeJob) merge(s *scratch, r *rowParts) {
+	stride, n := partialHeader+j.width, r.hi-r.lo
+	first := j.parts[r.lo].partial
+	weights := grow(&s.a, n)
 	for i := range r.queries {
-		out := j.out[(r.row*j.heads+r.head+i)*j.width:][:j.width]
+		header := func(part int) []float32 { return j.partial[first+(part*r.queries+i)*stride:] }
 		top := float32(math.Inf(-1))
-		for _, p := range j.parts[r.lo:r.hi] {
-			top = max(top, j.partial[p.partial+i*stride])
+		for part := range n {
+			top = max(top, header(part)[0])
 		}
 		sum := float32(0)
+		for part := range n {
+			weights[part] = exp32(header(part)[0] - top)
+			sum += header(part)[1] * weights[part]
+		}
+		for part := range n {
+			weights[part] /= sum
+		}
+		out := j.out[(r.row*j.heads+r.head+i)*j.width:][:j.width]
 		clear(out)
-		for _, p := range j.parts[r.lo:r.hi] {
-			header := j.partial[p.partial+i*stride:][:stride]
-			shrink := exp32(header[0] - top)
-			sum += header[1] * shrink
-			for x, v := range header[partialHeader:] {
-				out[x] += v * shrink
-			}
-		}
-		inverse := 1 / sum
-		for x := range out {
-			out[x] *= inverse
-		}
+		values := (*byte)(unsafe.Pointer(&header(0)[partialHeader]))
+		j.d.set.mixF32[0](j.width, n, values, r.queries*stride, &weights[0], n, &out[0], j.width)
 	}
 }
 

@@ -83,7 +83,11 @@ func newAttentionStep(b *testing.B, n int, joint bool, candidates int) *attentio
 		b.Fatal(err)
 	}
 	affine := func(in, out int) kernels.Affine {
-		return kernels.Affine{In: in, Out: out, Weight: random(r, kv*in*out), Bias: random(r, kv*out)}
+		a := kernels.Affine{In: in, Out: out, Weight: random(r, kv*in*out), Bias: random(r, kv*out)}
+		for i, v := range a.Weight {
+			a.Weight[i] = dtype.F32FromBF16(dtype.BF16FromF32(v))
+		}
+		return a
 	}
 	const in = width * heads / kv
 	skip := affine(in, bits)
@@ -136,13 +140,14 @@ func BenchmarkAttendHash(b *testing.B) {
 
 // BenchmarkAttentionCold is a layer's decode step and its stages with nothing
 // of them in the caches, as between the layers of a model, whose weights were
-// read and not written: dirty lines would have to be written back. The median, and the
-// shortest for a machine that others use.
+// read and not written (dirty lines would have to be written back), and with
+// all threads awake: the median, and the shortest for a machine that others use.
 func BenchmarkAttentionCold(b *testing.B) {
 	trash, sum := make([]uint64, 16<<20), uint64(0)
 	for i := range trash {
 		trash[i] = 1
 	}
+	var wake func()
 	cold := func(b *testing.B, run func()) {
 		run()
 		times := make([]float64, 0, b.N)
@@ -150,6 +155,7 @@ func BenchmarkAttentionCold(b *testing.B) {
 			for i := 0; i < len(trash); i += 8 {
 				sum += trash[i]
 			}
+			wake()
 			start := time.Now()
 			run()
 			times = append(times, time.Since(start).Seconds()*1e6)
@@ -161,6 +167,8 @@ func BenchmarkAttentionCold(b *testing.B) {
 	for _, n := range []int{32 << 10, 128 << 10} {
 		s := newAttentionStep(b, n, true, 0)
 		d := s.d
+		x, y := tensor(d, rand.New(rand.NewPCG(3, 4)), 4*small), tensor(d, rand.New(rand.NewPCG(3, 4)), 4*small)
+		wake = func() { d.Add(x, y) }
 		weights := must(d.Alloc(dtype.I8, 1, 8, 32))
 		selected := must(d.Alloc(dtype.I32, 1, 8, s.sel.Scored(n)))
 		scores := must(d.Alloc(dtype.I32, 1, 8, n))

@@ -1,8 +1,6 @@
 package cpu
 
 import (
-	"unsafe"
-
 	"github.com/hashattn/hashattn/kernels"
 )
 
@@ -11,7 +9,8 @@ import (
 type wordTable struct {
 	nibbles [256]byte // as asm/scan.go describes
 	bias    int32
-	wide    bool // entries take two bytes
+	largest int32 // score; the smallest is its negative
+	wide    bool  // entries take two bytes
 	useGo   bool
 	bytes   [4][256]int32
 }
@@ -19,6 +18,10 @@ type wordTable struct {
 // build sets the table up for weights: bit i of the word adds weights[i], or
 // subtracts it where it is 0.
 func (t *wordTable) build(weights *[32]int32, set *kernelSet) {
+	t.largest = 0
+	for _, w := range weights {
+		t.largest += max(w, -w)
+	}
 	if set.scanNarrow == nil || !t.buildNibbles(weights) {
 		t.useGo = true
 		t.buildBytes(weights)
@@ -258,17 +261,31 @@ func (s *setScan) cut(set *kernelSet, lo, hi int, limit int32, positions, scores
 	return kernel(hi-lo, &source.codes[lo], &t.nibbles[0], t.bias, limit, lo, &positions[0], &scores[0]), true
 }
 
-// ask asks for the codes of n tokens from each position on.
-func (s *setScan) ask(set *kernelSet, positions []int32, n int) {
-	const line = 64
+// span is the smallest and the largest score there can be.
+func (s *setScan) span() (lo, hi int32) {
 	for i := range s.sources {
-		source := &s.sources[i]
-		token := 4 * source.words
-		base := (*byte)(unsafe.Pointer(&source.codes[0]))
-		for at := 0; at < n; at += max(1, line/token) {
-			set.ask(len(positions), &positions[0], (*byte)(unsafe.Add(unsafe.Pointer(base), at*token)), token)
+		for w := range s.sources[i].tables {
+			hi += s.sources[i].tables[w].largest
 		}
 	}
+	return -hi, hi
+}
+
+// sample sets scores to those of n tokens from each position on.
+func (s *setScan) sample(set *kernelSet, scratch *scratch, positions []int32, n int, scores []int32) {
+	source := s.single(set)
+	if source == nil {
+		for i, p := range positions {
+			s.scores(set, &scratch.words, int(p), scores[i*n:(i+1)*n])
+		}
+		return
+	}
+	// in one row, so that the loads of all positions wait together
+	scratch.words = resize(scratch.words, len(positions)*n)
+	for i, p := range positions {
+		copy(scratch.words[i*n:(i+1)*n], source.codes[p:])
+	}
+	source.tables[0].score(set, scratch.words, scores[:len(scratch.words)], false)
 }
 
 // scanPart is the tokens that one task scans.

@@ -2,7 +2,6 @@ package cpu
 
 import (
 	"math"
-	"slices"
 	"unsafe"
 
 	"github.com/hashattn/hashattn/kernels"
@@ -85,7 +84,11 @@ func (r *topRow) cut(set *kernelSet, s *scratch) {
 			keys[i] = floatKey(uint32(v))
 		}
 	}
-	best(set, keys, c.positions, r.selected[:r.count])
+	lo, hi := int32(math.MinInt32), int32(math.MaxInt32)
+	if r.scan != nil {
+		lo, hi = r.scan.span()
+	}
+	best(set, keys, c.positions, r.selected[:r.count], lo, hi)
 }
 
 // floatKey orders a float32, given as its bits, as an integer. NaN is below
@@ -113,29 +116,28 @@ func (r *topRow) threshold(set *kernelSet, s *scratch) int32 {
 	n := r.hi - r.lo
 	c.keys = resize(c.keys, sampled+maxLanes)
 	from := func(i int) int { return r.lo + i*(n-run)/(runs-1) }
+	lo, hi := int32(math.MinInt32), int32(math.MaxInt32)
 	if r.scan != nil {
 		for i := range runs {
 			c.positions[i] = int32(from(i))
 		}
-		r.scan.ask(set, c.positions[:runs], run)
-	}
-	for i := range runs {
-		from := from(i)
-		keys := c.keys[i*run : (i+1)*run]
-		switch {
-		case r.floats != nil:
-			for x, v := range r.floats[from : from+run] {
+		r.scan.sample(set, s, c.positions[:runs], run, c.keys)
+		lo, hi = r.scan.span()
+	} else {
+		for i := range runs {
+			keys := c.keys[i*run : (i+1)*run]
+			if r.floats == nil {
+				copy(keys, r.ints[from(i):])
+				continue
+			}
+			for x, v := range r.floats[from(i):][:run] {
 				keys[x] = floatKey(math.Float32bits(v))
 			}
-		case r.scan != nil:
-			r.scan.scores(set, &s.words, from, keys)
-		default:
-			copy(keys, r.ints[from:from+run])
 		}
 	}
 	expected := float64(r.count) / float64(n) * sampled
 	rank := min(sampled-1, int(expected+4*math.Sqrt(expected)+8))
-	key, _, _ := nth(set, c.keys[:sampled], rank)
+	key, _, _ := nth(set, c.keys[:sampled], rank, lo, hi)
 	return key
 }
 
@@ -211,14 +213,15 @@ func (r *topRow) keepAll(set *kernelSet, s *scratch) int {
 
 // nth is the key of rank (from 0) among keys in descending order, how many
 // keys equal it, and how many of those belong to the best rank+1. It looks for
-// the largest key that rank+1 keys reach. Behind keys there is room for
-// maxLanes more, which it overwrites.
-func nth(set *kernelSet, keys []int32, rank int) (key int32, equal, needed int) {
+// the largest key that rank+1 keys reach, between the smallest and the largest
+// there can be. Behind keys there is room for maxLanes more, which it
+// overwrites.
+func nth(set *kernelSet, keys []int32, rank int, smallest, largest int32) (key int32, equal, needed int) {
 	padded := keys[:(len(keys)+set.lanes-1)/set.lanes*set.lanes]
 	for i := len(keys); i < len(padded); i++ {
 		padded[i] = math.MinInt32
 	}
-	lo, hi := int64(slices.Min(keys)), int64(slices.Max(keys))
+	lo, hi := int64(smallest), int64(largest)
 	atLeast, above := len(keys), 0 // keys from lo on, from hi+1 on
 	for lo < hi {
 		middle := lo + (hi-lo+1)/2
@@ -233,9 +236,9 @@ func nth(set *kernelSet, keys []int32, rank int) (key int32, equal, needed int) 
 
 // best writes the positions of the len(dst) largest keys, ascending as they
 // come; of equal keys at the cut the last win. Keys and positions have room for
-// maxLanes more, and positions are lost.
-func best(set *kernelSet, keys, positions, dst []int32) {
-	key, equal, needed := nth(set, keys, len(dst)-1)
+// maxLanes more, and positions are lost. No key is beyond smallest or largest.
+func best(set *kernelSet, keys, positions, dst []int32, smallest, largest int32) {
+	key, equal, needed := nth(set, keys, len(dst)-1, smallest, largest)
 	from := 0 // where keys that equal the last one's begin to win
 	for skip := equal - needed; skip > 0; from++ {
 		if keys[from] == key {
