@@ -211,6 +211,54 @@ TEXT ·dotAtF321AVX512(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), AX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000008
+	JL      near
+	MOVLQSX 16(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+
+line0:
+	PREFETCHT0 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        line0
+	MOVLQSX    20(AX), CX
+	IMULQ      ldk+40(FP), CX
+	ADDQ       k+32(FP), CX
+	MOVQ       ldk+40(FP), DX
+	ADDQ       CX, DX
+
+line1:
+	PREFETCHT0 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        line1
+	MOVLQSX    24(AX), CX
+	IMULQ      ldk+40(FP), CX
+	ADDQ       k+32(FP), CX
+	MOVQ       ldk+40(FP), DX
+	ADDQ       CX, DX
+
+line2:
+	PREFETCHT0 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        line2
+	MOVLQSX    28(AX), CX
+	IMULQ      ldk+40(FP), CX
+	ADDQ       k+32(FP), CX
+	MOVQ       ldk+40(FP), DX
+	ADDQ       CX, DX
+
+line3:
+	PREFETCHT0 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        line3
+
+near:
 	MOVQ    AX, CX
 	MOVLQSX (CX), CX
 	IMULQ   ldk+40(FP), CX
@@ -361,17 +409,28 @@ chunk4rows:
 	VFMADD231PS  Z8, Z5, Z1
 	VFMADD231PS  Z8, Z6, Z2
 	VFMADD231PS  Z8, Z7, Z3
-	CMPQ         R10, $0x00000020
-	JLE          chunk4asked
-	MOVLQSX      128(R9), DI
+	CMPQ         R10, $0x00000004
+	JLE          chunk4near
+	MOVLQSX      16(R9), DI
 	IMULQ        DX, DI
 	ADDQ         CX, DI
-	PREFETCHT1   (DI)
-	PREFETCHT1   64(DI)
-	PREFETCHT1   128(DI)
-	PREFETCHT1   192(DI)
+	PREFETCHT0   (DI)
+	PREFETCHT0   64(DI)
+	PREFETCHT0   128(DI)
+	PREFETCHT0   192(DI)
 
-chunk4asked:
+chunk4near:
+	CMPQ       R10, $0x00000020
+	JLE        chunk4ahead
+	MOVLQSX    128(R9), DI
+	IMULQ      DX, DI
+	ADDQ       CX, DI
+	PREFETCHT1 (DI)
+	PREFETCHT1 64(DI)
+	PREFETCHT1 128(DI)
+	PREFETCHT1 192(DI)
+
+chunk4ahead:
 	ADDQ    $0x04, R9
 	DECQ    R10
 	ADDQ    $0x04, R8
@@ -409,14 +468,22 @@ chunk1rows:
 	VMOVUPS      (DI), Z1
 	VBROADCASTSS (R8), Z2
 	VFMADD231PS  Z2, Z1, Z0
-	CMPQ         R10, $0x00000020
-	JLE          chunk1asked
-	MOVLQSX      128(R9), DI
+	CMPQ         R10, $0x00000004
+	JLE          chunk1near
+	MOVLQSX      16(R9), DI
 	IMULQ        DX, DI
 	ADDQ         CX, DI
-	PREFETCHT1   (DI)
+	PREFETCHT0   (DI)
 
-chunk1asked:
+chunk1near:
+	CMPQ       R10, $0x00000020
+	JLE        chunk1ahead
+	MOVLQSX    128(R9), DI
+	IMULQ      DX, DI
+	ADDQ       CX, DI
+	PREFETCHT1 (DI)
+
+chunk1ahead:
 	ADDQ    $0x04, R9
 	DECQ    R10
 	ADDQ    $0x04, R8
@@ -665,6 +732,54 @@ TEXT ·dotAtF322AVX512(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), CX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000008
+	JL      near
+	MOVLQSX 16(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+
+line0:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line0
+	MOVLQSX    20(CX), DX
+	IMULQ      ldk+40(FP), DX
+	ADDQ       k+32(FP), DX
+	MOVQ       ldk+40(FP), BX
+	ADDQ       DX, BX
+
+line1:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line1
+	MOVLQSX    24(CX), DX
+	IMULQ      ldk+40(FP), DX
+	ADDQ       k+32(FP), DX
+	MOVQ       ldk+40(FP), BX
+	ADDQ       DX, BX
+
+line2:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line2
+	MOVLQSX    28(CX), DX
+	IMULQ      ldk+40(FP), DX
+	ADDQ       k+32(FP), DX
+	MOVQ       ldk+40(FP), BX
+	ADDQ       DX, BX
+
+line3:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line3
+
+near:
 	MOVQ    CX, DX
 	MOVLQSX (DX), DX
 	IMULQ   ldk+40(FP), DX
@@ -849,17 +964,28 @@ chunk4rows:
 	VFMADD231PS  Z12, Z9, Z5
 	VFMADD231PS  Z12, Z10, Z6
 	VFMADD231PS  Z12, Z11, Z7
-	CMPQ         R11, $0x00000020
-	JLE          chunk4asked
-	MOVLQSX      128(R10), R8
+	CMPQ         R11, $0x00000004
+	JLE          chunk4near
+	MOVLQSX      16(R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	PREFETCHT1   (R8)
-	PREFETCHT1   64(R8)
-	PREFETCHT1   128(R8)
-	PREFETCHT1   192(R8)
+	PREFETCHT0   (R8)
+	PREFETCHT0   64(R8)
+	PREFETCHT0   128(R8)
+	PREFETCHT0   192(R8)
 
-chunk4asked:
+chunk4near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk4ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+	PREFETCHT1 64(R8)
+	PREFETCHT1 128(R8)
+	PREFETCHT1 192(R8)
+
+chunk4ahead:
 	ADDQ    $0x04, R10
 	DECQ    R11
 	ADDQ    $0x04, R9
@@ -906,14 +1032,22 @@ chunk1rows:
 	VFMADD231PS  Z3, Z2, Z0
 	VBROADCASTSS (R9)(BX*1), Z3
 	VFMADD231PS  Z3, Z2, Z1
-	CMPQ         R11, $0x00000020
-	JLE          chunk1asked
-	MOVLQSX      128(R10), R8
+	CMPQ         R11, $0x00000004
+	JLE          chunk1near
+	MOVLQSX      16(R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	PREFETCHT1   (R8)
+	PREFETCHT0   (R8)
 
-chunk1asked:
+chunk1near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk1ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1ahead:
 	ADDQ    $0x04, R10
 	DECQ    R11
 	ADDQ    $0x04, R9
@@ -1209,6 +1343,54 @@ TEXT ·dotAtF323AVX512(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), CX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000008
+	JL      near
+	MOVLQSX 16(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+
+line0:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line0
+	MOVLQSX    20(CX), DX
+	IMULQ      ldk+40(FP), DX
+	ADDQ       k+32(FP), DX
+	MOVQ       ldk+40(FP), BX
+	ADDQ       DX, BX
+
+line1:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line1
+	MOVLQSX    24(CX), DX
+	IMULQ      ldk+40(FP), DX
+	ADDQ       k+32(FP), DX
+	MOVQ       ldk+40(FP), BX
+	ADDQ       DX, BX
+
+line2:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line2
+	MOVLQSX    28(CX), DX
+	IMULQ      ldk+40(FP), DX
+	ADDQ       k+32(FP), DX
+	MOVQ       ldk+40(FP), BX
+	ADDQ       DX, BX
+
+line3:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line3
+
+near:
 	MOVQ    CX, DX
 	MOVLQSX (DX), DX
 	IMULQ   ldk+40(FP), DX
@@ -1427,17 +1609,28 @@ chunk4rows:
 	VFMADD231PS  Z16, Z13, Z9
 	VFMADD231PS  Z16, Z14, Z10
 	VFMADD231PS  Z16, Z15, Z11
-	CMPQ         R11, $0x00000020
-	JLE          chunk4asked
-	MOVLQSX      128(R10), R8
+	CMPQ         R11, $0x00000004
+	JLE          chunk4near
+	MOVLQSX      16(R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	PREFETCHT1   (R8)
-	PREFETCHT1   64(R8)
-	PREFETCHT1   128(R8)
-	PREFETCHT1   192(R8)
+	PREFETCHT0   (R8)
+	PREFETCHT0   64(R8)
+	PREFETCHT0   128(R8)
+	PREFETCHT0   192(R8)
 
-chunk4asked:
+chunk4near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk4ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+	PREFETCHT1 64(R8)
+	PREFETCHT1 128(R8)
+	PREFETCHT1 192(R8)
+
+chunk4ahead:
 	ADDQ    $0x04, R10
 	DECQ    R11
 	ADDQ    $0x04, R9
@@ -1493,14 +1686,22 @@ chunk1rows:
 	VFMADD231PS  Z4, Z3, Z1
 	VBROADCASTSS (R9)(BX*2), Z4
 	VFMADD231PS  Z4, Z3, Z2
-	CMPQ         R11, $0x00000020
-	JLE          chunk1asked
-	MOVLQSX      128(R10), R8
+	CMPQ         R11, $0x00000004
+	JLE          chunk1near
+	MOVLQSX      16(R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	PREFETCHT1   (R8)
+	PREFETCHT0   (R8)
 
-chunk1asked:
+chunk1near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk1ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1ahead:
 	ADDQ    $0x04, R10
 	DECQ    R11
 	ADDQ    $0x04, R9
@@ -1847,6 +2048,54 @@ TEXT ·dotAtF324AVX512(SB), NOSPLIT, $0-80
 	LEAQ (AX)(AX*2), DX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000008
+	JL      near
+	MOVLQSX 16(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+
+line0:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        line0
+	MOVLQSX    20(CX), BX
+	IMULQ      ldk+40(FP), BX
+	ADDQ       k+32(FP), BX
+	MOVQ       ldk+40(FP), SI
+	ADDQ       BX, SI
+
+line1:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        line1
+	MOVLQSX    24(CX), BX
+	IMULQ      ldk+40(FP), BX
+	ADDQ       k+32(FP), BX
+	MOVQ       ldk+40(FP), SI
+	ADDQ       BX, SI
+
+line2:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        line2
+	MOVLQSX    28(CX), BX
+	IMULQ      ldk+40(FP), BX
+	ADDQ       k+32(FP), BX
+	MOVQ       ldk+40(FP), SI
+	ADDQ       BX, SI
+
+line3:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        line3
+
+near:
 	MOVQ    CX, BX
 	MOVLQSX (BX), BX
 	IMULQ   ldk+40(FP), BX
@@ -2100,17 +2349,28 @@ chunk4rows:
 	VFMADD231PS  Z20, Z17, Z13
 	VFMADD231PS  Z20, Z18, Z14
 	VFMADD231PS  Z20, Z19, Z15
-	CMPQ         R11, $0x00000020
-	JLE          chunk4asked
-	MOVLQSX      128(R10), R8
+	CMPQ         R11, $0x00000004
+	JLE          chunk4near
+	MOVLQSX      16(R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	PREFETCHT1   (R8)
-	PREFETCHT1   64(R8)
-	PREFETCHT1   128(R8)
-	PREFETCHT1   192(R8)
+	PREFETCHT0   (R8)
+	PREFETCHT0   64(R8)
+	PREFETCHT0   128(R8)
+	PREFETCHT0   192(R8)
 
-chunk4asked:
+chunk4near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk4ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+	PREFETCHT1 64(R8)
+	PREFETCHT1 128(R8)
+	PREFETCHT1 192(R8)
+
+chunk4ahead:
 	ADDQ    $0x04, R10
 	DECQ    R11
 	ADDQ    $0x04, R9
@@ -2176,14 +2436,22 @@ chunk1rows:
 	VFMADD231PS  Z5, Z4, Z2
 	VBROADCASTSS (R9)(R12*1), Z5
 	VFMADD231PS  Z5, Z4, Z3
-	CMPQ         R11, $0x00000020
-	JLE          chunk1asked
-	MOVLQSX      128(R10), R8
+	CMPQ         R11, $0x00000004
+	JLE          chunk1near
+	MOVLQSX      16(R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	PREFETCHT1   (R8)
+	PREFETCHT0   (R8)
 
-chunk1asked:
+chunk1near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk1ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1ahead:
 	ADDQ    $0x04, R10
 	DECQ    R11
 	ADDQ    $0x04, R9
@@ -2400,6 +2668,54 @@ TEXT ·dotAtBF161AVX512(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), AX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000008
+	JL      near
+	MOVLQSX 16(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+
+line0:
+	PREFETCHT0 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        line0
+	MOVLQSX    20(AX), CX
+	IMULQ      ldk+40(FP), CX
+	ADDQ       k+32(FP), CX
+	MOVQ       ldk+40(FP), DX
+	ADDQ       CX, DX
+
+line1:
+	PREFETCHT0 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        line1
+	MOVLQSX    24(AX), CX
+	IMULQ      ldk+40(FP), CX
+	ADDQ       k+32(FP), CX
+	MOVQ       ldk+40(FP), DX
+	ADDQ       CX, DX
+
+line2:
+	PREFETCHT0 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        line2
+	MOVLQSX    28(AX), CX
+	IMULQ      ldk+40(FP), CX
+	ADDQ       k+32(FP), CX
+	MOVQ       ldk+40(FP), DX
+	ADDQ       CX, DX
+
+line3:
+	PREFETCHT0 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        line3
+
+near:
 	MOVQ    AX, CX
 	MOVLQSX (CX), CX
 	IMULQ   ldk+40(FP), CX
@@ -2558,15 +2874,24 @@ chunk4rows:
 	VFMADD231PS  Z8, Z5, Z1
 	VFMADD231PS  Z8, Z6, Z2
 	VFMADD231PS  Z8, Z7, Z3
-	CMPQ         R10, $0x00000020
-	JLE          chunk4asked
-	MOVLQSX      128(R9), DI
+	CMPQ         R10, $0x00000004
+	JLE          chunk4near
+	MOVLQSX      16(R9), DI
 	IMULQ        DX, DI
 	ADDQ         CX, DI
-	PREFETCHT1   (DI)
-	PREFETCHT1   64(DI)
+	PREFETCHT0   (DI)
+	PREFETCHT0   64(DI)
 
-chunk4asked:
+chunk4near:
+	CMPQ       R10, $0x00000020
+	JLE        chunk4ahead
+	MOVLQSX    128(R9), DI
+	IMULQ      DX, DI
+	ADDQ       CX, DI
+	PREFETCHT1 (DI)
+	PREFETCHT1 64(DI)
+
+chunk4ahead:
 	ADDQ    $0x04, R9
 	DECQ    R10
 	ADDQ    $0x04, R8
@@ -2605,14 +2930,22 @@ chunk1rows:
 	VPSLLD       $0x10, Z1, Z1
 	VBROADCASTSS (R8), Z2
 	VFMADD231PS  Z2, Z1, Z0
-	CMPQ         R10, $0x00000020
-	JLE          chunk1asked
-	MOVLQSX      128(R9), DI
+	CMPQ         R10, $0x00000004
+	JLE          chunk1near
+	MOVLQSX      16(R9), DI
 	IMULQ        DX, DI
 	ADDQ         CX, DI
-	PREFETCHT1   (DI)
+	PREFETCHT0   (DI)
 
-chunk1asked:
+chunk1near:
+	CMPQ       R10, $0x00000020
+	JLE        chunk1ahead
+	MOVLQSX    128(R9), DI
+	IMULQ      DX, DI
+	ADDQ       CX, DI
+	PREFETCHT1 (DI)
+
+chunk1ahead:
 	ADDQ    $0x04, R9
 	DECQ    R10
 	ADDQ    $0x04, R8
@@ -2868,6 +3201,54 @@ TEXT ·dotAtBF162AVX512(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), CX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000008
+	JL      near
+	MOVLQSX 16(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+
+line0:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line0
+	MOVLQSX    20(CX), DX
+	IMULQ      ldk+40(FP), DX
+	ADDQ       k+32(FP), DX
+	MOVQ       ldk+40(FP), BX
+	ADDQ       DX, BX
+
+line1:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line1
+	MOVLQSX    24(CX), DX
+	IMULQ      ldk+40(FP), DX
+	ADDQ       k+32(FP), DX
+	MOVQ       ldk+40(FP), BX
+	ADDQ       DX, BX
+
+line2:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line2
+	MOVLQSX    28(CX), DX
+	IMULQ      ldk+40(FP), DX
+	ADDQ       k+32(FP), DX
+	MOVQ       ldk+40(FP), BX
+	ADDQ       DX, BX
+
+line3:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line3
+
+near:
 	MOVQ    CX, DX
 	MOVLQSX (DX), DX
 	IMULQ   ldk+40(FP), DX
@@ -3060,15 +3441,24 @@ chunk4rows:
 	VFMADD231PS  Z12, Z9, Z5
 	VFMADD231PS  Z12, Z10, Z6
 	VFMADD231PS  Z12, Z11, Z7
-	CMPQ         R11, $0x00000020
-	JLE          chunk4asked
-	MOVLQSX      128(R10), R8
+	CMPQ         R11, $0x00000004
+	JLE          chunk4near
+	MOVLQSX      16(R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	PREFETCHT1   (R8)
-	PREFETCHT1   64(R8)
+	PREFETCHT0   (R8)
+	PREFETCHT0   64(R8)
 
-chunk4asked:
+chunk4near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk4ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+	PREFETCHT1 64(R8)
+
+chunk4ahead:
 	ADDQ    $0x04, R10
 	DECQ    R11
 	ADDQ    $0x04, R9
@@ -3116,14 +3506,22 @@ chunk1rows:
 	VFMADD231PS  Z3, Z2, Z0
 	VBROADCASTSS (R9)(BX*1), Z3
 	VFMADD231PS  Z3, Z2, Z1
-	CMPQ         R11, $0x00000020
-	JLE          chunk1asked
-	MOVLQSX      128(R10), R8
+	CMPQ         R11, $0x00000004
+	JLE          chunk1near
+	MOVLQSX      16(R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	PREFETCHT1   (R8)
+	PREFETCHT0   (R8)
 
-chunk1asked:
+chunk1near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk1ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1ahead:
 	ADDQ    $0x04, R10
 	DECQ    R11
 	ADDQ    $0x04, R9
@@ -3426,6 +3824,54 @@ TEXT ·dotAtBF163AVX512(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), CX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000008
+	JL      near
+	MOVLQSX 16(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+
+line0:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line0
+	MOVLQSX    20(CX), DX
+	IMULQ      ldk+40(FP), DX
+	ADDQ       k+32(FP), DX
+	MOVQ       ldk+40(FP), BX
+	ADDQ       DX, BX
+
+line1:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line1
+	MOVLQSX    24(CX), DX
+	IMULQ      ldk+40(FP), DX
+	ADDQ       k+32(FP), DX
+	MOVQ       ldk+40(FP), BX
+	ADDQ       DX, BX
+
+line2:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line2
+	MOVLQSX    28(CX), DX
+	IMULQ      ldk+40(FP), DX
+	ADDQ       k+32(FP), DX
+	MOVQ       ldk+40(FP), BX
+	ADDQ       DX, BX
+
+line3:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line3
+
+near:
 	MOVQ    CX, DX
 	MOVLQSX (DX), DX
 	IMULQ   ldk+40(FP), DX
@@ -3652,15 +4098,24 @@ chunk4rows:
 	VFMADD231PS  Z16, Z13, Z9
 	VFMADD231PS  Z16, Z14, Z10
 	VFMADD231PS  Z16, Z15, Z11
-	CMPQ         R11, $0x00000020
-	JLE          chunk4asked
-	MOVLQSX      128(R10), R8
+	CMPQ         R11, $0x00000004
+	JLE          chunk4near
+	MOVLQSX      16(R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	PREFETCHT1   (R8)
-	PREFETCHT1   64(R8)
+	PREFETCHT0   (R8)
+	PREFETCHT0   64(R8)
 
-chunk4asked:
+chunk4near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk4ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+	PREFETCHT1 64(R8)
+
+chunk4ahead:
 	ADDQ    $0x04, R10
 	DECQ    R11
 	ADDQ    $0x04, R9
@@ -3717,14 +4172,22 @@ chunk1rows:
 	VFMADD231PS  Z4, Z3, Z1
 	VBROADCASTSS (R9)(BX*2), Z4
 	VFMADD231PS  Z4, Z3, Z2
-	CMPQ         R11, $0x00000020
-	JLE          chunk1asked
-	MOVLQSX      128(R10), R8
+	CMPQ         R11, $0x00000004
+	JLE          chunk1near
+	MOVLQSX      16(R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	PREFETCHT1   (R8)
+	PREFETCHT0   (R8)
 
-chunk1asked:
+chunk1near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk1ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1ahead:
 	ADDQ    $0x04, R10
 	DECQ    R11
 	ADDQ    $0x04, R9
@@ -4078,6 +4541,54 @@ TEXT ·dotAtBF164AVX512(SB), NOSPLIT, $0-80
 	LEAQ (AX)(AX*2), DX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000008
+	JL      near
+	MOVLQSX 16(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+
+line0:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        line0
+	MOVLQSX    20(CX), BX
+	IMULQ      ldk+40(FP), BX
+	ADDQ       k+32(FP), BX
+	MOVQ       ldk+40(FP), SI
+	ADDQ       BX, SI
+
+line1:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        line1
+	MOVLQSX    24(CX), BX
+	IMULQ      ldk+40(FP), BX
+	ADDQ       k+32(FP), BX
+	MOVQ       ldk+40(FP), SI
+	ADDQ       BX, SI
+
+line2:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        line2
+	MOVLQSX    28(CX), BX
+	IMULQ      ldk+40(FP), BX
+	ADDQ       k+32(FP), BX
+	MOVQ       ldk+40(FP), SI
+	ADDQ       BX, SI
+
+line3:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        line3
+
+near:
 	MOVQ    CX, BX
 	MOVLQSX (BX), BX
 	IMULQ   ldk+40(FP), BX
@@ -4339,15 +4850,24 @@ chunk4rows:
 	VFMADD231PS  Z20, Z17, Z13
 	VFMADD231PS  Z20, Z18, Z14
 	VFMADD231PS  Z20, Z19, Z15
-	CMPQ         R11, $0x00000020
-	JLE          chunk4asked
-	MOVLQSX      128(R10), R8
+	CMPQ         R11, $0x00000004
+	JLE          chunk4near
+	MOVLQSX      16(R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	PREFETCHT1   (R8)
-	PREFETCHT1   64(R8)
+	PREFETCHT0   (R8)
+	PREFETCHT0   64(R8)
 
-chunk4asked:
+chunk4near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk4ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+	PREFETCHT1 64(R8)
+
+chunk4ahead:
 	ADDQ    $0x04, R10
 	DECQ    R11
 	ADDQ    $0x04, R9
@@ -4414,14 +4934,22 @@ chunk1rows:
 	VFMADD231PS  Z5, Z4, Z2
 	VBROADCASTSS (R9)(R12*1), Z5
 	VFMADD231PS  Z5, Z4, Z3
-	CMPQ         R11, $0x00000020
-	JLE          chunk1asked
-	MOVLQSX      128(R10), R8
+	CMPQ         R11, $0x00000004
+	JLE          chunk1near
+	MOVLQSX      16(R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	PREFETCHT1   (R8)
+	PREFETCHT0   (R8)
 
-chunk1asked:
+chunk1near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk1ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1ahead:
 	ADDQ    $0x04, R10
 	DECQ    R11
 	ADDQ    $0x04, R9
@@ -4589,6 +5117,32 @@ TEXT ·dotAtF321AVX2(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), AX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000004
+	JL      near
+	MOVLQSX 8(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+
+line0:
+	PREFETCHT0 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        line0
+	MOVLQSX    12(AX), CX
+	IMULQ      ldk+40(FP), CX
+	ADDQ       k+32(FP), CX
+	MOVQ       ldk+40(FP), DX
+	ADDQ       CX, DX
+
+line1:
+	PREFETCHT0 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        line1
+
+near:
 	MOVQ    AX, CX
 	MOVLQSX (CX), CX
 	IMULQ   ldk+40(FP), CX
@@ -4681,14 +5235,22 @@ chunk2rows:
 	VBROADCASTSS (R8), Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
-	CMPQ         R10, $0x00000020
-	JLE          chunk2asked
-	MOVLQSX      128(R9), DI
+	CMPQ         R10, $0x00000004
+	JLE          chunk2near
+	MOVLQSX      16(R9), DI
 	IMULQ        DX, DI
 	ADDQ         CX, DI
-	PREFETCHT1   (DI)
+	PREFETCHT0   (DI)
 
-chunk2asked:
+chunk2near:
+	CMPQ       R10, $0x00000020
+	JLE        chunk2ahead
+	MOVLQSX    128(R9), DI
+	IMULQ      DX, DI
+	ADDQ       CX, DI
+	PREFETCHT1 (DI)
+
+chunk2ahead:
 	ADDQ    $0x04, R9
 	DECQ    R10
 	ADDQ    $0x04, R8
@@ -4724,14 +5286,22 @@ chunk1rows:
 	VMOVUPS      (DI), Y1
 	VBROADCASTSS (R8), Y2
 	VFMADD231PS  Y2, Y1, Y0
-	CMPQ         R10, $0x00000020
-	JLE          chunk1asked
-	MOVLQSX      128(R9), DI
+	CMPQ         R10, $0x00000004
+	JLE          chunk1near
+	MOVLQSX      16(R9), DI
 	IMULQ        DX, DI
 	ADDQ         CX, DI
-	PREFETCHT1   (DI)
+	PREFETCHT0   (DI)
 
-chunk1asked:
+chunk1near:
+	CMPQ       R10, $0x00000020
+	JLE        chunk1ahead
+	MOVLQSX    128(R9), DI
+	IMULQ      DX, DI
+	ADDQ       CX, DI
+	PREFETCHT1 (DI)
+
+chunk1ahead:
 	ADDQ    $0x04, R9
 	DECQ    R10
 	ADDQ    $0x04, R8
@@ -4919,6 +5489,32 @@ TEXT ·dotAtF322AVX2(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), CX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000004
+	JL      near
+	MOVLQSX 8(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+
+line0:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line0
+	MOVLQSX    12(CX), DX
+	IMULQ      ldk+40(FP), DX
+	ADDQ       k+32(FP), DX
+	MOVQ       ldk+40(FP), BX
+	ADDQ       DX, BX
+
+line1:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line1
+
+near:
 	MOVQ    CX, DX
 	MOVLQSX (DX), DX
 	IMULQ   ldk+40(FP), DX
@@ -5028,14 +5624,22 @@ chunk2rows:
 	VBROADCASTSS (R9)(BX*1), Y6
 	VFMADD231PS  Y6, Y4, Y2
 	VFMADD231PS  Y6, Y5, Y3
-	CMPQ         R11, $0x00000020
-	JLE          chunk2asked
-	MOVLQSX      128(R10), R8
+	CMPQ         R11, $0x00000004
+	JLE          chunk2near
+	MOVLQSX      16(R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	PREFETCHT1   (R8)
+	PREFETCHT0   (R8)
 
-chunk2asked:
+chunk2near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk2ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk2ahead:
 	ADDQ    $0x04, R10
 	DECQ    R11
 	ADDQ    $0x04, R9
@@ -5078,14 +5682,22 @@ chunk1rows:
 	VFMADD231PS  Y3, Y2, Y0
 	VBROADCASTSS (R9)(BX*1), Y3
 	VFMADD231PS  Y3, Y2, Y1
-	CMPQ         R11, $0x00000020
-	JLE          chunk1asked
-	MOVLQSX      128(R10), R8
+	CMPQ         R11, $0x00000004
+	JLE          chunk1near
+	MOVLQSX      16(R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	PREFETCHT1   (R8)
+	PREFETCHT0   (R8)
 
-chunk1asked:
+chunk1near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk1ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1ahead:
 	ADDQ    $0x04, R10
 	DECQ    R11
 	ADDQ    $0x04, R9
@@ -5301,6 +5913,32 @@ TEXT ·dotAtF323AVX2(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), CX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000004
+	JL      near
+	MOVLQSX 8(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+
+line0:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line0
+	MOVLQSX    12(CX), DX
+	IMULQ      ldk+40(FP), DX
+	ADDQ       k+32(FP), DX
+	MOVQ       ldk+40(FP), BX
+	ADDQ       DX, BX
+
+line1:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line1
+
+near:
 	MOVQ    CX, DX
 	MOVLQSX (DX), DX
 	IMULQ   ldk+40(FP), DX
@@ -5427,14 +6065,22 @@ chunk2rows:
 	VBROADCASTSS (R9)(BX*2), Y8
 	VFMADD231PS  Y8, Y6, Y4
 	VFMADD231PS  Y8, Y7, Y5
-	CMPQ         R11, $0x00000020
-	JLE          chunk2asked
-	MOVLQSX      128(R10), R8
+	CMPQ         R11, $0x00000004
+	JLE          chunk2near
+	MOVLQSX      16(R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	PREFETCHT1   (R8)
+	PREFETCHT0   (R8)
 
-chunk2asked:
+chunk2near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk2ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk2ahead:
 	ADDQ    $0x04, R10
 	DECQ    R11
 	ADDQ    $0x04, R9
@@ -5484,14 +6130,22 @@ chunk1rows:
 	VFMADD231PS  Y4, Y3, Y1
 	VBROADCASTSS (R9)(BX*2), Y4
 	VFMADD231PS  Y4, Y3, Y2
-	CMPQ         R11, $0x00000020
-	JLE          chunk1asked
-	MOVLQSX      128(R10), R8
+	CMPQ         R11, $0x00000004
+	JLE          chunk1near
+	MOVLQSX      16(R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	PREFETCHT1   (R8)
+	PREFETCHT0   (R8)
 
-chunk1asked:
+chunk1near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk1ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1ahead:
 	ADDQ    $0x04, R10
 	DECQ    R11
 	ADDQ    $0x04, R9
@@ -5739,6 +6393,32 @@ TEXT ·dotAtF324AVX2(SB), NOSPLIT, $0-80
 	LEAQ (AX)(AX*2), DX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000004
+	JL      near
+	MOVLQSX 8(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+
+line0:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        line0
+	MOVLQSX    12(CX), BX
+	IMULQ      ldk+40(FP), BX
+	ADDQ       k+32(FP), BX
+	MOVQ       ldk+40(FP), SI
+	ADDQ       BX, SI
+
+line1:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        line1
+
+near:
 	MOVQ    CX, BX
 	MOVLQSX (BX), BX
 	IMULQ   ldk+40(FP), BX
@@ -5883,14 +6563,22 @@ chunk2rows:
 	VBROADCASTSS (R9)(R12*1), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
-	CMPQ         R11, $0x00000020
-	JLE          chunk2asked
-	MOVLQSX      128(R10), R8
+	CMPQ         R11, $0x00000004
+	JLE          chunk2near
+	MOVLQSX      16(R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	PREFETCHT1   (R8)
+	PREFETCHT0   (R8)
 
-chunk2asked:
+chunk2near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk2ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk2ahead:
 	ADDQ    $0x04, R10
 	DECQ    R11
 	ADDQ    $0x04, R9
@@ -5948,14 +6636,22 @@ chunk1rows:
 	VFMADD231PS  Y5, Y4, Y2
 	VBROADCASTSS (R9)(R12*1), Y5
 	VFMADD231PS  Y5, Y4, Y3
-	CMPQ         R11, $0x00000020
-	JLE          chunk1asked
-	MOVLQSX      128(R10), R8
+	CMPQ         R11, $0x00000004
+	JLE          chunk1near
+	MOVLQSX      16(R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	PREFETCHT1   (R8)
+	PREFETCHT0   (R8)
 
-chunk1asked:
+chunk1near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk1ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1ahead:
 	ADDQ    $0x04, R10
 	DECQ    R11
 	ADDQ    $0x04, R9
@@ -6128,6 +6824,32 @@ TEXT ·dotAtBF161AVX2(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), AX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000004
+	JL      near
+	MOVLQSX 8(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+
+line0:
+	PREFETCHT0 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        line0
+	MOVLQSX    12(AX), CX
+	IMULQ      ldk+40(FP), CX
+	ADDQ       k+32(FP), CX
+	MOVQ       ldk+40(FP), DX
+	ADDQ       CX, DX
+
+line1:
+	PREFETCHT0 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        line1
+
+near:
 	MOVQ    AX, CX
 	MOVLQSX (CX), CX
 	IMULQ   ldk+40(FP), CX
@@ -6224,14 +6946,22 @@ chunk2rows:
 	VBROADCASTSS (R8), Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
-	CMPQ         R10, $0x00000020
-	JLE          chunk2asked
-	MOVLQSX      128(R9), DI
+	CMPQ         R10, $0x00000004
+	JLE          chunk2near
+	MOVLQSX      16(R9), DI
 	IMULQ        DX, DI
 	ADDQ         CX, DI
-	PREFETCHT1   (DI)
+	PREFETCHT0   (DI)
 
-chunk2asked:
+chunk2near:
+	CMPQ       R10, $0x00000020
+	JLE        chunk2ahead
+	MOVLQSX    128(R9), DI
+	IMULQ      DX, DI
+	ADDQ       CX, DI
+	PREFETCHT1 (DI)
+
+chunk2ahead:
 	ADDQ    $0x04, R9
 	DECQ    R10
 	ADDQ    $0x04, R8
@@ -6268,14 +6998,22 @@ chunk1rows:
 	VPSLLD       $0x10, Y1, Y1
 	VBROADCASTSS (R8), Y2
 	VFMADD231PS  Y2, Y1, Y0
-	CMPQ         R10, $0x00000020
-	JLE          chunk1asked
-	MOVLQSX      128(R9), DI
+	CMPQ         R10, $0x00000004
+	JLE          chunk1near
+	MOVLQSX      16(R9), DI
 	IMULQ        DX, DI
 	ADDQ         CX, DI
-	PREFETCHT1   (DI)
+	PREFETCHT0   (DI)
 
-chunk1asked:
+chunk1near:
+	CMPQ       R10, $0x00000020
+	JLE        chunk1ahead
+	MOVLQSX    128(R9), DI
+	IMULQ      DX, DI
+	ADDQ       CX, DI
+	PREFETCHT1 (DI)
+
+chunk1ahead:
 	ADDQ    $0x04, R9
 	DECQ    R10
 	ADDQ    $0x04, R8
@@ -6468,6 +7206,32 @@ TEXT ·dotAtBF162AVX2(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), CX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000004
+	JL      near
+	MOVLQSX 8(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+
+line0:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line0
+	MOVLQSX    12(CX), DX
+	IMULQ      ldk+40(FP), DX
+	ADDQ       k+32(FP), DX
+	MOVQ       ldk+40(FP), BX
+	ADDQ       DX, BX
+
+line1:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line1
+
+near:
 	MOVQ    CX, DX
 	MOVLQSX (DX), DX
 	IMULQ   ldk+40(FP), DX
@@ -6581,14 +7345,22 @@ chunk2rows:
 	VBROADCASTSS (R9)(BX*1), Y6
 	VFMADD231PS  Y6, Y4, Y2
 	VFMADD231PS  Y6, Y5, Y3
-	CMPQ         R11, $0x00000020
-	JLE          chunk2asked
-	MOVLQSX      128(R10), R8
+	CMPQ         R11, $0x00000004
+	JLE          chunk2near
+	MOVLQSX      16(R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	PREFETCHT1   (R8)
+	PREFETCHT0   (R8)
 
-chunk2asked:
+chunk2near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk2ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk2ahead:
 	ADDQ    $0x04, R10
 	DECQ    R11
 	ADDQ    $0x04, R9
@@ -6632,14 +7404,22 @@ chunk1rows:
 	VFMADD231PS  Y3, Y2, Y0
 	VBROADCASTSS (R9)(BX*1), Y3
 	VFMADD231PS  Y3, Y2, Y1
-	CMPQ         R11, $0x00000020
-	JLE          chunk1asked
-	MOVLQSX      128(R10), R8
+	CMPQ         R11, $0x00000004
+	JLE          chunk1near
+	MOVLQSX      16(R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	PREFETCHT1   (R8)
+	PREFETCHT0   (R8)
 
-chunk1asked:
+chunk1near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk1ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1ahead:
 	ADDQ    $0x04, R10
 	DECQ    R11
 	ADDQ    $0x04, R9
@@ -6860,6 +7640,32 @@ TEXT ·dotAtBF163AVX2(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), CX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000004
+	JL      near
+	MOVLQSX 8(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+
+line0:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line0
+	MOVLQSX    12(CX), DX
+	IMULQ      ldk+40(FP), DX
+	ADDQ       k+32(FP), DX
+	MOVQ       ldk+40(FP), BX
+	ADDQ       DX, BX
+
+line1:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line1
+
+near:
 	MOVQ    CX, DX
 	MOVLQSX (DX), DX
 	IMULQ   ldk+40(FP), DX
@@ -6990,14 +7796,22 @@ chunk2rows:
 	VBROADCASTSS (R9)(BX*2), Y8
 	VFMADD231PS  Y8, Y6, Y4
 	VFMADD231PS  Y8, Y7, Y5
-	CMPQ         R11, $0x00000020
-	JLE          chunk2asked
-	MOVLQSX      128(R10), R8
+	CMPQ         R11, $0x00000004
+	JLE          chunk2near
+	MOVLQSX      16(R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	PREFETCHT1   (R8)
+	PREFETCHT0   (R8)
 
-chunk2asked:
+chunk2near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk2ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk2ahead:
 	ADDQ    $0x04, R10
 	DECQ    R11
 	ADDQ    $0x04, R9
@@ -7048,14 +7862,22 @@ chunk1rows:
 	VFMADD231PS  Y4, Y3, Y1
 	VBROADCASTSS (R9)(BX*2), Y4
 	VFMADD231PS  Y4, Y3, Y2
-	CMPQ         R11, $0x00000020
-	JLE          chunk1asked
-	MOVLQSX      128(R10), R8
+	CMPQ         R11, $0x00000004
+	JLE          chunk1near
+	MOVLQSX      16(R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	PREFETCHT1   (R8)
+	PREFETCHT0   (R8)
 
-chunk1asked:
+chunk1near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk1ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1ahead:
 	ADDQ    $0x04, R10
 	DECQ    R11
 	ADDQ    $0x04, R9
@@ -7308,6 +8130,32 @@ TEXT ·dotAtBF164AVX2(SB), NOSPLIT, $0-80
 	LEAQ (AX)(AX*2), DX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000004
+	JL      near
+	MOVLQSX 8(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+
+line0:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        line0
+	MOVLQSX    12(CX), BX
+	IMULQ      ldk+40(FP), BX
+	ADDQ       k+32(FP), BX
+	MOVQ       ldk+40(FP), SI
+	ADDQ       BX, SI
+
+line1:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        line1
+
+near:
 	MOVQ    CX, BX
 	MOVLQSX (BX), BX
 	IMULQ   ldk+40(FP), BX
@@ -7456,14 +8304,22 @@ chunk2rows:
 	VBROADCASTSS (R9)(R12*1), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
-	CMPQ         R11, $0x00000020
-	JLE          chunk2asked
-	MOVLQSX      128(R10), R8
+	CMPQ         R11, $0x00000004
+	JLE          chunk2near
+	MOVLQSX      16(R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	PREFETCHT1   (R8)
+	PREFETCHT0   (R8)
 
-chunk2asked:
+chunk2near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk2ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk2ahead:
 	ADDQ    $0x04, R10
 	DECQ    R11
 	ADDQ    $0x04, R9
@@ -7522,14 +8378,22 @@ chunk1rows:
 	VFMADD231PS  Y5, Y4, Y2
 	VBROADCASTSS (R9)(R12*1), Y5
 	VFMADD231PS  Y5, Y4, Y3
-	CMPQ         R11, $0x00000020
-	JLE          chunk1asked
-	MOVLQSX      128(R10), R8
+	CMPQ         R11, $0x00000004
+	JLE          chunk1near
+	MOVLQSX      16(R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	PREFETCHT1   (R8)
+	PREFETCHT0   (R8)
 
-chunk1asked:
+chunk1near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk1ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1ahead:
 	ADDQ    $0x04, R10
 	DECQ    R11
 	ADDQ    $0x04, R9

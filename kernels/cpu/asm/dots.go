@@ -67,6 +67,7 @@ func dot(s isa, e element, queries int, gathered bool) {
 	Label("rows")
 	row, next := make([]GPVirtual, s.keys), make([]GPVirtual, s.keys) // next: what is asked for
 	if gathered {
+		listedNear(place, s.keys)
 		listedRows(row, place)
 		listedAhead(next, row, place)
 	} else {
@@ -198,6 +199,28 @@ func listedRows(row []GPVirtual, place GPVirtual) {
 	}
 }
 
+// listedNear asks for the rows of the next group to come into the first-level
+// cache.
+func listedNear(place GPVirtual, keys int) {
+	CMPQ(argument("listed"), U32(2*keys))
+	JL(LabelRef("near"))
+	for i := range keys {
+		row, end := GP64(), GP64()
+		MOVLQSX(at(place, 4*(keys+i)), row)
+		IMULQ(argument("ldk"), row)
+		ADDQ(argument("k"), row)
+		MOVQ(argument("ldk"), end)
+		ADDQ(row, end)
+		line := tableName("line", i)
+		Label(line)
+		PREFETCHT0(at(row, 0))
+		ADDQ(Imm(64), row)
+		CMPQ(row, end)
+		JCS(LabelRef(line))
+	}
+	Label("near")
+}
+
 // listedAhead sets next to the addresses of the rows rowsAhead further down the
 // list, or to row where the list ends.
 func listedAhead(next, row []GPVirtual, place GPVirtual) {
@@ -294,16 +317,20 @@ func mix(s isa, e element, queries int, gathered bool) {
 		if !gathered {
 			ADDQ(ldv, row)
 		}
-		if gathered { // the same chunk of another row: all chunks alike keep the memory busy
-			CMPQ(listed, U32(rowsAhead))
-			JLE(LabelRef(loop + "asked"))
-			MOVLQSX(at(positions, 4*rowsAhead), row)
-			IMULQ(ldv, row)
-			ADDQ(v, row)
-			for line := 0; line < chunks*s.lanes*e.bytes; line += 64 {
-				PREFETCHT1(at(row, line))
+		if gathered { // the same chunk of other rows: all chunks alike keep the memory busy
+			lines := func(label string, entries int, ask func(Op)) {
+				CMPQ(listed, U32(entries))
+				JLE(LabelRef(loop + label))
+				MOVLQSX(at(positions, 4*entries), row)
+				IMULQ(ldv, row)
+				ADDQ(v, row)
+				for line := 0; line < chunks*s.lanes*e.bytes; line += 64 {
+					ask(at(row, line))
+				}
+				Label(loop + label)
 			}
-			Label(loop + "asked")
+			lines("near", rowsNear, PREFETCHT0)
+			lines("ahead", rowsAhead, PREFETCHT1)
 			ADDQ(Imm(4), positions)
 			DECQ(listed)
 		}
@@ -336,6 +363,11 @@ func mix(s isa, e element, queries int, gathered bool) {
 // left it again, later ones are not there yet. Measured on a Zen 4 core.
 const rowsAhead = 32
 
+// rowsNear is how many rows ahead the summing of values asks for what is in the
+// second-level cache to come into the first; the dot products ask for the next
+// group. Without it their loads queue behind the requests to memory.
+const rowsNear = 4
+
 // ask is how a gathering starts.
 func ask() {
 	TEXT("ask", NOSPLIT, "func(rows int, at *int32, base *byte, stride int)")
@@ -343,23 +375,18 @@ func ask() {
 	Pragma("noescape")
 	rows, positions, base, stride := param("rows"), param("at"), param("base"), param("stride")
 	Label("rows")
-	askRow("line", positions, 0, base, stride)
+	row, end := GP64(), GP64()
+	MOVLQSX(at(positions, 0), row)
+	IMULQ(stride, row)
+	ADDQ(base, row)
+	LEAQ(Mem{Base: row, Index: stride, Scale: 1}, end)
+	Label("line")
+	PREFETCHT1(at(row, 0))
+	ADDQ(Imm(64), row)
+	CMPQ(row, end)
+	JCS(LabelRef("line"))
 	ADDQ(Imm(4), positions)
 	DECQ(rows)
 	JNZ(LabelRef("rows"))
 	RET()
-}
-
-// askRow asks for the cache lines of one listed row.
-func askRow(label string, positions GPVirtual, entry int, base, stride GPVirtual) {
-	row, end := GP64(), GP64()
-	MOVLQSX(at(positions, entry), row)
-	IMULQ(stride, row)
-	ADDQ(base, row)
-	LEAQ(Mem{Base: row, Index: stride, Scale: 1}, end)
-	Label(label)
-	PREFETCHT1(at(row, 0))
-	ADDQ(Imm(64), row)
-	CMPQ(row, end)
-	JCS(LabelRef(label))
 }
