@@ -7,6 +7,26 @@ package cpu
 //go:noescape
 func ask(rows int, at *int32, base *byte, stride int)
 
+// projectF32AVX512 sets y to the product of w [rows, width] and x. Of every 4 rows, of which there is a multiple, and width, a multiple of 16, runs of 16 columns follow each other in turn.
+//
+//go:noescape
+func projectF32AVX512(rows int, width int, w *byte, x *float32, y *float32)
+
+// projectBF16AVX512 sets y to the product of w [rows, width] and x. Of every 4 rows, of which there is a multiple, and width, a multiple of 16, runs of 16 columns follow each other in turn.
+//
+//go:noescape
+func projectBF16AVX512(rows int, width int, w *byte, x *float32, y *float32)
+
+// projectF32AVX2 sets y to the product of w [rows, width] and x. Of every 2 rows, of which there is a multiple, and width, a multiple of 8, runs of 8 columns follow each other in turn.
+//
+//go:noescape
+func projectF32AVX2(rows int, width int, w *byte, x *float32, y *float32)
+
+// projectBF16AVX2 sets y to the product of w [rows, width] and x. Of every 2 rows, of which there is a multiple, and width, a multiple of 8, runs of 8 columns follow each other in turn.
+//
+//go:noescape
+func projectBF16AVX2(rows int, width int, w *byte, x *float32, y *float32)
+
 // dotF321AVX512 sets out[j*ldo+i] to q[j].k[i] for rows i, and asks for the memory ahead bytes behind what it reads, and 1 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
 //
 //go:noescape

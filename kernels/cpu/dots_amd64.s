@@ -26,6 +26,178 @@ line:
 	JNZ        rows
 	RET
 
+// func projectF32AVX512(rows int, width int, w *byte, x *float32, y *float32)
+// Requires: AVX, AVX512F, AVX512VL
+TEXT ·projectF32AVX512(SB), NOSPLIT, $0-40
+	MOVQ rows+0(FP), AX
+	MOVQ w+16(FP), CX
+	MOVQ y+32(FP), DX
+
+rows:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	MOVQ   width+8(FP), BX
+	MOVQ   x+24(FP), SI
+
+width:
+	VMOVUPS       (SI), Z4
+	VMOVUPS       (CX), Z5
+	VFMADD231PS   Z4, Z5, Z0
+	VMOVUPS       64(CX), Z5
+	VFMADD231PS   Z4, Z5, Z1
+	VMOVUPS       128(CX), Z5
+	VFMADD231PS   Z4, Z5, Z2
+	VMOVUPS       192(CX), Z5
+	VFMADD231PS   Z4, Z5, Z3
+	ADDQ          $0x00000040, SI
+	ADDQ          $0x00000100, CX
+	SUBQ          $0x00000010, BX
+	JG            width
+	VUNPCKLPS     Z1, Z0, Z4
+	VUNPCKHPS     Z1, Z0, Z6
+	VADDPS        Z6, Z4, Z4
+	VUNPCKLPS     Z3, Z2, Z5
+	VUNPCKHPS     Z3, Z2, Z7
+	VADDPS        Z7, Z5, Z5
+	VUNPCKLPD     Z5, Z4, Z6
+	VUNPCKHPD     Z5, Z4, Z7
+	VADDPS        Z7, Z6, Z6
+	VEXTRACTF64X4 $0x01, Z6, Y4
+	VADDPS        Y4, Y6, Y4
+	VEXTRACTF32X4 $0x01, Y4, X5
+	VADDPS        X5, X4, X5
+	VMOVUPS       X5, (DX)
+	ADDQ          $0x10, DX
+	SUBQ          $0x00000004, AX
+	JG            rows
+	VZEROUPPER
+	RET
+
+// func projectBF16AVX512(rows int, width int, w *byte, x *float32, y *float32)
+// Requires: AVX, AVX512F, AVX512VL
+TEXT ·projectBF16AVX512(SB), NOSPLIT, $0-40
+	MOVQ rows+0(FP), AX
+	MOVQ w+16(FP), CX
+	MOVQ y+32(FP), DX
+
+rows:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	MOVQ   width+8(FP), BX
+	MOVQ   x+24(FP), SI
+
+width:
+	VMOVUPS       (SI), Z4
+	VPMOVZXWD     (CX), Z5
+	VPSLLD        $0x10, Z5, Z5
+	VFMADD231PS   Z4, Z5, Z0
+	VPMOVZXWD     32(CX), Z5
+	VPSLLD        $0x10, Z5, Z5
+	VFMADD231PS   Z4, Z5, Z1
+	VPMOVZXWD     64(CX), Z5
+	VPSLLD        $0x10, Z5, Z5
+	VFMADD231PS   Z4, Z5, Z2
+	VPMOVZXWD     96(CX), Z5
+	VPSLLD        $0x10, Z5, Z5
+	VFMADD231PS   Z4, Z5, Z3
+	ADDQ          $0x00000040, SI
+	ADDQ          $0x00000080, CX
+	SUBQ          $0x00000010, BX
+	JG            width
+	VUNPCKLPS     Z1, Z0, Z4
+	VUNPCKHPS     Z1, Z0, Z6
+	VADDPS        Z6, Z4, Z4
+	VUNPCKLPS     Z3, Z2, Z5
+	VUNPCKHPS     Z3, Z2, Z7
+	VADDPS        Z7, Z5, Z5
+	VUNPCKLPD     Z5, Z4, Z6
+	VUNPCKHPD     Z5, Z4, Z7
+	VADDPS        Z7, Z6, Z6
+	VEXTRACTF64X4 $0x01, Z6, Y4
+	VADDPS        Y4, Y6, Y4
+	VEXTRACTF32X4 $0x01, Y4, X5
+	VADDPS        X5, X4, X5
+	VMOVUPS       X5, (DX)
+	ADDQ          $0x10, DX
+	SUBQ          $0x00000004, AX
+	JG            rows
+	VZEROUPPER
+	RET
+
+// func projectF32AVX2(rows int, width int, w *byte, x *float32, y *float32)
+// Requires: AVX, FMA3
+TEXT ·projectF32AVX2(SB), NOSPLIT, $0-40
+	MOVQ rows+0(FP), AX
+	MOVQ w+16(FP), CX
+	MOVQ y+32(FP), DX
+
+rows:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	MOVQ   width+8(FP), BX
+	MOVQ   x+24(FP), SI
+
+width:
+	VMOVUPS      (SI), Y2
+	VMOVUPS      (CX), Y3
+	VFMADD231PS  Y2, Y3, Y0
+	VMOVUPS      32(CX), Y3
+	VFMADD231PS  Y2, Y3, Y1
+	ADDQ         $0x00000020, SI
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x00000008, BX
+	JG           width
+	VHADDPS      Y1, Y0, Y0
+	VHADDPS      Y0, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X1
+	VMOVSD       X1, (DX)
+	ADDQ         $0x08, DX
+	SUBQ         $0x00000002, AX
+	JG           rows
+	VZEROUPPER
+	RET
+
+// func projectBF16AVX2(rows int, width int, w *byte, x *float32, y *float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·projectBF16AVX2(SB), NOSPLIT, $0-40
+	MOVQ rows+0(FP), AX
+	MOVQ w+16(FP), CX
+	MOVQ y+32(FP), DX
+
+rows:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	MOVQ   width+8(FP), BX
+	MOVQ   x+24(FP), SI
+
+width:
+	VMOVUPS      (SI), Y2
+	VPMOVZXWD    (CX), Y3
+	VPSLLD       $0x10, Y3, Y3
+	VFMADD231PS  Y2, Y3, Y0
+	VPMOVZXWD    16(CX), Y3
+	VPSLLD       $0x10, Y3, Y3
+	VFMADD231PS  Y2, Y3, Y1
+	ADDQ         $0x00000020, SI
+	ADDQ         $0x00000020, CX
+	SUBQ         $0x00000008, BX
+	JG           width
+	VHADDPS      Y1, Y0, Y0
+	VHADDPS      Y0, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X1
+	VMOVSD       X1, (DX)
+	ADDQ         $0x08, DX
+	SUBQ         $0x00000002, AX
+	JG           rows
+	VZEROUPPER
+	RET
+
 // func dotF321AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotF321AVX512(SB), NOSPLIT, $0-72

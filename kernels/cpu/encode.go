@@ -34,26 +34,28 @@ type stream struct {
 	first []int // bytes in a head before the layers and the linear path
 }
 
-// newStream copies the weights.
+// newStream copies the weights. Layers whose width is no multiple of the
+// registers' are left out.
 func (d *Device) newStream(p kernels.Projection) (stream, error) {
 	parts := p.Layers
 	if p.Skip != nil {
 		parts = append(append([]kernels.Affine(nil), parts...), *p.Skip)
 	}
-	s := stream{}
+	s, size := stream{}, 2
 	for _, a := range parts {
 		for _, v := range a.Weight {
 			s.wide = s.wide || math.Float32bits(v)<<16 != 0
 		}
 	}
-	size := 2
 	if s.wide {
 		size = 4
 	}
 	const line = 64
 	for _, a := range parts {
 		s.first = append(s.first, s.head)
-		s.head += (a.In*a.Out*size + line - 1) / line * line
+		if a.In%d.set.lanes == 0 {
+			s.head += (d.set.wholeRows(a.Out)*a.In*size + line - 1) / line * line
+		}
 	}
 	memory, err := d.Alloc(dtype.U8, p.Heads*s.head)
 	if err != nil {
@@ -62,36 +64,44 @@ func (d *Device) newStream(p kernels.Projection) (stream, error) {
 	s.data = memory.Bytes()
 	for h := range p.Heads {
 		for i, a := range parts {
-			to := s.data[h*s.head+s.first[i]:]
-			for j, v := range a.Weight[h*a.In*a.Out : (h+1)*a.In*a.Out] {
-				if s.wide {
-					binary.NativeEndian.PutUint32(to[4*j:], math.Float32bits(v))
-				} else {
-					binary.NativeEndian.PutUint16(to[2*j:], dtype.BF16FromF32(v))
-				}
+			if a.In%d.set.lanes == 0 {
+				s.fill(d.set, s.data[h*s.head+s.first[i]:], a.Weight[h*a.In*a.Out:(h+1)*a.In*a.Out], a.In)
 			}
 		}
 	}
 	return s, nil
 }
 
+// wholeRows is n rounded up to the rows that a product takes at once.
+func (k *kernelSet) wholeRows(n int) int { return (n + k.keys - 1) / k.keys * k.keys }
+
+// fill writes a matrix of rows of width columns in the order of the kernel.
+func (s *stream) fill(set *kernelSet, to []byte, weights []float32, width int) {
+	for i, v := range weights {
+		row, col := i/width, i%width
+		at := (row/set.keys*width+col/set.lanes*set.lanes)*set.keys + row%set.keys*set.lanes + col%set.lanes
+		if s.wide {
+			binary.NativeEndian.PutUint32(to[4*at:], math.Float32bits(v))
+		} else {
+			binary.NativeEndian.PutUint16(to[2*at:], dtype.BF16FromF32(v))
+		}
+	}
+}
+
 // affine sets y [n, out] to a layer's output for n rows of x, stride apart.
 func (s *stream) affine(set *kernelSet, buf *[]float32, a kernels.Affine, index, h int, x []float32, n, stride int, y []float32) {
-	kernel := &set.dotBF16
+	kernel := set.projectBF16
 	if s.wide {
-		kernel = &set.dotF32
+		kernel = set.projectF32
 	}
-	ld := a.Out + set.keys
-	products := grow(buf, 4*ld)
+	rows := set.wholeRows(a.Out)
+	products := grow(buf, rows)
 	bias := a.Bias[h*a.Out:][:a.Out]
-	for t := 0; t < n; t += 4 {
-		some := min(4, n-t)
-		kernel[some-1](a.In, a.Out, 0, &s.data[h*s.head+s.first[index]], a.In, &x[t*stride], stride, &products[0], ld)
-		for i := range some {
-			out := y[(t+i)*a.Out:][:a.Out]
-			for o, b := range bias {
-				out[o] = products[i*ld+o] + b
-			}
+	for t := range n {
+		kernel(rows, a.In, &s.data[h*s.head+s.first[index]], &x[t*stride], &products[0])
+		out := y[t*a.Out:][:a.Out]
+		for o, b := range bias {
+			out[o] = products[o] + b
 		}
 	}
 }
@@ -171,7 +181,7 @@ func (e *encoder) project(set *kernelSet, s *encodeScratch, h int, x []float32, 
 }
 
 // fewTokens is up to how many tokens read the weights as a stream.
-const fewTokens = 8
+const fewTokens = 4
 
 // affine sets y [rows of x, out] to the output of a layer, the index-th of the
 // stream.

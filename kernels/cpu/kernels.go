@@ -26,7 +26,9 @@ type kernelSet struct {
 	// the same on the rows that a list names
 	dotAtF32, dotAtBF16 [4]func(width, rows, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 	mixAtF32, mixAtBF16 [4]func(width, rows, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
-	ask                 func(rows int, at *int32, base *byte, stride int)
+	// a matrix, interleaved by keys rows and lanes columns, times one vector
+	projectF32, projectBF16 func(rows, width int, w *byte, x, y *float32)
+	ask                     func(rows int, at *int32, base *byte, stride int)
 
 	maximum        func(n int, x *float32) float32
 	expSum         func(n int, x *float32, scale, shift float32) float32

@@ -22,7 +22,7 @@ func machineSets() []*kernelSet {
 
 var avx512 = kernelSet{
 	name: "avx512", lanes: 16, tileRows: 12, tileCols: 32, keys: 4,
-	ask: ask, tile: tileAVX512, transpose: transposeAVX512,
+	ask: ask, projectF32: projectF32AVX512, projectBF16: projectBF16AVX512, tile: tileAVX512, transpose: transposeAVX512,
 	dotAtF32:  [4]func(width, rows, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int){dotAtF321AVX512, dotAtF322AVX512, dotAtF323AVX512, dotAtF324AVX512},
 	dotAtBF16: [4]func(width, rows, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int){dotAtBF161AVX512, dotAtBF162AVX512, dotAtBF163AVX512, dotAtBF164AVX512},
 	mixAtF32:  [4]func(width, rows, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int){mixAtF321AVX512, mixAtF322AVX512, mixAtF323AVX512, mixAtF324AVX512},
@@ -54,7 +54,7 @@ var avx512 = kernelSet{
 
 var avx2 = kernelSet{
 	name: "avx2", lanes: 8, tileRows: 6, tileCols: 16, keys: 2,
-	ask: ask, tile: tileAVX2, transpose: transposeAVX2,
+	ask: ask, projectF32: projectF32AVX2, projectBF16: projectBF16AVX2, tile: tileAVX2, transpose: transposeAVX2,
 	dotAtF32:  [4]func(width, rows, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int){dotAtF321AVX2, dotAtF322AVX2, dotAtF323AVX2, dotAtF324AVX2},
 	dotAtBF16: [4]func(width, rows, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int){dotAtBF161AVX2, dotAtBF162AVX2, dotAtBF163AVX2, dotAtBF164AVX2},
 	mixAtF32:  [4]func(width, rows, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int){mixAtF321AVX2, mixAtF322AVX2, mixAtF323AVX2, mixAtF324AVX2},

@@ -13,7 +13,7 @@ const portableLanes = 8
 func portable() *kernelSet {
 	s := &kernelSet{
 		name: "portable", lanes: portableLanes, tileRows: 4, tileCols: portableLanes, keys: 1,
-		ask: func(int, *int32, *byte, int) {}, tile: tilePortable, transpose: transposePortable,
+		ask: func(int, *int32, *byte, int) {}, projectF32: projectPortable(widenF32), projectBF16: projectPortable(widenBF16), tile: tilePortable, transpose: transposePortable,
 		maximum: maximumPortable, expSum: expSumPortable, softmaxColumns: softmaxColumnsPortable,
 		scaleColumns: scaleColumnsPortable, gate: gatePortable, scaleBy: scaleByPortable,
 		addTo: addToPortable, widen: widenPortable, readAll: readAllPortable,
@@ -124,6 +124,20 @@ func mixAtPortable(mix func(width, rows int, v *byte, ldv int, p *float32, ldp i
 		for i, position := range unsafe.Slice(at, rows) {
 			row := (*byte)(unsafe.Add(unsafe.Pointer(v), int(position)*ldv*size))
 			mix(width, 1, row, ldv, (*float32)(unsafe.Add(unsafe.Pointer(p), 4*i)), ldp, out, ldo)
+		}
+	}
+}
+
+// projectPortable's matrix is row after row: a register of keys is one row.
+func projectPortable(load func(p *byte, at int) float32) func(rows, width int, w *byte, x, y *float32) {
+	return func(rows, width int, w *byte, x, y *float32) {
+		xs := floats(x, width)
+		for i := range floats(y, rows) {
+			sum := float32(0)
+			for j, v := range xs {
+				sum += load(w, i*width+j) * v
+			}
+			floats(y, rows)[i] = sum
 		}
 	}
 }

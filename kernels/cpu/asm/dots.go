@@ -20,6 +20,11 @@ func dots() {
 	ask()
 	for _, s := range isas {
 		for _, e := range []element{f32, bf16} {
+			project(s, e)
+		}
+	}
+	for _, s := range isas {
+		for _, e := range []element{f32, bf16} {
 			for queries := 1; queries <= 4; queries++ {
 				for _, gathered := range []bool{false, true} {
 					dot(s, e, queries, gathered)
@@ -142,6 +147,37 @@ func dot(s isa, e element, queries int, gathered bool) {
 		LEAQ(Mem{Base: place, Index: step, Scale: uint8(s.keys)}, place)
 	}
 	SUBQ(Imm(uint64(s.keys)), argument("rows"))
+	JG(LabelRef("rows"))
+	VZEROUPPER()
+	RET()
+}
+
+// project multiplies a matrix with one vector. The matrix lies in the order in
+// which it is read, registers of s.keys rows in turn: to the hardware that is
+// one stream, which it fetches twice as fast as what a program may ask for.
+func project(s isa, e element) {
+	s.text("project"+e.name, "func(rows, width int, w *byte, x, y *float32)",
+		fmt.Sprintf("sets y to the product of w [rows, width] and x. Of every %d rows, of which there is a multiple, and width, a multiple of %d, runs of %d columns follow each other in turn.", s.keys, s.lanes, s.lanes))
+	rows, w, y := param("rows"), param("w"), param("y")
+	Label("rows")
+	acc := s.vecs(s.keys)
+	for _, v := range acc {
+		s.zero(v)
+	}
+	n, x := param("width"), param("x")
+	Label("width")
+	v := s.vec()
+	VMOVUPS(at(x, 0), v)
+	for i, a := range acc {
+		VFMADD231PS(v, s.load(e, at(w, i*s.lanes*e.bytes)), a)
+	}
+	ADDQ(U32(s.bytes()), x)
+	ADDQ(U32(s.keys*s.lanes*e.bytes), w)
+	SUBQ(U32(s.lanes), n)
+	JG(LabelRef("width"))
+	s.storeSums(acc, at(y, 0))
+	ADDQ(Imm(uint64(4*s.keys)), y)
+	SUBQ(U32(s.keys), rows)
 	JG(LabelRef("rows"))
 	VZEROUPPER()
 	RET()
