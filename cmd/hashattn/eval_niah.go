@@ -27,17 +27,11 @@ are kept as they are made, so that a stopped run goes on.
 		Example: `  hashattn eval niah --config quickstart
   hashattn eval niah --contexts 2K,4K,8K --depths 5 --haystack essays --selectors quest,streaming --sparsities 1/32`,
 		Args: args(cobra.NoArgs),
-		RunE: func(c *cobra.Command, _ []string) error {
-			e, err := a.experiment(c)
-			if err != nil {
-				return err
-			}
-			s := a.session(e)
-			defer s.Close()
+		RunE: a.inSession(func(ctx context.Context, s *session) error {
 			if err := o.fill(s, "niah", "scores.json"); err != nil {
 				return err
 			}
-			f, err := s.niah(c.Context(), o)
+			f, err := s.niah(ctx, o)
 			if err != nil {
 				return err
 			}
@@ -45,7 +39,7 @@ are kept as they are made, so that a stopped run goes on.
 				return a.printJSON(f)
 			}
 			return s.showHeatMaps(f, filepath.Dir(o.out))
-		},
+		}),
 	}
 	a.bindKeys(c, "name", "model", "eval.niah", "selectors", "sparsities", "device")
 	a.bindBenchmark(c, &o, "niah/scores.json")

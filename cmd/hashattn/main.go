@@ -34,13 +34,24 @@ Exit codes: 0 done, 1 failure, 2 wrong usage or configuration, 3 an input file
 is damaged or does not fit, 130 interrupted (the next run resumes).`
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	os.Exit(run(interruptible(), os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// interruptible gives a context that the first interrupt cancels: the unit of
+// work at hand is finished and kept. A second ends the program at once, which
+// loses that unit and no more, for files get their names once they are whole.
+func interruptible() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	go func() {
-		<-ctx.Done()
-		stop() // a second interrupt ends the program at once
+		<-signals
+		cancel()
+		fmt.Fprintln(os.Stderr, "hashattn: stopping after the work at hand; interrupt again to stop at once")
+		<-signals
+		os.Exit(exitInterrupted)
 	}()
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+	return ctx
 }
 
 // run runs one command line and gives its exit code.

@@ -15,7 +15,13 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
+// stubbornEnv makes the test binary a program for TestSecondInterrupt.
+const stubbornEnv = "HASHATTN_TEST_STUBBORN"
+
 func TestMain(m *testing.M) {
+	if os.Getenv(stubbornEnv) != "" {
+		stubborn()
+	}
 	testscript.Main(m, map[string]func(){
 		"hashattn": main,
 	})

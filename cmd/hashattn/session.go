@@ -11,6 +11,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/hashattn/hashattn/configs"
 	"github.com/hashattn/hashattn/configs/texts"
 	"github.com/hashattn/hashattn/eval"
@@ -36,6 +38,20 @@ type session struct {
 
 func (a *app) session(e *configs.Experiment) *session {
 	return &session{app: a, Experiment: e, dir: runDir(e)}
+}
+
+// inSession makes a command's run function of one that works in the session of
+// the experiment that the command line describes.
+func (a *app) inSession(f func(context.Context, *session) error) func(*cobra.Command, []string) error {
+	return func(c *cobra.Command, _ []string) error {
+		e, err := a.experiment(c)
+		if err != nil {
+			return err
+		}
+		s := a.session(e)
+		defer s.Close()
+		return f(c.Context(), s)
+	}
 }
 
 // Close closes what was opened.

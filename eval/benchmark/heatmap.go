@@ -16,6 +16,7 @@ import (
 	"gonum.org/v1/plot/vg"
 
 	"github.com/hashattn/hashattn/eval/result"
+	"github.com/hashattn/hashattn/model/atomicfile"
 )
 
 // HeatMap is one setting's scores of needle in a haystack by depth and context.
@@ -168,5 +169,5 @@ func (h HeatMap) Save(path string) error {
 	if _, err := w.WriteTo(&image); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	return result.Replace(path, image.Bytes())
+	return atomicfile.Replace(path, image.Bytes())
 }

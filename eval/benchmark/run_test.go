@@ -16,6 +16,7 @@ import (
 	"github.com/hashattn/hashattn/kernels/dtype"
 	"github.com/hashattn/hashattn/longbench"
 	"github.com/hashattn/hashattn/model"
+	"github.com/hashattn/hashattn/model/filelock"
 )
 
 // dataset writes LongBench files with texts of different lengths.
@@ -425,6 +426,25 @@ func TestStopNewline(t *testing.T) {
 			t.Errorf("sample %s goes on behind a line end: %q", id, p.Pred)
 		}
 	}
+}
+
+// Two processes cannot write one folder of predictions.
+func TestRunLocksPredictions(t *testing.T) {
+	m := tinyModel(t)
+	b := open(t, dataset(t, 2), "qasper")
+	o := options(t, m)
+	lock, err := filelock.Try(filepath.Join(o.Dir, "lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Run(t.Context(), b, o); err == nil || !strings.Contains(err.Error(), "writes predictions in "+o.Dir) {
+		t.Errorf("while another writes: %v", err)
+	}
+	if left, err := filepath.Glob(filepath.Join(o.Dir, "*", "*")); err != nil || len(left) > 0 {
+		t.Errorf("written in spite of the lock: %v, %v", left, err)
+	}
+	lock.Release()
+	mustRun(t, b, o)
 }
 
 func TestRunRefuses(t *testing.T) {

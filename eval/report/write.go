@@ -13,7 +13,7 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/jedib0t/go-pretty/v6/text"
 
-	"github.com/hashattn/hashattn/eval/result"
+	"github.com/hashattn/hashattn/model/atomicfile"
 )
 
 // writer is the table in go-pretty's form. Columns of numbers are set right.
@@ -169,14 +169,14 @@ func (r *Report) Write(dir string) error {
 	for _, p := range r.Plots() {
 		svg, err := p.SVG()
 		if err == nil {
-			err = result.Replace(filepath.Join(dir, "plots", p.Name+".svg"), svg)
+			err = atomicfile.Replace(filepath.Join(dir, "plots", p.Name+".svg"), svg)
 		}
 		if err != nil {
 			return err
 		}
 	}
 	for _, t := range r.Tables() {
-		if err := result.Replace(filepath.Join(dir, "csv", t.Name+".csv"), t.CSV()); err != nil {
+		if err := atomicfile.Replace(filepath.Join(dir, "csv", t.Name+".csv"), t.CSV()); err != nil {
 			return err
 		}
 	}
@@ -185,7 +185,7 @@ func (r *Report) Write(dir string) error {
 		if err := write(&buf); err != nil {
 			return err
 		}
-		if err := result.Replace(filepath.Join(dir, name), buf.Bytes()); err != nil {
+		if err := atomicfile.Replace(filepath.Join(dir, name), buf.Bytes()); err != nil {
 			return err
 		}
 	}

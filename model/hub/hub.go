@@ -20,6 +20,7 @@ import (
 	"strings"
 
 	"github.com/hashattn/hashattn/model/atomicfile"
+	"github.com/hashattn/hashattn/model/filelock"
 )
 
 // Options say where models are kept and who hears of the progress.
@@ -146,11 +147,11 @@ func (p *puller) pullModel(ctx context.Context, m model) (string, error) {
 		return "", err
 	}
 	want := sha256Of(m.sha256)
-	release, err := p.lock(ctx, want.hex, m.name)
+	lock, err := p.lock(ctx, want.hex, m.name)
 	if err != nil {
 		return "", err
 	}
-	defer release()
+	defer lock.Release()
 	if p.holds(path, want, m.size, m.name) {
 		return path, nil
 	}
@@ -189,4 +190,11 @@ func settle(part, path string) error {
 		return err
 	}
 	return atomicfile.SyncDir(filepath.Dir(path))
+}
+
+// lock makes this the only Pull that works on key, waiting for its turn.
+func (p *puller) lock(ctx context.Context, key, what string) (*filelock.Lock, error) {
+	return filelock.Wait(ctx, filepath.Join(p.cache, "locks", key), func(held *filelock.HeldError) {
+		p.progress(0, 0, "wait for "+held.Holder()+", which gets "+what)
+	})
 }
