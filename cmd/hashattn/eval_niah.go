@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashattn/hashattn/configs/texts"
 	"github.com/hashattn/hashattn/eval/benchmark"
+	"github.com/hashattn/hashattn/eval/report"
 	"github.com/hashattn/hashattn/eval/result"
 	"github.com/hashattn/hashattn/longbench/niah"
 	"github.com/hashattn/hashattn/model"
@@ -78,7 +79,7 @@ func (s *session) niah(ctx context.Context, o benchmarkOptions) (*result.Scores,
 
 // showHeatMaps prints a map per setting and draws them into the folder.
 func (s *session) showHeatMaps(f *result.Scores, dir string) error {
-	maps, err := benchmark.HeatMaps(f.Rows)
+	maps, err := report.HeatMaps(f.Rows)
 	if err != nil {
 		return err
 	}
@@ -87,9 +88,8 @@ func (s *session) showHeatMaps(f *result.Scores, dir string) error {
 			s.app.printf("\n")
 		}
 		s.app.printf("%s", m.Text())
-		name := "heatmap-" + strings.NewReplacer(" ", "-", "/", "of").Replace(m.Title)
 		for _, ext := range []string{".png", ".svg"} {
-			path := filepath.Join(dir, name+ext)
+			path := filepath.Join(dir, m.FileName()+ext)
 			if err := m.Save(path); err != nil {
 				return err
 			}

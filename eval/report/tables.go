@@ -231,7 +231,7 @@ func (r *Report) scoreTables() []Table {
 			if x.Context > 0 {
 				task += " " + tokens(x.Context)
 			}
-			if x.Task == "niah" {
+			if x.Task == result.NIAHTask {
 				task += fmt.Sprintf(" at %.0f%%", 100*x.Depth)
 			}
 			setting := r.label(run, x.Selector, x.Preset)
