@@ -118,6 +118,7 @@ func (h HeatMap) numbers() (*plotter.Labels, error) {
 		return nil, err
 	}
 	for i := range l.TextStyle {
+		l.TextStyle[i].Font.Typeface, l.TextStyle[i].Font.Variant = sans.Typeface, sans.Variant
 		l.TextStyle[i].XAlign, l.TextStyle[i].YAlign = text.XCenter, text.YCenter
 		l.TextStyle[i].Color = color.Black
 		if g.Z(i%len(h.Contexts), i/len(h.Contexts)) < 60 { // a dark cell
@@ -158,13 +159,14 @@ func (h HeatMap) SVG() ([]byte, error) {
 func (h HeatMap) draw(format string) ([]byte, error) {
 	p := plot.New()
 	sansSerif(p)
-	p.Title.Text = h.Title + ": % of the needle found"
-	p.X.Label.Text, p.Y.Label.Text = "context", "depth"
+	p.Title.Text = h.Title
+	p.X.Label.Text, p.Y.Label.Text = "context; cells: % found", "depth"
 	colours := moreland.BlackBody() // from dark to light, also without colour
+	const white = 120 // beyond 100, so that a full score is seen on a white page
 	colours.SetMin(0)
-	colours.SetMax(100)
+	colours.SetMax(white)
 	m := plotter.NewHeatMap(grid{h}, colours.Palette(64))
-	m.Min, m.Max = 0, 100
+	m.Min, m.Max = 0, white
 	m.Rasterized = false
 	numbers, err := h.numbers()
 	if err != nil {
@@ -179,8 +181,8 @@ func (h HeatMap) draw(format string) ([]byte, error) {
 		y = append(y, plot.Tick{Value: float64(len(h.Depths) - 1 - i), Label: fmt.Sprintf("%.0f%%", 100*d)})
 	}
 	p.X.Tick.Marker, p.Y.Tick.Marker = plot.ConstantTicks(x), plot.ConstantTicks(y)
-	const cell, margin = 1.4 * vg.Centimeter, 2.5 * vg.Centimeter
-	width := max(margin+cell*vg.Length(len(h.Contexts)), p.Title.TextStyle.Width(p.Title.Text)+.5*vg.Centimeter)
+	const cell, margin, least = 1.4 * vg.Centimeter, 2.5 * vg.Centimeter, 10 * vg.Centimeter
+	width := max(margin+cell*vg.Length(len(h.Contexts)), least)
 	w, err := p.WriterTo(width, margin+cell/2*vg.Length(len(h.Depths)), format)
 	if err != nil {
 		return nil, err

@@ -349,10 +349,13 @@ func (p Plot) SVG() ([]byte, error) {
 	return inline(buf.Bytes()), nil
 }
 
+// sans is the font of all text.
+var sans = font.Font{Typeface: "Liberation", Variant: "Sans"}
+
 // sansSerif sets a plot's fonts.
 func sansSerif(p *plot.Plot) {
 	for _, f := range []*font.Font{&p.Title.TextStyle.Font, &p.X.Label.TextStyle.Font, &p.Y.Label.TextStyle.Font, &p.X.Tick.Label.Font, &p.Y.Tick.Label.Font, &p.Legend.TextStyle.Font} {
-		f.Typeface, f.Variant = "Liberation", "Sans"
+		f.Typeface, f.Variant = sans.Typeface, sans.Variant
 	}
 }
 
