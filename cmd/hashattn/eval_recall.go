@@ -70,6 +70,9 @@ func (s *session) recallConfig() any {
 // recall measures recall and writes the file.
 func (s *session) recall(ctx context.Context, o recallOptions) (*result.Recall, error) {
 	begin := time.Now()
+	if len(s.Selectors) == 0 {
+		return nil, usagef("selectors names none to measure")
+	}
 	files, err := s.mappingFiles(o.mappings)
 	if err != nil {
 		return nil, err

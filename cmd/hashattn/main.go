@@ -56,10 +56,14 @@ func interruptible() context.Context {
 
 // run runs one command line and gives its exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	a := newApp(stdout, stderr)
+	out := &output{w: stdout}
+	a := newApp(out, stderr)
 	root := a.root()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
+	if err == nil && out.err != nil {
+		err = fmt.Errorf("standard output: %w", out.err)
+	}
 	code := exitCode(ctx, err, a.began)
 	switch {
 	case code == exitInterrupted:
@@ -71,6 +75,21 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		}
 	}
 	return code
+}
+
+// output is standard output. It keeps the first error, so that results which
+// could not be printed, on a full disk for example, are not taken for printed.
+type output struct {
+	w   io.Writer
+	err error
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	n, err := o.w.Write(p)
+	if o.err == nil {
+		o.err = err
+	}
+	return n, err
 }
 
 // usageError is a wrong use of a command.

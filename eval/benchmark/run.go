@@ -324,7 +324,7 @@ func (r *run) plan(ctx context.Context) ([]*group, error) {
 	for _, j := range jobs {
 		need := r.memory(j)
 		if r.Memory > 0 && need > r.Memory {
-			return nil, fmt.Errorf("sample %s of %s: %d tokens take %d MiB, allowed are %d MiB; allow more memory or shorten prompts", j.q.ID, j.q.Task, r.capacity(j), need>>20, r.Memory>>20)
+			return nil, fmt.Errorf("sample %s of %s: %d tokens take %.3g MiB, allowed are %.3g MiB; allow more memory or shorten prompts", j.q.ID, j.q.Task, r.capacity(j), float64(need)/(1<<20), float64(r.Memory)/(1<<20))
 		}
 		last := len(groups) - 1
 		if last >= 0 && r.Memory > 0 && groups[last].jobs[0].q.Task == j.q.Task && len(groups[last].jobs) < mostTogether && used+need <= r.Memory {

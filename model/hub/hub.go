@@ -103,8 +103,16 @@ func unknownRef(ref, what string) error {
 	for _, a := range Aliases() {
 		names = append(names, a.Name)
 	}
-	return fmt.Errorf("%q is not %san alias (%s) or %sowner/repo[@revision][:file]", ref, what, strings.Join(names, ", "), hubPrefix)
+	return unknownError(fmt.Sprintf("%q is not %san alias (%s) or %sowner/repo[@revision][:file]", ref, what, strings.Join(names, ", "), hubPrefix))
 }
+
+// ErrUnknown is what errors of names that are no model's are.
+var ErrUnknown = errors.New("no such model")
+
+type unknownError string
+
+func (e unknownError) Error() string        { return string(e) }
+func (e unknownError) Is(target error) bool { return target == ErrUnknown }
 
 // puller holds what one Pull needs.
 type puller struct {

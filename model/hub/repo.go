@@ -42,7 +42,7 @@ func parseRepoRef(name string) (repoRef, error) {
 		revision = "main"
 	}
 	if !repoForm.MatchString(repo) || !revisionForm.MatchString(revision) || !fs.ValidPath(revision) || hasFile && !isFileName(file) {
-		return repoRef{}, fmt.Errorf("%s%s is not of the form %sowner/repo[@revision][:file]", hubPrefix, name, hubPrefix)
+		return repoRef{}, unknownError(fmt.Sprintf("%s%s is not of the form %sowner/repo[@revision][:file]", hubPrefix, name, hubPrefix))
 	}
 	return repoRef{repo, revision, file}, nil
 }
