@@ -41,6 +41,13 @@ Aliases:
 			}
 			return a.runPull(c.Context(), refs)
 		},
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			names := []string{"longbench"}
+			for _, m := range hub.Aliases() {
+				names = append(names, m.Name)
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		},
 	}
 	c.Flags().BoolVar(&list, "list", false, "list the known models")
 	return c
