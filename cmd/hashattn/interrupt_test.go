@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -16,7 +17,7 @@ import (
 // stubborn is a program whose work at hand never ends.
 func stubborn() {
 	ctx := interruptible()
-	os.Stderr.WriteString("working\n")
+	fmt.Fprintln(os.Stderr, "working")
 	<-ctx.Done()
 	select {}
 }

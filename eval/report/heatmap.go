@@ -162,7 +162,7 @@ func (h HeatMap) draw(format string) ([]byte, error) {
 	p.Title.Text = h.Title
 	p.X.Label.Text, p.Y.Label.Text = "context; cells: % found", "depth"
 	colours := moreland.BlackBody() // from dark to light, also without colour
-	const white = 120 // beyond 100, so that a full score is seen on a white page
+	const white = 120               // beyond 100, so that a full score is seen on a white page
 	colours.SetMin(0)
 	colours.SetMax(white)
 	m := plotter.NewHeatMap(grid{h}, colours.Palette(64))

@@ -242,8 +242,12 @@ func (r *Report) scoreTables() []Table {
 			setting += " " + x.Budget
 			p.set(task, r.label(run, "dense", ""), fixed(x.Dense, 2))
 			p.set(task, setting, fixed(x.Score, 2))
+			interval := "-" // one sample tells nothing of others
+			if x.Samples > 1 {
+				interval = signed(x.Low, 2) + " to " + signed(x.High, 2)
+			}
 			detail.Rows = append(detail.Rows, []string{task, setting, number(x.BitsPerToken), fixed(x.Density, 4), count(x.Samples),
-				fixed(x.Score, 2), fixed(x.Dense, 2), signed(x.Difference, 2), signed(x.Low, 2) + " to " + signed(x.High, 2)})
+				fixed(x.Score, 2), fixed(x.Dense, 2), signed(x.Difference, 2), interval})
 		})
 		out = append(out, p.table(Table{Name: name, Title: name + ": scores"}, "task"), detail)
 	}

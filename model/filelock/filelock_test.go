@@ -3,6 +3,7 @@ package filelock
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,7 +18,7 @@ func TestMain(m *testing.M) {
 		if _, err := Try(path); err != nil {
 			os.Exit(1)
 		}
-		os.Stdout.WriteString("held\n")
+		fmt.Println("held")
 		time.Sleep(time.Minute)
 		return
 	}
