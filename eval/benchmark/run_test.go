@@ -428,6 +428,33 @@ func TestRunNoticesChanges(t *testing.T) {
 	}
 }
 
+// Files that two runs wrote at once, or that were put together, are refused.
+func TestRunRefusesMixedFiles(t *testing.T) {
+	m := tinyModel(t)
+	b := open(t, dataset(t, 2), "qasper")
+	o := options(t, m)
+	o.Settings = nil
+	mustRun(t, b, o)
+	path := filepath.Join(o.Dir, "dense", "qasper.jsonl")
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, second, _ := strings.Cut(string(raw), "\n")
+	config := predictions(t, o.Dir, "dense")["qasper-0"].Config
+	for want, content := range map[string]string{
+		"qasper.jsonl:2: sample qasper-":          first + "\n" + first + "\n",
+		"qasper.jsonl:2: made with configuration": first + "\n" + strings.Replace(second, config, strings.Repeat("0", len(config)), 1),
+	} {
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Run(t.Context(), b, o); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v, want %q", err, want)
+		}
+	}
+}
+
 // A planted right answer raises the score of its setting, not of dense, and
 // the interval says how sure that is.
 func TestRunScoresPlantedAnswer(t *testing.T) {
