@@ -175,6 +175,13 @@ func TestReadFile(t *testing.T) {
 	if raw, err := configs.ReadFile("configs/quickstart.yaml"); err != nil || !strings.Contains(string(raw), "name: quickstart") {
 		t.Errorf("shipped file: %v", err)
 	}
+	t.Chdir(t.TempDir())
+	if err := os.MkdirAll("quickstart", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if raw, err := configs.ReadFile("quickstart"); err != nil || !strings.Contains(string(raw), "name: quickstart") {
+		t.Errorf("shipped file beside a folder of its name: %v", err)
+	}
 	if _, err := configs.ReadFile("missing.yaml"); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "quickstart.yaml") {
 		t.Errorf("missing file: %v", err)
 	}
