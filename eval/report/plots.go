@@ -335,6 +335,8 @@ func (p Plot) SVG() ([]byte, error) {
 	if pl.Y.Min == pl.Y.Max {
 		pl.Y.Min, pl.Y.Max = pl.Y.Min-.5*math.Abs(pl.Y.Min), pl.Y.Max+.5*math.Abs(pl.Y.Max)+1e-9
 	}
+	widen(&pl.X)
+	widen(&pl.Y)
 	canvas := vgsvg.New(svgWidth, svgHeight)
 	dc := draw.New(canvas)
 	// Beside the axes, the legend gets as much width as its longest name needs.
@@ -347,6 +349,18 @@ func (p Plot) SVG() ([]byte, error) {
 		return nil, fmt.Errorf("plot %s: %w", p.Name, err)
 	}
 	return inline(buf.Bytes()), nil
+}
+
+// widen gives an axis room for the points at its ends.
+func widen(a *plot.Axis) {
+	const room = .03
+	if _, log := a.Scale.(plot.LogScale); log {
+		f := math.Pow(a.Max/a.Min, room)
+		a.Min, a.Max = a.Min/f, a.Max*f
+		return
+	}
+	by := room * (a.Max - a.Min)
+	a.Min, a.Max = a.Min-by, a.Max+by
 }
 
 // sans is the font of all text.
