@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -70,6 +71,9 @@ func (s *session) niah(ctx context.Context, o benchmarkOptions) (*result.Scores,
 	return s.ask(ctx, question{
 		name: "niah", config: map[string]any{"contexts": n.Contexts, "depths": n.Depths},
 		make: func(_ context.Context, m *model.Model) (*benchmark.Benchmark, error) {
+			if c := slices.Max(s.contexts(n.Contexts)); c > m.Context {
+				return nil, beyond(m, c, "eval.niah.contexts")
+			}
 			return benchmark.NIAH(benchmark.NIAHOptions{
 				Tokenizer: m.Tokenizer, Haystack: text, Contexts: s.contexts(n.Contexts), Depths: n.Depths, Needle: niah.SanFrancisco,
 			})

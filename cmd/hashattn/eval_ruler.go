@@ -52,6 +52,9 @@ func (s *session) ruler(ctx context.Context, o benchmarkOptions) (*result.Scores
 	return s.ask(ctx, question{
 		name: "ruler", config: map[string]any{"context": r.Context, "seed": r.Seed},
 		make: func(ctx context.Context, m *model.Model) (*benchmark.Benchmark, error) {
+			if c := int(r.Context); r.File == "" && c > m.Context {
+				return nil, beyond(m, c, "eval.ruler.context")
+			}
 			return benchmark.Ruler(ctx, benchmark.RulerOptions{
 				Tokenizer: m.Tokenizer, Context: int(r.Context), Tasks: r.Tasks, Samples: r.Samples, Seed: r.Seed,
 				Haystack: text, SQuAD: r.SQuAD, HotpotQA: r.HotpotQA, Prepared: r.File,

@@ -118,7 +118,7 @@ func (s *session) documents(m *model.Model, sources []string, n int, context int
 	}
 	docs = texts.Spread(docs, n)
 	if context > m.Context {
-		return nil, nil, usagef("a context of %d tokens is more than %s was trained for (%d); lower capture.context", context, m.Name, m.Context)
+		return nil, nil, beyond(m, context, "capture.context")
 	}
 	out := make([]eval.Document, len(docs))
 	for i, d := range docs {
@@ -129,6 +129,11 @@ func (s *session) documents(m *model.Model, sources []string, n int, context int
 		out[i] = eval.Document{ID: d.Name, Tokens: ids[:context]}
 	}
 	return docs, out, nil
+}
+
+// beyond is the error of a context that the model was not trained for.
+func beyond(m *model.Model, context int, key string) error {
+	return usagef("a context of %d tokens is more than %s was trained for (%d); lower %s", context, m.Name, m.Context, key)
 }
 
 // distinct reports a text that is both calibration and held-out.
