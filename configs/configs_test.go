@@ -95,6 +95,7 @@ func TestFileErrors(t *testing.T) {
 		{"train: {presets: [shard]}", `train.presets[0]: "shard" is not one of paper, shared, grouped, did you mean shared?`},
 		{"train: {queryBits: 5}", `train.queryBits: "5" is not one of 4, 8`},
 		{"train: {bits: 30}", "f.yaml: train.bits: 30 is not a multiple of 4"},
+		{"sparsities: []", "sparsities: is empty"},
 		{"sparsities: [2/1]", `sparsities[0]: "2/1" is not a budget`},
 		{"sparsities: [0.03]", `sparsities[0]: "0.03" is not a budget`},
 		{"sparsities: [1/0]", `sparsities[0]: "1/0" is not a budget`},

@@ -143,10 +143,14 @@ func TestWrite(t *testing.T) {
 			t.Errorf("report.html holds %s: not self-contained or not escaped", foreign)
 		}
 	}
-	if n := strings.Count(text, "<svg"); n != len(r.Plots()) || n != 8 {
-		t.Errorf("%d plots in the page, %d in the report, want 8", n, len(r.Plots()))
+	figures, err := r.Figures()
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, p := range r.Plots() {
+	if n := strings.Count(text, "<svg"); n != len(figures) || n != 8 {
+		t.Errorf("%d drawings in the page, %d in the report, want 8", n, len(figures))
+	}
+	for _, p := range figures {
 		svg, err := os.ReadFile(filepath.Join(run, "plots", p.Name+".svg"))
 		if err != nil {
 			t.Fatal(err)
@@ -177,7 +181,7 @@ func TestWrite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"![Recall against density at 32K](plots/recall.svg)", "## Recall by layer at 32K", "## longbench: scores", "| shared | 2 | 4 | 1.0000 | 0.0183 |", "-10.00 | -20.00 to 0.00", "aaaabbbbcccc"} {
+	for _, want := range []string{"![Recall by budget at 32K](plots/recall.svg)", "## Recall by layer at 32K", "## longbench: scores", "| shared | 2 | 4 | 1.0000 | 0.0183 |", "-10.00 | -20.00 to 0.00", "aaaabbbbcccc"} {
 		if !strings.Contains(string(md), want) {
 			t.Errorf("report.md lacks %q", want)
 		}

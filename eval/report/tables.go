@@ -245,7 +245,7 @@ func (r *Report) scoreTables() []Table {
 			if x.Context > 0 {
 				task += " " + tokens(x.Context)
 			}
-			if x.Task == "niah" {
+			if x.Task == result.NIAHTask {
 				task += fmt.Sprintf(" at %.0f%%", 100*x.Depth)
 			}
 			setting := r.label(run, x.Selector, x.Preset)
@@ -256,8 +256,12 @@ func (r *Report) scoreTables() []Table {
 			setting += " " + x.Budget
 			p.set(task, r.label(run, "dense", ""), fixed(x.Dense, 2))
 			p.set(task, setting, fixed(x.Score, 2))
+			interval := "-" // one sample tells nothing of others
+			if x.Samples > 1 {
+				interval = signed(x.Low, 2) + " to " + signed(x.High, 2)
+			}
 			detail.Rows = append(detail.Rows, []string{task, setting, number(x.BitsPerToken), fixed(x.Density, 4), count(x.Samples),
-				fixed(x.Score, 2), fixed(x.Dense, 2), signed(x.Difference, 2), signed(x.Low, 2) + " to " + signed(x.High, 2)})
+				fixed(x.Score, 2), fixed(x.Dense, 2), signed(x.Difference, 2), interval})
 		})
 		out = append(out, p.table(Table{Name: name, Title: name + ": scores"}, "task"), detail)
 	}
