@@ -44,13 +44,13 @@ Python. The flags change how the maps are used; the maps themselves stay.
 	f.IntVar(&o.candidates, "candidates", 0, "candidates reranked by exact logits, in budgets; below 2: none")
 	f.IntVar(&o.queryBits, "query-bits", 0, "bits of a query weight: 4 or 8")
 	f.IntSliceVar(&o.dense, "dense-layers", nil, "layers that are to stay dense; their maps are left out")
-	if err := c.MarkFlagRequired("out"); err != nil {
-		panic(err) // the flag is defined above
-	}
 	return c
 }
 
 func (a *app) runExport(c *cobra.Command, o exportOptions, path string) error {
+	if o.out == "" {
+		return usagef("name the file to write by --out")
+	}
 	m, err := mapping.Load(path)
 	if err != nil {
 		return asInput(err)

@@ -111,8 +111,11 @@ type ScoreRow struct {
 	High         float64 `json:"high"` //
 	Context      int     `json:"context,omitempty"`
 	Depth        float64 `json:"depth,omitempty"`             // of the needle, 0 to 1
-	Latency      float64 `json:"seconds_per_token,omitempty"` // while generating
+	Latency      float64 `json:"seconds_per_token,omitempty"` // one sequence alone, behind the longest prompt
 }
+
+// NIAHTask is the task of the rows of a needle's single depths and contexts.
+const NIAHTask = "niah"
 
 // Check implements File.
 func (f *Recall) Check() error {
