@@ -140,7 +140,7 @@ template <bool WIDE> DEV void linearSmall(const Linears &a) {
         out[to] = a.add ? out[to] + v : v;
     }
 }
-KERNEL __launch_bounds__(256) linear_8(const Linears a) { linearSmall<false>(a); }
+KERNEL __launch_bounds__(256, 4) linear_8(const Linears a) { linearSmall<false>(a); }
 KERNEL __launch_bounds__(256) linear_16(const Linears a) { linearSmall<true>(a); }
 
 // bias_rows sets every row of out to bias, or adds it.

@@ -15,6 +15,8 @@
 //    oldest lose. Rank r goes to block r / per, which attends to it.
 // 4. Parts of the output are exchanged the same way and merged in order.
 #include "attend.cuh"
+#include "cut.cuh"
+#include "score.cuh"
 
 struct FusedArgs {
     float *out;
@@ -34,170 +36,12 @@ struct FusedArgs {
     Selection s;          // candidates are what is chosen
 };
 
-constexpr int BINS = 1024, FINE = 32, BLOCKS = 16; // at most
+constexpr int FINE = 32, BLOCKS = 16; // at most
 constexpr int RING = 8; // steps whose codes are on their way
 constexpr int BARS = 10; // mbarriers: counts 0 and 4, fine counts 1, list 2, output 3; reranking: masses 5, counts 6 to 9
 constexpr u32 NONE = 0x7fff; // level of tokens that are no candidates
 
 #if __CUDA_ARCH__ >= 900
-// Cut is where a count from below reaches a number: the bin, how many lie in
-// lower bins and in it, over all blocks and over the lower ranks.
-struct Cut {
-    u32 bin, less, equal, lessBefore, equalBefore, counted;
-};
-
-// findCut adds the blocks' packed 16-bit counts of up to 1024 bins and finds
-// the bin where need is reached; bin is meaningless if counted < need.
-template <int W> DEV Cut findCut(Cut *result, uint2 *warpSums, const u32 *from, int words, int stride, int P, int rank, u32 need) {
-    constexpr int N = BINS / (32 * W); // bins of a thread
-    const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5;
-    u32 v[N], b[N], sum = 0, lower = 0;
-#pragma unroll
-    for (int i = 0; i < N; i += 4) {
-        v[i] = v[i + 1] = v[i + 2] = v[i + 3] = b[i] = b[i + 1] = b[i + 2] = b[i + 3] = 0;
-        if ((N * tid + i) / 2 < words)
-#pragma unroll 4
-            for (int r = 0; r < P; r++) {
-                const uint2 x = *(const uint2 *)(from + r * stride + (N * tid + i) / 2);
-                const u32 c[4] = {x.x & 0xffff, x.x >> 16, x.y & 0xffff, x.y >> 16};
-#pragma unroll
-                for (int j = 0; j < 4; j++) {
-                    v[i + j] += c[j];
-                    if (r < rank) b[i + j] += c[j];
-                }
-            }
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            sum += v[i + j];
-            lower += b[i + j];
-        }
-    }
-    u32 upto = sum, lowerUpto = lower;
-#pragma unroll
-    for (int o = 1; o < 32; o <<= 1) {
-        const u32 y = __shfl_up_sync(ALL, upto, o), z = __shfl_up_sync(ALL, lowerUpto, o);
-        if (lane >= o) {
-            upto += y;
-            lowerUpto += z;
-        }
-    }
-    if (lane == 31) warpSums[warp] = make_uint2(upto, lowerUpto);
-    __syncthreads();
-    u32 cum = upto - sum, cumLower = lowerUpto - lower, counted = 0;
-#pragma unroll
-    for (int w = 0; w < W; w++) {
-        const uint2 x = warpSums[w];
-        counted += x.x;
-        if (w < warp) {
-            cum += x.x;
-            cumLower += x.y;
-        }
-    }
-    if (cum < need && need <= cum + sum) {
-        bool found = false;
-#pragma unroll
-        for (int i = 0; i < N; i++)
-            if (!found && cum + v[i] >= need) {
-                *result = {(u32)(N * tid + i), cum, v[i], cumLower, b[i], 0};
-                found = true;
-            } else if (!found) {
-                cum += v[i];
-                cumLower += b[i];
-            }
-    }
-    __syncthreads();
-    Cut c = *result;
-    c.counted = counted;
-    return c;
-}
-
-// Query is what scoring needs of the weights.
-template <int WORDS> struct Query {
-    u32 sign[WORDS];        // bits of positive weights
-    u32 digit[8][WORDS];    // bits of the weights whose magnitude has digit 2^b
-    u32 lo[8 * WORDS], hi[8 * WORDS]; // [word][8 planes]: 4 bytes, of bits i, i+8, i+16, i+24
-    int positive, magnitude, square, wide, digits;
-};
-
-// prepare fills a zeroed Query: thread i brings the weight of bit i.
-template <int WORDS> DEV void prepare(Query<WORDS> &q, int w) {
-    const int i = threadIdx.x, lane = i & 31, word = i >> 5;
-    if (i >= 32 * WORDS) return;
-    const int up = (w + 64) >> 7, at = (word * 8 + (i & 7)) * 4 + (lane >> 3), size = w < 0 ? -w : w;
-    const bool wide = w > 127 || w < -128;
-    ((i8 *)q.lo)[at] = (i8)(w - up * 128);
-    ((i8 *)q.hi)[at] = (i8)up;
-    const u32 sign = __ballot_sync(ALL, w > 0);
-    u32 used = 0;
-#pragma unroll
-    for (int b = 0; b < 8; b++) {
-        const u32 m = __ballot_sync(ALL, size >> b & 1);
-        if (lane == 0) q.digit[b][word] = m;
-        if (m) used |= 1u << b;
-    }
-    const int positive = __reduce_add_sync(ALL, imax(w, 0)), magnitude = __reduce_add_sync(ALL, size), square = __reduce_add_sync(ALL, w * w);
-    const int any = __any_sync(ALL, wide);
-    if (lane == 0) {
-        q.sign[word] = sign;
-        atomicAdd(&q.positive, positive);
-        atomicAdd(&q.magnitude, magnitude);
-        atomicAdd(&q.square, square);
-        atomicOr(&q.digits, (int)used);
-        if (any) q.wide = 1;
-    }
-}
-
-// Scorer gives the level of a code. MODE 1 to 3: as many binary digits, by
-// popcount; 0: dp4a; 4: dp4a on two bytes a weight.
-template <int WORDS, int MODE> struct Scorer {
-    u32 sign[WORDS], digit[3][WORDS], lo[8 * WORDS], hi[8 * WORDS];
-    int times[3], positive;
-    DEV Scorer(const Query<WORDS> &q) {
-        if (MODE >= 1 && MODE <= 3) {
-            int used = q.digits;
-#pragma unroll
-            for (int k = 0; k < 3; k++)
-                if (k < MODE) {
-                    const int b = __ffs(used) - 1;
-                    used &= used - 1;
-                    times[k] = 1 << b;
-#pragma unroll
-                    for (int w = 0; w < WORDS; w++) digit[k][w] = q.digit[b][w];
-                }
-#pragma unroll
-            for (int w = 0; w < WORDS; w++) sign[w] = q.sign[w];
-        } else {
-            positive = q.positive;
-#pragma unroll
-            for (int i = 0; i < 8 * WORDS; i++) {
-                lo[i] = MODE == 0 ? q.lo[i] ^ (q.hi[i] & 0x01010101u) << 7 : q.lo[i]; // one byte can hold the weight itself
-                hi[i] = q.hi[i];
-            }
-        }
-    }
-    DEV u32 level(const u32 *x) const {
-        if (MODE >= 1 && MODE <= 3) {
-            int l = 0;
-#pragma unroll
-            for (int w = 0; w < WORDS; w++)
-#pragma unroll
-                for (int k = 0; k < 3; k++)
-                    if (k < MODE) l += times[k] * __popc((x[w] ^ sign[w]) & digit[k][w]);
-            return l;
-        }
-        int s = 0, h = 0;
-#pragma unroll
-        for (int w = 0; w < WORDS; w++)
-#pragma unroll
-            for (int i = 0; i < 8; i++) {
-                const int plane = (int)(x[w] >> i & 0x01010101u);
-                s = __dp4a(plane, (int)lo[w * 8 + i], s);
-                if (MODE == 4) h = __dp4a(plane, (int)hi[w * 8 + i], h);
-            }
-        return (u32)(positive - s - 128 * h);
-    }
-};
-
 template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
     touch(a);
     constexpr int TPL = 4 / WORDS, CHUNK = 32 * TPL; // tokens a lane, a warp's step
