@@ -62,7 +62,7 @@ func (d *Device) AttendSelected(out, q kernels.Tensor, layer int, b *kernels.Bat
 		for t := range seg.Len {
 			n := seg.Start + t + 1
 			for set := range s.Heads {
-				list := chosen[((row+t)*s.Heads+set)*k:][:s.Chosen(n)]
+				list := s.List(chosen[((row+t)*s.Heads+set)*k:], s.ChosenOf(set, n))
 				d.decode.addSelected(seg, row+t, set, heads/s.Heads, n, list, s)
 			}
 		}

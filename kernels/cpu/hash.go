@@ -19,7 +19,7 @@ type hashState struct {
 // AttendHash implements kernels.Device. Scores are cut as they are computed:
 // only the candidates near the cut are ever stored.
 func (d *Device) AttendHash(out, q kernels.Tensor, layer int, b *kernels.Batch, scale float32, h kernels.HashQuery, s kernels.Selection) {
-	if q.Dim(2)%d.set.lanes != 0 {
+	if q.Dim(2)%d.set.lanes != 0 || s.Mass > 0 {
 		kernels.ComposeAttendHash(d, out, q, layer, b, scale, h, s)
 		return
 	}
@@ -57,7 +57,7 @@ func (d *Device) AttendHash(out, q kernels.Tensor, layer int, b *kernels.Batch, 
 			lo, hi := s.Range(n)
 			for set := range s.Heads {
 				at := row*s.Heads + set
-				list := state.selected[at*scored:][:s.Scored(n)]
+				list := state.selected[at*scored:][:s.ScoredOf(set, n)]
 				r := topRow{lo: lo, hi: hi, count: len(list), selected: list}
 				if h.Mass {
 					first := row*maps + set*maps/s.Heads
@@ -68,7 +68,7 @@ func (d *Device) AttendHash(out, q kernels.Tensor, layer int, b *kernels.Batch, 
 				}
 				d.top.rows[at] = r
 				if s.Reranks() {
-					kept := state.kept[at*chosen:][:s.Chosen(n)]
+					kept := state.kept[at*chosen:][:s.ChosenOf(set, n)]
 					d.rerank.rows[at] = rerankRow{seg, row, set, n, list, kept}
 					list = kept
 				}
