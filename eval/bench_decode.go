@@ -175,7 +175,7 @@ func (o BenchModelOptions) checkSetting(r *model.Runner, s *model.Sequence, cont
 	if err := s.Rewind(context); err != nil {
 		return err
 	}
-	sparse, err := set.SparseFor(o.Model, kernels.Budget{Num: 1, Den: 1})
+	sparse, err := set.SparseAll(o.Model)
 	if err != nil {
 		return err
 	}

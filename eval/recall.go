@@ -96,7 +96,8 @@ type recallKey struct{ setting, context, budget, layer int }
 // recallSum adds up over documents and queries, per query head.
 type recallSum struct {
 	recall, mass, err []float64
-	read, cached      float64
+	read              []float64
+	cached            float64
 	queries           int
 	documents         map[string]bool
 }
@@ -278,7 +279,7 @@ func (r *recall) measure(x *exactLayer, b *kernels.Batch, layer int, sparse *sel
 	if sum == nil {
 		sum = &recallSum{
 			recall: make([]float64, m.QueryHeads), mass: make([]float64, m.QueryHeads), err: make([]float64, m.QueryHeads),
-			documents: map[string]bool{},
+			read: make([]float64, m.QueryHeads), documents: map[string]bool{},
 		}
 		r.sums[key] = sum
 	}
@@ -287,13 +288,14 @@ func (r *recall) measure(x *exactLayer, b *kernels.Batch, layer int, sparse *sel
 	for i, p := range x.positions {
 		n := int(p) + 1
 		sum.queries++
-		sum.read += float64(selection.Read(n))
 		sum.cached += float64(n)
 		for h := range m.QueryHeads {
-			set := sets[(i*selection.Heads+h*selection.Heads/m.QueryHeads)*k:][:selection.Chosen(n)]
+			at := h * selection.Heads / m.QueryHeads
+			set := selection.List(sets[(i*selection.Heads+at)*k:], selection.ChosenOf(at, n))
 			logits := x.logits[(i*m.QueryHeads+h)*x.stride:][:n]
 			lo, hi := selection.Range(n)
-			at := i*m.QueryHeads + h
+			sum.read[h] += float64(lo + len(set) + n - hi)
+			at = i*m.QueryHeads + h
 			sum.recall[h] += topShare(logits, lo, hi, set)
 			sum.mass[h] += massOf(logits, lo, hi, set, x.lse[at])
 			sum.err[h] += relativeError(got[at*m.HeadDim:][:m.HeadDim], x.out[at*m.HeadDim:][:m.HeadDim])
@@ -401,7 +403,7 @@ func (r *recall) rows() ([]result.RecallRow, error) {
 				row := result.RecallRow{
 					Selector: s.Selector, Preset: s.Preset, BitsPerToken: s.Scorer.Bits(), Context: context, Budget: b.String(),
 				}
-				var total recallSum
+				var read, cached float64 // means over heads
 				layers := 0
 				documents := map[string]bool{}
 				for _, l := range r.layers {
@@ -410,8 +412,7 @@ func (r *recall) rows() ([]result.RecallRow, error) {
 						continue
 					}
 					layers++
-					total.read += sum.read
-					total.cached += sum.cached
+					cached += sum.cached
 					for id := range sum.documents {
 						documents[id] = true
 					}
@@ -419,7 +420,8 @@ func (r *recall) rows() ([]result.RecallRow, error) {
 					for h := range heads {
 						one := row
 						one.Recall, one.Mass, one.Error = sum.recall[h]/n, sum.mass[h]/n, sum.err[h]/n
-						one.Density, one.Documents = sum.read/sum.cached, len(sum.documents)
+						one.Density, one.Documents = sum.read[h]/sum.cached, len(sum.documents)
+						read += sum.read[h] / float64(heads)
 						one.Layer, one.Head = &l, &h
 						perHead = append(perHead, one)
 						row.Recall += one.Recall
@@ -432,7 +434,7 @@ func (r *recall) rows() ([]result.RecallRow, error) {
 				}
 				n := float64(layers * heads)
 				row.Recall, row.Mass, row.Error = row.Recall/n, row.Mass/n, row.Error/n
-				row.Density, row.Documents = total.read/total.cached, len(documents)
+				row.Density, row.Documents = read/cached, len(documents)
 				rows = append(rows, row)
 			}
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hashattn/hashattn/configs"
 	"github.com/hashattn/hashattn/configs/texts"
 	"github.com/hashattn/hashattn/eval"
 	"github.com/hashattn/hashattn/eval/result"
@@ -34,7 +35,7 @@ cold caches, beside dense attention of the same shape.
 	c.AddCommand(
 		a.benchPart("attention", "Time one layer's decode step, dense and by hash attention", "attention",
 			[]string{"bench.contexts", "bench.batch", "bench.queryHeads", "bench.kvHeads", "bench.headDim", "bench.runs", "bench.presets"}),
-		a.benchPart("decode", "Time a token of the model behind a context, dense and sparse", "decode", []string{"bench.decode", "bench.runs", "bench.presets"}),
+		a.benchPart("decode", "Time a token of the model behind a context, dense and sparse", "decode", []string{"bench.decode", "bench.runs", "bench.presets", "selectors", "train.denseLayers"}),
 		a.benchPart("prefill", "Time the prefill of a context", "prefill", []string{"bench.decode", "bench.runs"}),
 	)
 	return c
@@ -79,7 +80,7 @@ func (a *app) benchPart(use, short, part string, keys []string) *cobra.Command {
 func (s *session) benchConfig(o benchOptions) any {
 	t := s.Train
 	return map[string]any{"bench": s.Bench, "sparsities": s.Sparsities, "bits": t.Bits, "queryBits": t.QueryBits, "candidates": t.Candidates,
-		"sink": t.Sink, "local": t.Local, "cache": s.Device.Cache, "chunk": s.Device.Chunk, "skewed": o.skewed}
+		"sink": t.Sink, "local": t.Local, "selectors": s.hashSelectors(), "denseLayers": t.DenseLayers, "cache": s.Device.Cache, "chunk": s.Device.Chunk, "skewed": o.skewed}
 }
 
 // bench times the parts and writes the file.
@@ -191,6 +192,18 @@ func (s *session) benchModel(ctx context.Context, m *model.Model, bandwidth floa
 	return rows, nil
 }
 
+// hashSelectors are the experiment's ways of using mappings: what decoding is
+// timed with.
+func (s *session) hashSelectors() []configs.Selector {
+	var out []configs.Selector
+	for _, sel := range s.Selectors {
+		if sel.Name == "hash" {
+			out = append(out, sel)
+		}
+	}
+	return out
+}
+
 // benchSettings are the mappings to decode with.
 func (s *session) benchSettings(m *model.Model, o benchOptions) ([]eval.Setting, error) {
 	files, err := s.mappingFiles(o.mappings)
@@ -202,15 +215,17 @@ func (s *session) benchSettings(m *model.Model, o benchOptions) ([]eval.Setting,
 		return nil, err
 	}
 	var out []eval.Setting
-	for _, mp := range mappings {
-		if len(o.mappings) == 0 && !slices.Contains(s.Bench.Presets, mp.Preset) {
-			continue
+	for _, sel := range s.hashSelectors() {
+		for _, mp := range mappings {
+			if sel.Preset != "" && sel.Preset != mp.Preset || len(o.mappings) == 0 && !slices.Contains(s.Bench.Presets, mp.Preset) {
+				continue
+			}
+			set, err := eval.NewSetting(m.Device, m.Shape(), m.QueryScale, s.mappingSource(mp, sel), nil)
+			if err != nil {
+				return nil, asInput(err)
+			}
+			out = append(out, set)
 		}
-		set, err := eval.NewSetting(m.Device, m.Shape(), m.QueryScale, eval.Source{Mapping: mp, Sink: -1, Local: -1, Candidates: -1, DenseLayers: mp.DenseLayers}, nil)
-		if err != nil {
-			return nil, asInput(err)
-		}
-		out = append(out, set)
 	}
 	if len(out) == 0 {
 		s.app.progress.logf("bench decode: the run has no mappings, so only dense is timed; train some or name them with --mapping")
