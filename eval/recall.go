@@ -192,6 +192,27 @@ type exactLayer struct {
 	stride    int
 	lse       []float64 // [T, queryHeads] log of the sum of exp(logits)
 	out       []float32 // [T, queryHeads, headDim]
+	tops      []topCut  // [T, queryHeads], of the last sink and local asked for
+}
+
+// topCut is where the recallTop largest logits of [lo, hi) begin: those above
+// cut and ties that equal it.
+type topCut struct {
+	lo, hi, top int
+	cut         float32
+	ties        int
+}
+
+// topOf is the cut of row at's logits, found once for all budgets.
+func (x *exactLayer) topOf(at int, logits []float32, lo, hi int) topCut {
+	if x.tops == nil {
+		x.tops = make([]topCut, len(x.lse))
+	}
+	if t := x.tops[at]; t.top > 0 && t.lo == lo && t.hi == hi {
+		return t
+	}
+	x.tops[at] = newTopCut(logits, lo, hi)
+	return x.tops[at]
 }
 
 func (r *recall) exact(document *trace.Loaded, q []uint16, cache *kernels.Cache, layer int, at []int) (*exactLayer, error) {
@@ -296,7 +317,7 @@ func (r *recall) measure(x *exactLayer, b *kernels.Batch, layer int, sparse *sel
 			lo, hi := selection.Range(n)
 			sum.read[h] += float64(lo + len(set) + n - hi)
 			at = i*m.QueryHeads + h
-			sum.recall[h] += topShare(logits, lo, hi, set)
+			sum.recall[h] += x.topOf(at, logits, lo, hi).share(logits, set)
 			sum.mass[h] += massOf(logits, lo, hi, set, x.lse[at])
 			sum.err[h] += relativeError(got[at*m.HeadDim:][:m.HeadDim], x.out[at*m.HeadDim:][:m.HeadDim])
 		}
@@ -318,39 +339,45 @@ func (r *recall) index(sparse *selector.Sparse, cache *kernels.Cache, layer int)
 	return ix, r.Device.Synchronize()
 }
 
-// topShare is the share of the recallTop largest of logits[lo:hi] in set; of
-// equal logits the most recent count first. It is 1 where there is nothing to
-// choose from.
-func topShare(logits []float32, lo, hi int, set []int32) float64 {
-	top := min(recallTop, hi-lo)
-	if top == 0 {
-		return 1
+func newTopCut(logits []float32, lo, hi int) topCut {
+	t := topCut{lo: lo, hi: hi, top: min(recallTop, hi-lo)}
+	if t.top == 0 {
+		return t
 	}
 	values := slices.Clone(logits[lo:hi])
 	slices.Sort(values)
-	cut := values[len(values)-top]
-	above, ties := 0, 0
-	for _, v := range values[len(values)-top:] {
-		if v > cut {
-			above++
+	best := values[len(values)-t.top:]
+	t.cut, t.ties = best[0], t.top
+	for _, v := range best {
+		if v > t.cut {
+			t.ties--
 		}
 	}
-	ties = top - above
+	return t
+}
+
+// share is the share of the largest logits in set; of equal ones the most
+// recent count first. It is 1 where there is nothing to choose from.
+func (t topCut) share(logits []float32, set []int32) float64 {
+	if t.top == 0 {
+		return 1
+	}
 	hit := 0
-	for i := len(set) - 1; i >= 0; i-- { // recent first
-		if logits[set[i]] > cut {
+	for _, p := range set {
+		if logits[p] > t.cut {
 			hit++
 		}
 	}
-	for p := hi - 1; p >= lo && ties > 0; p-- {
-		if logits[p] == cut {
+	ties := t.ties
+	for p := t.hi - 1; p >= t.lo && ties > 0; p-- {
+		if logits[p] == t.cut {
 			ties--
 			if _, ok := slices.BinarySearch(set, int32(p)); ok {
 				hit++
 			}
 		}
 	}
-	return float64(hit) / float64(top)
+	return float64(hit) / float64(t.top)
 }
 
 // massOf is the attention mass on sink, local and set.

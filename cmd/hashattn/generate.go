@@ -216,7 +216,10 @@ func (s *session) generateAttention(m *model.Model, o generateOptions, b kernels
 		return nil, set, asInput(err)
 	}
 	sparse, err := set.SparseFor(m, b)
-	return sparse, set, err
+	if err != nil {
+		return nil, set, usageError{err}
+	}
+	return sparse, set, nil
 }
 
 // generate prefills densely up to the offset and decodes, printing as it goes.
