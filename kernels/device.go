@@ -62,6 +62,8 @@ type Memories interface {
 	// must match. Download waits for the queued operations.
 	Upload(dst Tensor, src []byte) error
 	Download(dst []byte, src Tensor) error
+	// Copy sets dst to src, of the same length and type.
+	Copy(dst, src Tensor)
 	// LoadMatrix makes a checkpoint's matrix usable by Linear and Embed.
 	LoadMatrix(m Matrix) (Weight, error)
 	// LoadProjection makes a learned map usable by the encoders.

@@ -77,6 +77,12 @@ func (r *Reference) Upload(dst Tensor, src []byte) error {
 	return nil
 }
 
+// Copy implements Device.
+func (r *Reference) Copy(dst, src Tensor) {
+	CheckCopy(dst, src)
+	copy(dst.Bytes(), src.Bytes())
+}
+
 // Download implements Device.
 func (r *Reference) Download(dst []byte, src Tensor) error {
 	if len(src.Bytes()) != len(dst) {

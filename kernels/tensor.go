@@ -103,6 +103,13 @@ func host[T any](t Tensor, want dtype.Type) []T {
 	return unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(b))), t.Len())
 }
 
+// CheckCopy panics if src cannot be copied to dst as it is.
+func CheckCopy(dst, src Tensor) {
+	if dst.Type != src.Type || dst.Len() != src.Len() {
+		panic(fmt.Sprintf("kernels: copy of %v %v to %v %v", src.Type, src.Shape, dst.Type, dst.Shape))
+	}
+}
+
 // Matrix is a weight as a checkpoint stores it: Rows x Cols values of any
 // format, a row per output, Data row after row. Data may be mapped from a file
 // and must stay readable while the device uses the weight.

@@ -38,6 +38,29 @@ func (s *Sequence) Rewind(n int) error {
 	return nil
 }
 
+// Fork is a copy of the sequence's tokens, without an index, that goes its own
+// way: several continuations of one text can then be decoded together.
+func (m *Model) Fork(s *Sequence) (*Sequence, error) {
+	f, err := m.NewSequence(s.Cache.Capacity, s.Cache.Type)
+	if err != nil {
+		return nil, err
+	}
+	copyHeads := func(dst, src kernels.Tensor) { // of [kvHeads, capacity, headDim]
+		for h := range m.KVHeads {
+			tokens := func(t kernels.Tensor) kernels.Tensor {
+				return t.Rows(h, h+1).Reshape(t.Shape[1:]...).Rows(0, s.Len())
+			}
+			m.Device.Copy(tokens(dst), tokens(src))
+		}
+	}
+	for l := range s.Cache.K {
+		copyHeads(f.Cache.K[l], s.Cache.K[l])
+		copyHeads(f.Cache.V[l], s.Cache.V[l])
+	}
+	f.Cache.Len = s.Len()
+	return f, nil
+}
+
 // segment is the next n tokens.
 func (s *Sequence) segment(n int) kernels.Segment {
 	return kernels.Segment{Cache: s.Cache, Index: s.Index, Start: s.Cache.Len, Len: n}

@@ -16,7 +16,8 @@ import (
 type Attention interface {
 	Attend(out, q kernels.Tensor, layer int, b *kernels.Batch)
 	// Key tells recorded steps apart: attentions of one key queue the same
-	// operations for batches of the same shape.
+	// operations for batches of the same shape. Steps of key nil are not
+	// recorded.
 	Key() any
 }
 
@@ -103,7 +104,7 @@ func (r *Runner) Forward(tokens []int32, segments []kernels.Segment, a Attention
 		return err
 	}
 	step := func() { r.pass(n, a, logitsFrom) }
-	if r.Observe != nil || n > len(segments) {
+	if r.Observe != nil || n > len(segments) || a.Key() == nil {
 		step()
 	} else {
 		d.Record(recordKey{r, n, logitsFrom, a.Key()}, step)

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"runtime"
 	"slices"
 	"time"
 
@@ -15,14 +16,14 @@ import (
 )
 
 // answerGroup prefills the group's prompts once and answers them under every
-// variant that they miss. left is the groups that are not done, this one first.
+// variant that they miss, g.width variants at a time.
 func (r *run) answerGroup(ctx context.Context, g *group, left []*group) error {
-	sequences := map[*job]*model.Sequence{}
+	prompts := map[*job]*model.Sequence{}
 	defer func() {
-		for _, s := range sequences {
-			r.free(s.Cache.K)
-			r.free(s.Cache.V)
+		for _, s := range prompts {
+			s.Free(r.Model.Device)
 		}
+		runtime.GC() // host caches are large and the next ones come at once
 	}()
 	dense := model.Dense{Model: r.Model}
 	for _, j := range g.jobs {
@@ -30,7 +31,7 @@ func (r *run) answerGroup(ctx context.Context, g *group, left []*group) error {
 		if err != nil {
 			return err
 		}
-		sequences[j] = s
+		prompts[j] = s
 		start := time.Now()
 		if err := r.runner.Prefill(ctx, s, j.tokens[:j.prefix], dense, false); err != nil {
 			return failed(j, err)
@@ -38,17 +39,11 @@ func (r *run) answerGroup(ctx context.Context, g *group, left []*group) error {
 		r.pace.prompts.add(float64(j.prefix), seconds(start))
 	}
 	g.prefilled = true
-	for _, v := range r.variants {
-		var answers []*answer
-		for _, j := range g.jobs {
-			if slices.Contains(j.missing, v) {
-				answers = append(answers, &answer{job: j, sequence: sequences[j]})
-			}
-		}
-		if len(answers) == 0 {
-			continue
-		}
-		if err := r.answerAll(ctx, v, answers, left); err != nil {
+	if err := r.measureLatency(ctx, prompts[g.jobs[0]], g.jobs[0]); err != nil {
+		return fmt.Errorf("latency: %w", err)
+	}
+	for wave := range slices.Chunk(r.variants, g.width) {
+		if err := r.answerWave(ctx, wave, g.jobs, prompts, left); err != nil {
 			return err
 		}
 	}
@@ -59,54 +54,81 @@ func (r *run) answerGroup(ctx context.Context, g *group, left []*group) error {
 type answer struct {
 	job      *job
 	sequence *model.Sequence
+	fork     bool // the sequence is this answer's own
 	made     []int32
 	ended    bool
 	// attended and cached are the tokens read and those that were there.
-	attended, cached       float64
-	seconds, decodeSeconds float64
-	steps                  int
+	attended, cached float64
+	seconds          float64
+	steps            int
 }
 
-// answerAll makes the answers of one variant: each prompt's end by itself, then
-// all answers a token at a time. Sequences hold the prompts' beginnings, and
-// hold them again afterwards.
-func (r *run) answerAll(ctx context.Context, v *variant, answers []*answer, left []*group) error {
+// lane is a variant's answers of a wave.
+type lane struct {
+	*variant
+	attend  model.Attention
+	answers []*answer
+}
+
+// answerWave makes the answers of some variants: each prompt's end by itself,
+// then all answers a token at a time. A single variant uses the prompts'
+// sequences, which hold the prompts' beginnings again afterwards; several use
+// copies.
+func (r *run) answerWave(ctx context.Context, wave []*variant, jobs []*job, prompts map[*job]*model.Sequence, left []*group) error {
+	d := r.Model.Device
+	var lanes []*lane
 	defer func() {
-		for _, a := range answers {
-			if a.sequence.Index != nil {
-				for _, tensors := range a.sequence.Index.Layers {
-					r.free(tensors)
+		for _, l := range lanes {
+			for _, a := range l.answers {
+				if a.sequence.DropIndex(d); a.fork {
+					a.sequence.Free(d)
 				}
-				a.sequence.Index = nil
 			}
 		}
 	}()
-	var attend model.Attention = model.Dense{Model: r.Model}
-	if v.sparse != nil {
-		attend = v.sparse
-	}
-	for _, a := range answers {
-		if err := r.promptEnd(ctx, v, a, attend); err != nil {
-			return failed(a.job, err)
+	for _, v := range wave {
+		l := &lane{variant: v, attend: v.attention(r.Model)}
+		lanes = append(lanes, l)
+		for _, j := range jobs {
+			if !j.unanswered(v) {
+				continue
+			}
+			a := &answer{job: j, sequence: prompts[j], fork: len(wave) > 1}
+			if a.fork {
+				var err error
+				if a.sequence, err = r.Model.Fork(prompts[j]); err != nil {
+					return err
+				}
+			}
+			l.answers = append(l.answers, a)
+			if err := r.promptEnd(ctx, v, a, l.attend); err != nil {
+				return failed(j, err)
+			}
 		}
 	}
 	for {
-		active := make([]*answer, 0, len(answers))
-		for _, a := range answers {
-			switch {
-			case !a.ended:
-				active = append(active, a)
-			case a.job.unanswered(v):
-				if err := r.finish(v, a, left); err != nil {
-					return err
+		var active []*lane
+		for _, l := range lanes {
+			var answers []*answer
+			for _, a := range l.answers {
+				switch {
+				case !a.ended:
+					answers = append(answers, a)
+				case a.job.unanswered(l.variant):
+					if err := r.finish(l.variant, a, left); err != nil {
+						return err
+					}
 				}
+			}
+			if len(answers) > 0 {
+				active = append(active, &lane{l.variant, l.attend, answers})
 			}
 		}
 		if len(active) == 0 {
 			return nil
 		}
-		if err := r.step(ctx, active, attend); err != nil {
-			return fmt.Errorf("%s: %w", v.folder, err)
+		if err := r.step(ctx, active); err != nil {
+			return err
 		}
 	}
 }
@@ -144,41 +166,89 @@ func (r *run) promptEnd(ctx context.Context, v *variant, a *answer, attend model
 	return nil
 }
 
-// step decodes one token of each answer. What it read and took is shared out
-// among them: reads by the tokens that each has cached, time evenly.
-func (r *run) step(ctx context.Context, active []*answer, attend model.Attention) error {
+// step decodes one token of each answer. What a lane read is shared out among
+// its answers by what its selection reads of so many tokens, and what the
+// model's own windows read among all by the tokens cached; time evenly.
+func (r *run) step(ctx context.Context, lanes []*lane) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	start := time.Now()
-	sequences, tokens := make([]*model.Sequence, len(active)), make([]int32, len(active))
-	cached := 0
-	for i, a := range active {
-		sequences[i], tokens[i] = a.sequence, a.made[len(a.made)-1]
-		cached += a.sequence.Len() + 1
+	start, d := time.Now(), r.Model.Device
+	shares := make([]*model.Share, len(lanes))
+	rows := 0
+	for i, l := range lanes {
+		s := &model.Share{Attention: l.attend}
+		for _, a := range l.answers {
+			s.Sequences = append(s.Sequences, a.sequence)
+			s.Tokens = append(s.Tokens, a.made[len(a.made)-1])
+		}
+		shares[i] = s
+		rows += len(l.answers)
 	}
-	d := r.Model.Device
 	d.ResetReads()
-	if err := r.runner.Decode(sequences, tokens, attend); err != nil {
+	var err error
+	if len(shares) == 1 { // a device may replay the step
+		s := shares[0]
+		err = r.runner.Decode(s.Sequences, s.Tokens, s.Attention)
+		s.Reads = d.Reads()
+	} else {
+		err = r.runner.DecodeShares(shares)
+	}
+	if err != nil {
 		return err
 	}
-	reads := d.Reads()
-	for i, a := range active {
-		if err := r.choose(a, i); err != nil {
-			return failed(a.job, err)
+	others, cached := d.Reads(), 0
+	for i, l := range lanes {
+		others.Attended -= shares[i].Reads.Attended
+		others.Cached -= shares[i].Reads.Cached
+		cached += l.cached()
+	}
+	row := 0
+	for i, l := range lanes {
+		reads, own, read := shares[i].Reads, l.cached(), 0.0
+		for _, a := range l.answers {
+			read += l.reads(r.Model.Layers, a.sequence.Len())
 		}
-		share := float64(a.sequence.Len()) / float64(cached)
-		a.attended += share * float64(reads.Attended)
-		a.cached += share * float64(reads.Cached)
+		for _, a := range l.answers {
+			n := a.sequence.Len()
+			part, all := float64(n)/float64(own), float64(n)/float64(cached)
+			a.attended += l.reads(r.Model.Layers, n)/read*float64(reads.Attended) + all*float64(others.Attended)
+			a.cached += part*float64(reads.Cached) + all*float64(others.Cached)
+			if err := r.choose(a, row); err != nil {
+				return failed(a.job, err)
+			}
+			row++
+		}
 	}
-	each := seconds(start) / float64(len(active))
-	for _, a := range active {
-		a.seconds += each
-		a.decodeSeconds += each
-		a.steps++
+	each := seconds(start) / float64(rows)
+	for _, l := range lanes {
+		for _, a := range l.answers {
+			a.seconds += each
+			a.steps++
+		}
 	}
-	r.pace.answers.add(float64(len(active)), each*float64(len(active)))
+	r.pace.answers.add(float64(rows), seconds(start))
 	return nil
+}
+
+// reads is in proportion to what a token's attention reads of n tokens.
+func (v *variant) reads(layers, n int) (read float64) {
+	for l := range layers {
+		if v.sparse != nil && v.sparse.Covers(l) {
+			read += float64(v.sparse.Selection(l).Read(n))
+		} else {
+			read += float64(n)
+		}
+	}
+	return read
+}
+
+// cached is the tokens that a lane's sequences hold.
+func (l *lane) cached() (n int) {
+	for _, a := range l.answers {
+		n += a.sequence.Len()
+	}
+	return n
 }
 
 // choose takes the likeliest token by row i of the last pass's logits.
@@ -215,7 +285,7 @@ func (r *run) finish(v *variant, a *answer, left []*group) error {
 		Pred: r.Model.Tokenizer.Decode(a.made, true), Answers: q.Answers, AllClasses: q.AllClasses, Length: q.Length,
 		Task: q.Task, Sample: q.ID, Hash: q.Hash, PromptHash: hashTokens(j.tokens), PromptTokens: len(j.tokens),
 		Tokens: append([]int32{}, a.made...), Density: 1,
-		Seconds: a.seconds, DecodeSeconds: a.decodeSeconds, DecodeSteps: a.steps,
+		Seconds: a.seconds, DecodeSteps: a.steps,
 	}
 	if a.cached > 0 {
 		p.Density = a.attended / a.cached
@@ -243,12 +313,6 @@ func hashTokens(ids []int32) string {
 		raw = binary.LittleEndian.AppendUint32(raw, uint32(id))
 	}
 	return result.Hash(raw)[:32]
-}
-
-func (r *run) free(tensors []kernels.Tensor) {
-	for _, t := range tensors {
-		r.Model.Device.Free(t)
-	}
 }
 
 // indexing attends to everything and enters the tokens in a selector's index,

@@ -32,13 +32,11 @@ type Prediction struct {
 	// Density is the share of cached tokens that attention read in all that
 	// the setting ran: the sparse end of the prompt and the answer.
 	Density float64 `json:"density"`
-	// Seconds took the prompt's end and the answer, DecodeSeconds the answer
-	// behind its first token, in DecodeSteps. Where samples decode together,
-	// each has its share of a step's time.
-	Seconds       float64 `json:"seconds"`
-	DecodeSeconds float64 `json:"decode_seconds"`
-	DecodeSteps   int     `json:"decode_steps"`
-	Config        string  `json:"config"` // hash of all settings that it depends on
+	// Seconds took the prompt's end and the answer. Answers decode together,
+	// whatever their settings, and each has its share of a step's time.
+	Seconds     float64 `json:"seconds"`
+	DecodeSteps int     `json:"decode_steps"` // forward passes behind the prompt
+	Config      string  `json:"config"`       // hash of all settings that it depends on
 
 	// Margins, which other programs may write, is by how much each token's
 	// logit led the next best one's.

@@ -43,8 +43,8 @@ type Options struct {
 	MaxLength int
 	CacheType dtype.Type
 	Chunk     int // tokens of one prefill pass
-	// Memory bounds the caches of samples that are answered together, in
-	// bytes; 0 for one sample at a time.
+	// Memory bounds the caches of what is answered together, in bytes; 0 for
+	// one sample under one setting at a time.
 	Memory int64
 	Dir    string // of the predictions
 	// Notice is told of what an earlier run left and what becomes of it.
@@ -75,7 +75,11 @@ func Run(ctx context.Context, b *Benchmark, o Options) (Outcome, error) {
 	}
 	out := Outcome{Samples: b.samples(), Made: r.total - r.done}
 	if len(groups) > 0 {
-		if r.runner, err = o.Model.NewRunner(max(o.Chunk, mostTogether), mostTogether); err != nil {
+		rows := 1
+		for _, g := range groups {
+			rows = max(rows, len(g.jobs)*g.width)
+		}
+		if r.runner, err = o.Model.NewRunner(max(o.Chunk, rows), rows); err != nil {
 			return Outcome{}, err
 		}
 	}
@@ -84,13 +88,17 @@ func Run(ctx context.Context, b *Benchmark, o Options) (Outcome, error) {
 			return Outcome{}, err
 		}
 	}
+	if _, err := r.readLatencies(); err != nil {
+		return Outcome{}, err
+	}
 	out.Rows, err = r.rows()
 	return out, err
 }
 
-// mostTogether bounds the samples that decode in one batch. The weights are
-// read once for all of them; what is gained beyond this many is little.
-const mostTogether = 8
+// enoughTogether is so many answers in one batch that more samples do not
+// join: the weights are read once for all of them, and beyond this many little
+// is gained.
+const enoughTogether = 48
 
 type run struct {
 	Options
@@ -111,6 +119,15 @@ type variant struct {
 	bits                     float64
 	sparse                   *selector.Sparse          // nil for dense
 	logs                     map[string]*predictionLog // by task
+	latency                  float64                   // seconds per token, 0 where it was not measured
+}
+
+// attention is how the variant attends.
+func (v *variant) attention(m *model.Model) model.Attention {
+	if v.sparse != nil {
+		return v.sparse
+	}
+	return model.Dense{Model: m}
 }
 
 // job is a question with the variants that it still needs.
@@ -121,9 +138,10 @@ type job struct {
 	missing []*variant
 }
 
-// group is jobs that are answered together.
+// group is jobs that are answered together, width variants at a time.
 type group struct {
 	jobs      []*job
+	width     int
 	prefilled bool
 }
 
@@ -269,7 +287,8 @@ func (r *run) sparseEnd(n int) int {
 }
 
 // plan encodes the prompts that have answers missing and groups them: samples
-// of one task, of like length, as many as memory holds; the longest first.
+// of one task, of like length, under all variants, as many as memory holds;
+// the longest first.
 func (r *run) plan(ctx context.Context) ([]*group, error) {
 	jobs := make([]*job, 0, len(r.benchmark.Questions))
 	for i := range r.benchmark.Questions {
@@ -308,19 +327,24 @@ func (r *run) plan(ctx context.Context) ([]*group, error) {
 		return cmp.Or(strings.Compare(a.q.Task, b.q.Task), cmp.Compare(len(b.tokens), len(a.tokens)))
 	})
 	var groups []*group
-	var used int64
+	var used int64 // by the last group, with all its copies
 	for _, j := range jobs {
 		need := r.memory(j)
 		if r.Memory > 0 && need > r.Memory {
 			return nil, fmt.Errorf("sample %s of %s: %d tokens take %d MiB, allowed are %d MiB; allow more memory or shorten prompts", j.q.ID, j.q.Task, r.capacity(j), need>>20, r.Memory>>20)
 		}
-		last := len(groups) - 1
-		if last >= 0 && r.Memory > 0 && groups[last].jobs[0].q.Task == j.q.Task && len(groups[last].jobs) < mostTogether && used+need <= r.Memory {
-			groups[last].jobs = append(groups[last].jobs, j)
-			used += need
-			continue
+		copies := need * int64(1+len(r.variants)) // the prompt's own is one
+		if last := len(groups) - 1; last >= 0 && used+copies <= r.Memory {
+			g := groups[last]
+			if g.jobs[0].q.Task == j.q.Task && (len(g.jobs)+1)*len(r.variants) <= enoughTogether {
+				g.jobs = append(g.jobs, j)
+				used += copies
+				continue
+			}
 		}
-		groups, used = append(groups, &group{jobs: []*job{j}}), need
+		// of one prompt's variants as many together as memory holds
+		width := max(1, min(len(r.variants), int(r.Memory/need)-1))
+		groups, used = append(groups, &group{jobs: []*job{j}, width: width}), copies
 	}
 	slices.SortStableFunc(groups, func(a, b *group) int { return cmp.Compare(len(b.jobs[0].tokens), len(a.jobs[0].tokens)) })
 	return groups, nil

@@ -200,6 +200,34 @@ func TestRunReportsAchievedDensity(t *testing.T) {
 	}
 }
 
+// Answers and densities do not depend on what is answered together: settings
+// one by one, some at a time, or all settings of several samples.
+func TestRunTogether(t *testing.T) {
+	m := tinyModel(t)
+	b := open(t, dataset(t, 3), "qasper", "trec")
+	alone := options(t, m)
+	mustRun(t, b, alone)
+	for _, memory := range []int64{1 << 20, 3 << 19, 64 << 20} {
+		o := options(t, m)
+		o.Memory = memory
+		out := mustRun(t, b, o)
+		for _, s := range []string{"dense", "oracle-1of8", "streaming-1of8"} {
+			want, got := predictions(t, alone.Dir, s), predictions(t, o.Dir, s)
+			same(t, s, want, got)
+			for id, p := range got {
+				if !(abs(p.Density-want[id].Density) < 1e-12) {
+					t.Errorf("%d bytes: %s, sample %s: density %v, alone %v", memory, s, id, p.Density, want[id].Density)
+				}
+			}
+		}
+		for _, row := range out.Rows {
+			if !(row.Latency > 0) {
+				t.Errorf("%s %s has no latency", row.Selector, row.Task)
+			}
+		}
+	}
+}
+
 func abs(x float64) float64 { return max(x, -x) }
 
 // A run that is stopped, or killed within a line, continues without a

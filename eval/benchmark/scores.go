@@ -39,7 +39,7 @@ func (r *run) rows() ([]result.ScoreRow, error) {
 		if dense == nil {
 			dense = m
 		}
-		template := result.ScoreRow{Benchmark: r.benchmark.Name, Selector: v.selector, Preset: v.preset, BitsPerToken: v.bits, Budget: v.budget}
+		template := result.ScoreRow{Benchmark: r.benchmark.Name, Selector: v.selector, Preset: v.preset, BitsPerToken: v.bits, Budget: v.budget, Latency: v.latency}
 		made := map[Row]result.ScoreRow{}
 		means := map[Row][]float64{} // of bootstrap samples of the difference
 		for _, row := range order {
@@ -93,19 +93,12 @@ func (m *measured) row(x result.ScoreRow, row Row, questions []int, dense *measu
 	x.Task, x.Context, x.Depth, x.Samples = row.Task, row.Context, row.Depth, len(questions)
 	n := float64(len(questions))
 	differences := make([]float64, len(questions))
-	var time float64
-	var steps int
 	for i, q := range questions {
 		p := m.predictions[q]
 		x.Score += 100 * m.scores[q] / n
 		x.Dense += 100 * dense.scores[q] / n
 		x.Density += p.Density / n
 		differences[i] = 100 * (m.scores[q] - dense.scores[q])
-		time += p.DecodeSeconds
-		steps += p.DecodeSteps
-	}
-	if steps > 0 {
-		x.Latency = time / float64(steps)
 	}
 	x.Difference = mean(differences)
 	means := resampledMeans(differences, fmt.Sprintf("%s %s %d %g", x.Benchmark, row.Task, row.Context, row.Depth))
@@ -135,7 +128,6 @@ func average(x result.ScoreRow, a Average, order []Row, made map[Row]result.Scor
 		x.Dense += p.Dense / n
 		x.Density += p.Density / n
 		x.Difference += p.Difference / n
-		x.Latency += p.Latency / n
 	}
 	x.Low, x.High = interval(meanOf(tasks))
 	return bounded(x), true

@@ -111,7 +111,7 @@ type ScoreRow struct {
 	High         float64 `json:"high"` //
 	Context      int     `json:"context,omitempty"`
 	Depth        float64 `json:"depth,omitempty"`             // of the needle, 0 to 1
-	Latency      float64 `json:"seconds_per_token,omitempty"` // while generating
+	Latency      float64 `json:"seconds_per_token,omitempty"` // one sequence alone, behind the longest prompt
 }
 
 // Check implements File.

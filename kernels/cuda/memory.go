@@ -127,6 +127,16 @@ func (d *Device) Download(dst []byte, src kernels.Tensor) error {
 	})
 }
 
+// Copy implements kernels.Device.
+func (d *Device) Copy(dst, src kernels.Tensor) {
+	kernels.CheckCopy(dst, src)
+	d.flush()
+	d.wrote(dst)
+	d.fail(d.do(func() error {
+		return cu.MemcpyDtoDAsync(cu.DevicePtr(address(dst)), cu.DevicePtr(address(src)), int64(src.Memory.(memory).size), d.stream)
+	}))
+}
+
 // room checks that bytes fit before work starts; what names them.
 func (d *Device) room(what string, bytes int64) error {
 	var free, total int64

@@ -12,6 +12,10 @@ func testMemory(s *suite) {
 	s.equal("what was uploaded", p)
 	rows := pair{p.want.Rows(1, 3), p.got.Rows(1, 3)}
 	s.equal("rows", rows)
+	copied := s.poison(s.alloc(dtype.F32, 3, 7))
+	s.want.Copy(copied.want.Rows(1, 3), p.want.Rows(2, 4))
+	s.got.Copy(copied.got.Rows(1, 3), p.got.Rows(2, 4))
+	s.equal("copied rows", pair{copied.want.Rows(1, 3), copied.got.Rows(1, 3)})
 	z := s.alloc(dtype.BF16, 3, 33)
 	s.equal("new memory", z)
 	if err := s.got.Upload(p.got, make([]byte, 5)); err == nil {
