@@ -141,6 +141,8 @@ func TestFileErrors(t *testing.T) {
 		{"longbench: {memory: lots}", `longbench.memory: "lots" is not an amount of memory`},
 		{"longbench: {levenshtein: 1}", `longbench.levenshtein: "1" is not true or false`},
 		{"bench: {kvHeads: 5}", "bench.kvHeads: 5 does not divide bench.queryHeads 32"},
+		{"bench: {shape: llama-9}", `bench.shape: shape "llama-9" is unknown (gemma-3-270m, `},
+		{"bench: {project: [l5]}", `bench.project[0]: "l5" is not one of `},
 		{"x: &a [1]\ny: *a\n", "x: unknown key"},
 	} {
 		_, err := configs.Load("f.yaml", []byte(c.yaml), nil)

@@ -8,7 +8,11 @@
 // schema (Schema) and the commented YAML of an experiment (YAML).
 package configs
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/hashattn/hashattn/model"
+)
 
 // Experiment is one experiment. The tags are the whole truth about a key: its
 // name, what it means, and the values it may have.
@@ -133,6 +137,9 @@ type Bench struct {
 	QueryHeads int      `json:"queryHeads" jsonschema:"minimum=1,maximum=1024" jsonschema_description:"attention: query heads of the layer."`
 	KVHeads    int      `json:"kvHeads" jsonschema:"minimum=1,maximum=1024" jsonschema_description:"attention: KV heads of the layer."`
 	HeadDim    int      `json:"headDim" jsonschema:"minimum=8,maximum=512" jsonschema_description:"attention: width of a head."`
+	Shape      string   `json:"shape" jsonschema_description:"Published model whose sizes count (llama-3.1-8b, qwen2.5-7b, smollm2-135m, ...): attention takes its heads, decode and prefill random weights of its shape behind random keys and values; empty: queryHeads, kvHeads and headDim, and the model."`
+	Weights    string   `json:"weights" jsonschema:"enum=bf16,enum=q8_0" jsonschema_description:"Number format of a shape's random weights."`
+	Project    []string `json:"project" jsonschema:"enum=a10,enum=a100,enum=a100-40g,enum=h100,enum=h200,enum=l4,enum=l40s,enum=rtx4090,enum=t4" jsonschema_description:"attention: cards for which a roofline fitted to the times here projects the same steps."`
 	Runs       int      `json:"runs" jsonschema:"minimum=3,maximum=100000" jsonschema_description:"Timed runs of each setting."`
 	Presets    []string `json:"presets" jsonschema:"enum=paper,enum=shared,enum=grouped" jsonschema_description:"Presets to time."`
 }
@@ -180,7 +187,7 @@ func Default() *Experiment {
 		},
 		Bench: Bench{
 			Parts: []string{"attention", "decode", "prefill"}, Contexts: []Tokens{4096, 32768, 131072},
-			Decode: []Tokens{2048, 4096}, Batch: []int{1}, QueryHeads: 32, KVHeads: 8, HeadDim: 128, Runs: 20,
+			Decode: []Tokens{2048, 4096}, Batch: []int{1}, QueryHeads: 32, KVHeads: 8, HeadDim: 128, Runs: 20, Weights: "bf16",
 			Presets: []string{"grouped", "shared", "paper"},
 		},
 		LongBench: LongBench{Data: "sample", PrefillOffset: 128, QuestionSparse: "tail"},
@@ -209,6 +216,11 @@ func (e *Experiment) check() error {
 		return &KeyError{Key: "train.bits", Problem: fmt.Sprintf("%d is not a multiple of 4", e.Train.Bits)}
 	case e.Bench.QueryHeads%e.Bench.KVHeads != 0:
 		return &KeyError{Key: "bench.kvHeads", Problem: fmt.Sprintf("%d does not divide bench.queryHeads %d", e.Bench.KVHeads, e.Bench.QueryHeads)}
+	}
+	if e.Bench.Shape != "" {
+		if _, err := model.Named(e.Bench.Shape); err != nil {
+			return &KeyError{Key: "bench.shape", Problem: err.Error()}
+		}
 	}
 	for i, c := range e.Eval.Recall.Contexts {
 		if c > e.Capture.Context {
