@@ -23,7 +23,7 @@ type Experiment struct {
 	Data       Data       `json:"data" jsonschema_description:"Texts."`
 	Capture    Capture    `json:"capture" jsonschema_description:"Queries and keys taken from the model."`
 	Train      Train      `json:"train" jsonschema_description:"Training of the hash mappings."`
-	Selectors  []Selector `json:"selectors" jsonschema_description:"What chooses the tokens that attention reads: a name, or a name with options such as hash:preset=shared,rerank=2 or quest:page=16. hash stands for every trained mapping."`
+	Selectors  []Selector `json:"selectors" jsonschema_description:"What chooses the tokens that attention reads: a name, or a name with options such as hash:preset=shared,rerank=2 or quest:page=16. hash stands for every trained mapping. p=0.9 (hash, oracle, pq) cuts a token set where its scores estimate that it holds that share of attention, the budget being its most; hash:budgets=uniform leaves out the shares of a calibrated mapping."`
 	Sparsities []Budget   `json:"sparsities" jsonschema_description:"Budgets of chosen tokens: shares of the cached tokens (1/32) or counts (512)."`
 	Eval       Eval       `json:"eval" jsonschema_description:"Measurements of quality."`
 	Bench      Bench      `json:"bench" jsonschema_description:"Measurements of latency."`
