@@ -47,7 +47,7 @@ compare with no published score.
 			return s.show(o.out, f)
 		}),
 	}
-	a.bindKeys(c, "name", "model", "longbench", "selectors", "sparsities", "device")
+	a.bindKeys(c, "name", "model", "longbench", "selectors", "sparsities", "train.denseLayers", "device")
 	a.bindBenchmark(c, &o, "scores.json")
 	return c
 }

@@ -43,7 +43,7 @@ are kept as they are made, so that a stopped run goes on.
 			return s.showHeatMaps(f, filepath.Dir(o.out))
 		}),
 	}
-	a.bindKeys(c, "name", "model", "eval.niah", "selectors", "sparsities", "device")
+	a.bindKeys(c, "name", "model", "eval.niah", "selectors", "sparsities", "train.denseLayers", "device")
 	a.bindBenchmark(c, &o, "niah/scores.json")
 	return c
 }

@@ -44,7 +44,7 @@ documents are kept, so that a stopped measurement goes on.
 			return s.show(o.out, f)
 		}),
 	}
-	a.bindKeys(c, "name", "model", "eval.perplexity", "selectors", "sparsities", "device", "data.heldout")
+	a.bindKeys(c, "name", "model", "eval.perplexity", "selectors", "sparsities", "train.denseLayers", "device", "data.heldout")
 	c.Flags().StringVar(&o.calibration, "calibration", "", "trace that pq and doublesparsity calibrate on (default: traces/calibration in the run's `folder`)")
 	c.Flags().StringArrayVar(&o.mappings, "mapping", nil, "mapping `file`, may be repeated (default: those of the run)")
 	c.Flags().StringVarP(&o.out, "out", "o", "", "`file` to write (default: perplexity.json in the run's folder)")

@@ -41,7 +41,7 @@ attention's output. It needs no model, only the trace and the mappings.
 			return s.show(o.out, f)
 		}),
 	}
-	a.bindKeys(c, "name", "eval.recall", "selectors", "sparsities", "device")
+	a.bindKeys(c, "name", "eval.recall", "selectors", "sparsities", "train.denseLayers", "device")
 	c.Flags().StringVar(&o.trace, "trace", "", "held-out trace (default: traces/heldout in the run's `folder`)")
 	c.Flags().StringVar(&o.calibration, "calibration", "", "trace that pq and doublesparsity calibrate on (default: traces/calibration in the run's `folder`)")
 	c.Flags().StringArrayVar(&o.mappings, "mapping", nil, "mapping `file`, may be repeated (default: those of the run)")

@@ -37,7 +37,7 @@ stopped run goes on.
 			return s.show(o.out, f)
 		}),
 	}
-	a.bindKeys(c, "name", "model", "eval.ruler", "selectors", "sparsities", "device")
+	a.bindKeys(c, "name", "model", "eval.ruler", "selectors", "sparsities", "train.denseLayers", "device")
 	a.bindBenchmark(c, &o, "ruler/scores.json")
 	return c
 }

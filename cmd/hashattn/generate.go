@@ -51,7 +51,7 @@ density: the share of cached tokens that attention really read. With --mapping
 			return s.runGenerate(ctx, o)
 		}),
 	}
-	a.bindKeys(c, "model", "device", "train.sink", "train.local")
+	a.bindKeys(c, "model", "device", "train.sink", "train.local", "train.denseLayers")
 	f := c.Flags()
 	f.StringVarP(&o.prompt, "prompt", "p", "", "text to continue")
 	f.StringVar(&o.promptFile, "prompt-file", "", "`file` of the text to continue, - for standard input")
@@ -62,7 +62,7 @@ density: the share of cached tokens that attention really read. With --mapping
 	f.Float64Var(&o.topP, "top-p", 1, "draw from the smallest set of tokens of this probability")
 	f.Uint64Var(&o.seed, "seed", 1, "of drawing")
 	f.StringVar(&o.mapping, "mapping", "", "hash mapping `file`: sparse decoding")
-	f.StringVar(&o.selector, "selector", "", "another selector, such as quest:page=16, or hash:rerank=2 with --mapping")
+	f.StringVar(&o.selector, "selector", "", "another selector, such as quest:page=16, or hash:rerank=2,p=0.95 with --mapping")
 	f.StringVar(&o.sparsity, "sparsity", "1/32", "chosen tokens: a share such as 1/32 or a count such as 512")
 	f.IntVar(&o.offset, "prefill-offset", 1, "last prompt tokens that are read sparsely too")
 	f.BoolVar(&o.force, "force", false, "use a mapping that was trained for other weights")
@@ -192,7 +192,7 @@ func (s *session) generateAttention(m *model.Model, o generateOptions, b kernels
 	if (sel.Name == "hash") != (o.mapping != "") {
 		return nil, eval.Setting{}, usagef("--mapping goes with the selector hash, and only with it")
 	}
-	src := eval.Source{Method: sel.Description(), Sink: s.Train.Sink, Local: s.Train.Local, Candidates: sel.Rerank}
+	src := eval.Source{Method: sel.Description(), Sink: s.Train.Sink, Local: s.Train.Local, Candidates: sel.Rerank, DenseLayers: s.Train.DenseLayers, Mass: sel.P}
 	if o.mapping != "" {
 		mappings, err := loadMappings([]string{o.mapping})
 		if err != nil {
@@ -203,17 +203,17 @@ func (s *session) generateAttention(m *model.Model, o generateOptions, b kernels
 			s.app.progress.logf("--force: %v", err)
 			mp.Model.Fingerprint = m.Fingerprint
 		}
-		src = eval.Source{Mapping: mp, Sink: -1, Local: -1, Candidates: -1, DenseLayers: mp.DenseLayers}
-		if sel.Rerank > 0 {
-			src.Candidates = sel.Rerank
-		}
+		src = s.mappingSource(mp, sel)
 	}
 	set, err := eval.NewSetting(m.Device, m.Shape(), m.QueryScale, src, nil)
 	if err != nil {
 		return nil, set, asInput(err)
 	}
 	sparse, err := set.SparseFor(m, b)
-	return sparse, set, err
+	if err != nil {
+		return nil, set, usageError{err}
+	}
+	return sparse, set, nil
 }
 
 // generate prefills densely up to the offset and decodes, printing as it goes.

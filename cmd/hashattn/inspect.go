@@ -254,6 +254,9 @@ func (a *app) inspectSafetensors(ctx context.Context, o inspectOptions, i *inspe
 		i.add("score", fmt.Sprintf("%s, query bits %d", m.Score, m.QueryBits))
 		i.add("sink, local", fmt.Sprintf("%d, %d", m.Sink, m.Local))
 		i.add("candidates", m.Candidates)
+		if x := extremes(m); x != nil {
+			i.add("shares", fmt.Sprintf("%.3g to %.3g mean budgets per %s, by %s at %s", x[0], x[1], m.Shares.Measured.Per, m.Shares.Measured.Objective, m.Shares.Measured.Budget))
+		}
 		i.add("layers", fmt.Sprintf("%d, dense %v, per head %v", len(m.Layers), m.DenseLayers, m.PerHeadLayers))
 		i.add("training", m.TrainingHash)
 	} else if len(f.Metadata) > 0 {

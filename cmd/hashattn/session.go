@@ -182,7 +182,7 @@ func (s *session) settings(d kernels.Device, at selector.Shape, mappings []*mapp
 	}
 	for _, sel := range s.Selectors {
 		if sel.Name != "hash" {
-			src := eval.Source{Method: sel.Description(), Sink: s.Train.Sink, Local: s.Train.Local, Candidates: sel.Rerank, DenseLayers: dense}
+			src := eval.Source{Method: sel.Description(), Sink: s.Train.Sink, Local: s.Train.Local, Candidates: sel.Rerank, DenseLayers: dense, Mass: sel.P}
 			if err := add(src); err != nil {
 				return nil, err
 			}
@@ -194,11 +194,7 @@ func (s *session) settings(d kernels.Device, at selector.Shape, mappings []*mapp
 				continue
 			}
 			used++
-			src := eval.Source{Mapping: m, Sink: -1, Local: -1, Candidates: -1, DenseLayers: m.DenseLayers}
-			if sel.Rerank > 0 {
-				src.Candidates = sel.Rerank
-			}
-			if err := add(src); err != nil {
+			if err := add(s.mappingSource(m, sel)); err != nil {
 				return nil, err
 			}
 		}
@@ -207,6 +203,17 @@ func (s *session) settings(d kernels.Device, at selector.Shape, mappings []*mapp
 		}
 	}
 	return out, nil
+}
+
+// mappingSource is a mapping under the rule of use that a selector names.
+func (s *session) mappingSource(m *mapping.Mapping, sel configs.Selector) eval.Source {
+	dense := slices.Concat(m.DenseLayers, s.Train.DenseLayers)
+	slices.Sort(dense)
+	src := eval.Source{Mapping: m, Sink: -1, Local: -1, Candidates: -1, DenseLayers: slices.Compact(dense), Mass: sel.P, Uniform: sel.Uniform}
+	if sel.Rerank > 0 {
+		src.Candidates = sel.Rerank
+	}
+	return src
 }
 
 // modelSettings makes the experiment's selectors for a loaded model, from the

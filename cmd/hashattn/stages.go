@@ -83,8 +83,12 @@ func (s *session) stages() ([]pipeline.Stage, error) {
 		if err != nil {
 			return nil, err
 		}
+		var depends any = config
+		if s.Train.Calibrate {
+			depends = []any{config, s.Train.Calibration, kind}
+		}
 		list = append(list, pipeline.Stage{
-			Name: "train-" + preset, Version: 1, Config: config, Inputs: func() ([]string, error) { return []string{"traces/calibration"}, nil },
+			Name: "train-" + preset, Version: 1, Config: depends, Inputs: func() ([]string, error) { return []string{"traces/calibration"}, nil },
 			// The folder of checkpoints knows by itself what still holds.
 			Outputs: []string{mappings[i], filepath.Join("train", preset, "losses.jsonl")},
 			Run: func(ctx context.Context) error {

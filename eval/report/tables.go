@@ -284,6 +284,9 @@ func (r *Report) benchTables() []Table {
 			name := r.label(run, x.Selector, x.Preset)
 			if x.Projected {
 				name += " (projected)"
+				if note := name + ": " + strings.TrimPrefix(x.Note, "projected: "); !strings.Contains(t.Note, note) {
+					t.Note += " " + note + "."
+				}
 			}
 			stage := x.Stage
 			if stage == "" {

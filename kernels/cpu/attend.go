@@ -65,8 +65,8 @@ func (d *Device) AttendSelected(out, q kernels.Tensor, layer int, b *kernels.Bat
 		for t := range seg.Len {
 			n := seg.Start + t + 1
 			for set := range s.Heads {
-				list := d.decode.addSelected(seg, row+t, set, heads/s.Heads, n, s)
-				copy(list, chosen[((row+t)*s.Heads+set)*k:])
+				list := s.List(chosen[((row+t)*s.Heads+set)*k:], s.ChosenOf(set, n))
+				copy(d.decode.addSelected(seg, row+t, set, heads/s.Heads, n, len(list), s), list)
 			}
 		}
 		row += seg.Len
@@ -88,12 +88,12 @@ func (j *decodeJob) reserve(b *kernels.Batch, s kernels.Selection) {
 }
 
 // addSelected adds the queries of a row's set, which sees n tokens, and gives
-// the list of the chosen ones for the caller to fill in before run. It lies in
+// the list of the count chosen ones for the caller to fill in before run. It lies in
 // the list of all that are read: the first and last tokens are so few that to
 // begin with them anew would cost more than to name them.
-func (j *decodeJob) addSelected(seg *kernels.Segment, row, set, queries, n int, s kernels.Selection) []int32 {
+func (j *decodeJob) addSelected(seg *kernels.Segment, row, set, queries, n, count int, s kernels.Selection) []int32 {
 	lo, hi := s.Range(n)
-	list := j.lists[j.listed:][:s.Read(n)]
+	list := j.lists[j.listed:][:lo+count+n-hi]
 	j.listed += len(list)
 	for i := range lo {
 		list[i] = int32(i)
@@ -104,7 +104,7 @@ func (j *decodeJob) addSelected(seg *kernels.Segment, row, set, queries, n int, 
 	}
 	j.addRow(seg, row, set, queries, positions{list: list, n: len(list)})
 	j.d.CountReads(int64(len(list)*seg.Cache.KVHeads), int64(n*seg.Cache.KVHeads))
-	return list[lo : s.Read(n)-(n-hi)]
+	return list[lo : lo+count]
 }
 
 // positions is which n cached tokens a row reads: those from first on, or those

@@ -18,7 +18,7 @@ type hashState struct {
 // AttendHash implements kernels.Device. Scores are cut as they are computed:
 // only the candidates near the cut are ever stored.
 func (d *Device) AttendHash(out, q kernels.Tensor, layer int, b *kernels.Batch, scale float32, h kernels.HashQuery, s kernels.Selection) {
-	if q.Dim(2)%d.set.lanes != 0 {
+	if q.Dim(2)%d.set.lanes != 0 || s.Mass > 0 {
 		kernels.ComposeAttendHash(d, out, q, layer, b, scale, h, s)
 		return
 	}
@@ -56,10 +56,10 @@ func (d *Device) AttendHash(out, q kernels.Tensor, layer int, b *kernels.Batch, 
 			lo, hi := s.Range(n)
 			for set := range s.Heads {
 				at := row*s.Heads + set
-				chosen := d.decode.addSelected(seg, row, set, q.Dim(1)/s.Heads, n, s)
+				chosen := d.decode.addSelected(seg, row, set, q.Dim(1)/s.Heads, n, s.ChosenOf(set, n), s)
 				list := chosen
 				if s.Reranks() {
-					list = state.selected[at*scored:][:s.Scored(n)]
+					list = state.selected[at*scored:][:s.ScoredOf(set, n)]
 					d.rerank.rows[at] = rerankRow{seg, row, set, n, list, chosen}
 				}
 				r := topRow{lo: lo, hi: hi, count: len(list), selected: list}

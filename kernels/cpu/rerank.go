@@ -29,7 +29,7 @@ type rerankRow struct {
 func (j *rerankJob) task(worker, index int) {
 	r := &j.rows[index]
 	k, s := j.d.set, &j.d.scratch[worker]
-	count := j.selection.Chosen(r.n)
+	count := j.selection.Kept(r.set, r.n, len(r.candidates))
 	for i := count; i < len(r.kept); i++ {
 		r.kept[i] = -1
 	}
@@ -119,7 +119,7 @@ func (d *Device) Rerank(selected, candidates, q kernels.Tensor, layer int, b *ke
 			n := seg.Start + t + 1
 			for set := range s.Heads {
 				at := row*s.Heads + set
-				d.rerank.rows[at] = rerankRow{seg, row, set, n, from[at*k:][:s.Scored(n)], to[at*kept:][:kept]}
+				d.rerank.rows[at] = rerankRow{seg, row, set, n, s.List(from[at*k:], s.ScoredOf(set, n)), to[at*kept:][:kept]}
 			}
 			row++
 		}

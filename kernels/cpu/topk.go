@@ -268,7 +268,7 @@ func (d *Device) TopK(selected, scores kernels.Tensor, b *kernels.Batch, s kerne
 			for set := range sets {
 				at := row*sets + set
 				r := &d.top.rows[at]
-				*r = topRow{lo: lo, hi: hi, count: s.Scored(n), selected: out[at*k : (at+1)*k]}
+				*r = topRow{lo: lo, hi: hi, count: s.ScoredOf(set, n), selected: out[at*k : (at+1)*k]}
 				if scores.Type == dtype.I32 {
 					r.ints = scores.I32()[at*stride:]
 				} else {

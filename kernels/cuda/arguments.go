@@ -68,6 +68,9 @@ type selection struct {
 func (s selection) words() []uint64 { return wordsOf(&s) }
 
 func selectionOf(s kernels.Selection) selection {
+	if s.Uneven() {
+		panic("cuda: sets of different sizes in one layer")
+	}
 	return selection{heads: int32(s.Heads), sink: int32(s.Sink), local: int32(s.Local), num: int32(s.Budget.Num), den: int32(s.Budget.Den), count: int32(s.Budget.Count), candidates: int32(s.Candidates)}
 }
 

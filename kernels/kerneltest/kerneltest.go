@@ -53,6 +53,7 @@ func Run(t *testing.T, open func(t testing.TB) kernels.Device, tol Tolerance) {
 		{"topkproperty", testTopKProperty},
 		{"rerank", testRerank},
 		{"attendhash", testAttendHash},
+		{"uneven", testUneven},
 	}
 	for _, part := range suite {
 		t.Run(part.name, func(t *testing.T) {
