@@ -13,6 +13,8 @@
 //    several levels, they count again.
 // 3. Winners have a rank in position order; of the levels equal to the cut the
 //    oldest lose. Rank r goes to block r / per, which attends to it.
+//    With reranking winners are candidates: their exact logits stay in shared
+//    memory, are cut again by digits, and only V rows of the kept are read.
 // 4. Parts of the output are exchanged the same way and merged in order.
 #include "attend.cuh"
 #include "cut.cuh"

@@ -9,7 +9,8 @@ import (
 	"github.com/hashattn/hashattn/kernels/dtype"
 )
 
-// AttendHash implements kernels.Device: where fusable says so one cluster
+// AttendHash implements kernels.Device: behind the encoding, where fusable says
+// so, one cluster
 // launch does it all, or chooses the candidates of reranking; elsewhere the
 // single operations.
 func (d *Device) AttendHash(out, q kernels.Tensor, layer int, b *kernels.Batch, scale float32, h kernels.HashQuery, sel kernels.Selection) {
@@ -59,11 +60,11 @@ func (d *Device) encodeQueries(e *encoder, q kernels.Tensor, bits int) (weights,
 
 // fusedPlan is a launch of the fused kernel.
 type fusedPlan struct {
-	blocks, warps  int // of a cluster, of a block
-	bins           int // of levels
-	levels, listed int // room of a block
-	shared         int // bytes
-	reranks        bool
+	blocks, warps  int  // of a cluster, of a block
+	bins           int  // of levels
+	levels, listed int  // room of a block
+	shared         int  // bytes
+	reranks        bool // candidates, in the same launch
 }
 
 // The fused kernel's statically declared shared memory, and what a block can
@@ -136,8 +137,8 @@ func (d *Device) fusable(q kernels.Tensor, layer int, s *batch, e *encoder, h ke
 	}
 }
 
-// fusedBlocks chooses the cluster: about 1024 tokens a block, but no more blocks than multiprocessors, unless a block would
-// get more than 16384 tokens.
+// fusedBlocks chooses the cluster: about 1024 tokens a block, but no more blocks
+// than multiprocessors, unless a block would get more than 16384 tokens.
 func fusedBlocks(s fusedShape, sets, multiprocessors int) (blocks, warps int) {
 	blocks = 2
 	for blocks < 16 && s.limit > 1024*blocks && (2*sets*blocks <= multiprocessors || s.limit > 16384*blocks) {
@@ -168,9 +169,9 @@ func (d *Device) fresh(s *batch) int32 {
 	return s.single()
 }
 
-// attendFused launches the fused kernel on a quantised query map. selected, if not 0, gets
-// the chosen positions (of reranking: the candidates), rows of k; without out
-// that is all.
+// attendFused launches the fused kernel on a quantised query map. selected, if
+// not 0, gets the chosen positions (of reranking: the candidates), rows of k;
+// without out that is all.
 func (d *Device) attendFused(p fusedPlan, out, q kernels.Tensor, weights, selected uint64, k, layer int, s *batch, scale float32, e *encoder, sel kernels.Selection) {
 	heads, dim := q.Dim(1), q.Dim(2)
 	var shadow uint64

@@ -239,6 +239,11 @@ func TestPlanFused(t *testing.T) {
 		for _, words := range []int{1, 2, 4} {
 			for _, dim := range []int{64, 128, 256} {
 				shape := fusedShape{limit, limit/8 + 256, words, 32 * words * 127, 8, dim, false}
+				reranked := shape
+				reranked.rerank = true
+				if p := reranked.plan(16, 8); !p.reranks || p.shared < shape.plan(16, 8).shared+4*p.listed*10 {
+					t.Fatalf("%+v leaves no room for logits: %+v", reranked, p)
+				}
 				for _, sets := range []int{1, 8, 64, 512} {
 					blocks, warps := fusedBlocks(shape, sets, 132)
 					if blocks < 2 || blocks > 16 || blocks&(blocks-1) != 0 || warps != 4 && warps != 8 {
