@@ -109,6 +109,7 @@ func TestFileErrors(t *testing.T) {
 		{"train: {presets: [shard]}", `train.presets[0]: "shard" is not one of paper, shared, grouped, did you mean shared?`},
 		{"train: {queryBits: 5}", `train.queryBits: "5" is not one of 4, 8`},
 		{"train: {bits: 30}", "f.yaml: train.bits: 30 is not a multiple of 4"},
+		{"sparsities: []", "sparsities: is empty"},
 		{"sparsities: [2/1]", `sparsities[0]: "2/1" is not a budget`},
 		{"sparsities: [0.03]", `sparsities[0]: "0.03" is not a budget`},
 		{"sparsities: [1/0]", `sparsities[0]: "1/0" is not a budget`},
@@ -196,6 +197,13 @@ func TestReadFile(t *testing.T) {
 	}
 	if raw, err := configs.ReadFile("configs/quickstart.yaml"); err != nil || !strings.Contains(string(raw), "name: quickstart") {
 		t.Errorf("shipped file: %v", err)
+	}
+	t.Chdir(t.TempDir())
+	if err := os.MkdirAll("quickstart", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if raw, err := configs.ReadFile("quickstart"); err != nil || !strings.Contains(string(raw), "name: quickstart") {
+		t.Errorf("shipped file beside a folder of its name: %v", err)
 	}
 	if _, err := configs.ReadFile("missing.yaml"); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "quickstart.yaml") {
 		t.Errorf("missing file: %v", err)

@@ -202,6 +202,8 @@ func (e *Experiment) check() error {
 		return &KeyError{Key: "name", Problem: fmt.Sprintf("%q cannot name a folder; use letters, digits, '-', '_' and '.'", e.Name)}
 	case e.Model == "":
 		return &KeyError{Key: "model", Problem: "is empty; give an alias such as smollm2-135m, a GGUF file or a Hugging Face folder"}
+	case len(e.Sparsities) == 0:
+		return &KeyError{Key: "sparsities", Problem: "is empty; give shares of the cached tokens such as 1/32, or counts such as 512"}
 	case len(e.Data.Calibration) == 0:
 		return &KeyError{Key: "data.calibration", Problem: "names no texts"}
 	case len(e.Data.Heldout) == 0:

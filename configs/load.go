@@ -32,18 +32,22 @@ func Shipped() []string {
 // maxBytes bounds an experiment file.
 const maxBytes = 1 << 20
 
-// ReadFile gives an experiment file's content: the file at path or, where none
-// lies there, the shipped one of that name ("quickstart.yaml", also
+// ReadFile gives an experiment file's content: the file at path or, where there
+// is none or a folder, the shipped one of that name ("quickstart.yaml", also
 // "configs/quickstart.yaml" or "quickstart").
 func ReadFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && info.IsDir() {
 		name := strings.TrimPrefix(filepath.ToSlash(path), "configs/")
 		if raw, shippedErr := shipped.ReadFile(strings.TrimSuffix(name, ".yaml") + ".yaml"); shippedErr == nil {
 			return raw, nil
 		}
+		if err == nil {
+			return nil, fmt.Errorf("%s is a folder, want an experiment file", path)
+		}
 		return nil, fmt.Errorf("%w; experiments that ship with the program: %s", err, strings.Join(Shipped(), ", "))
 	}
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}

@@ -63,8 +63,12 @@ func BenchAttention(ctx context.Context, o BenchAttentionOptions) ([]result.Benc
 			o.Progress(done, total)
 		}
 	}
+	watch, err := newStopwatch(o.Device, o.Runs)
+	if err != nil {
+		return nil, fmt.Errorf("bench attention: %w", err)
+	}
 	for _, shape := range o.Shapes {
-		b := attentionBench{BenchAttentionOptions: o, shape: shape, watch: newStopwatch(o.Device, o.Runs)}
+		b := attentionBench{BenchAttentionOptions: o, shape: shape, watch: watch}
 		if err := b.prepare(); err != nil {
 			return nil, fmt.Errorf("bench attention %v, %d x %d tokens: %w", shape, shape.Batch, shape.Context, err)
 		}

@@ -20,6 +20,13 @@ func (h HashShape) projections(s AttentionShape) (key, query kernels.Projection,
 		}
 		return a
 	}
+	// what training stores of a group's query map
+	half := func(a kernels.Affine) kernels.Affine {
+		for i, v := range a.Weight {
+			a.Weight[i] = dtype.F32FromBF16(dtype.BF16FromF32(v))
+		}
+		return a
+	}
 	const width = 128 // of the paper's MLP
 	d, group := s.HeadDim, s.QueryHeads/s.KVHeads
 	key = kernels.Projection{Name: h.Preset + " key", Heads: s.KVHeads}
@@ -41,9 +48,12 @@ func (h HashShape) projections(s AttentionShape) (key, query kernels.Projection,
 		if h.Preset == "grouped" {
 			heads, in = s.KVHeads, group*d
 			query.Heads = s.KVHeads
-			query.Layers = []kernels.Affine{affine(query.Heads, in, 2*d), affine(query.Heads, 2*d, 2*d), affine(query.Heads, 2*d, h.Bits)}
+			query.Layers = []kernels.Affine{half(affine(query.Heads, in, 2*d)), half(affine(query.Heads, 2*d, 2*d)), half(affine(query.Heads, 2*d, h.Bits))}
 		}
 		skip := affine(query.Heads, in, h.Bits)
+		if h.Preset == "grouped" {
+			skip = half(skip)
+		}
 		query.Skip = &skip
 	default:
 		err = fmt.Errorf("preset %q (paper, shared and grouped are known)", h.Preset)

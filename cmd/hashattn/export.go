@@ -48,13 +48,13 @@ Python. The flags change how the maps are used; the maps themselves stay.
 	f.IntSliceVar(&o.dense, "dense-layers", nil, "layers that are to stay dense; their maps are left out")
 	f.IntSliceVar(&o.perHead, "per-head-layers", nil, "layers that are to select per query head; they need a query map for each")
 	f.BoolVar(&o.uniform, "uniform-budgets", false, "leave out the shares of a calibrated budget")
-	if err := c.MarkFlagRequired("out"); err != nil {
-		panic(err) // the flag is defined above
-	}
 	return c
 }
 
 func (a *app) runExport(c *cobra.Command, o exportOptions, path string) error {
+	if o.out == "" {
+		return usagef("name the file to write by --out")
+	}
 	m, err := mapping.Load(path)
 	if err != nil {
 		return asInput(err)

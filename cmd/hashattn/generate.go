@@ -47,15 +47,9 @@ density: the share of cached tokens that attention really read. With --mapping
   hashattn generate --prompt-file book.txt --mapping grouped.safetensors --sparsity 1/32
   hashattn generate --prompt-file - --selector quest:page=16 --sparsity 512 < book.txt`,
 		Args: args(cobra.NoArgs),
-		RunE: func(c *cobra.Command, _ []string) error {
-			e, err := a.experiment(c)
-			if err != nil {
-				return err
-			}
-			s := a.session(e)
-			defer s.Close()
-			return s.runGenerate(c.Context(), o)
-		},
+		RunE: a.inSession(func(ctx context.Context, s *session) error {
+			return s.runGenerate(ctx, o)
+		}),
 	}
 	a.bindKeys(c, "model", "device", "train.sink", "train.local", "train.denseLayers")
 	f := c.Flags()

@@ -20,6 +20,7 @@ import (
 	"github.com/hashattn/hashattn/model/gguf"
 	"github.com/hashattn/hashattn/model/mapping"
 	"github.com/hashattn/hashattn/model/safetensors"
+	"github.com/hashattn/hashattn/model/shape"
 	"github.com/hashattn/hashattn/model/trace"
 )
 
@@ -34,6 +35,7 @@ type inspection struct {
 	Sound    bool         `json:"sound"`
 	Checked  string       `json:"checked"` // how far
 	Facts    []fact       `json:"facts"`
+	Model    *shape.Model `json:"model,omitempty"` // of a checkpoint, as traces and mappings record it
 	Tensors  []tensorFact `json:"tensors,omitempty"`
 	Problems []string     `json:"problems,omitempty"`
 }
@@ -224,6 +226,8 @@ func inspectModel(i *inspection) error {
 	i.add("vocabulary", fmt.Sprintf("%d tokens, %d rows", tok.VocabSize(), c.Vocabulary))
 	i.add("tokenizer", tok.Hash())
 	i.add("fingerprint", fingerprint)
+	at := (&model.Model{Config: c, Fingerprint: fingerprint}).Shape()
+	i.Model = &at
 	return c.Check()
 }
 

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/hashattn/hashattn/configs"
 	"github.com/hashattn/hashattn/configs/texts"
 	"github.com/hashattn/hashattn/eval"
@@ -36,6 +38,20 @@ type session struct {
 
 func (a *app) session(e *configs.Experiment) *session {
 	return &session{app: a, Experiment: e, dir: runDir(e)}
+}
+
+// inSession makes a command's run function of one that works in the session of
+// the experiment that the command line describes.
+func (a *app) inSession(f func(context.Context, *session) error) func(*cobra.Command, []string) error {
+	return func(c *cobra.Command, _ []string) error {
+		e, err := a.experiment(c)
+		if err != nil {
+			return err
+		}
+		s := a.session(e)
+		defer s.Close()
+		return f(c.Context(), s)
+	}
 }
 
 // Close closes what was opened.
@@ -102,7 +118,7 @@ func (s *session) documents(m *model.Model, sources []string, n int, context int
 	}
 	docs = texts.Spread(docs, n)
 	if context > m.Context {
-		return nil, nil, usagef("a context of %d tokens is more than %s was trained for (%d); lower capture.context", context, m.Name, m.Context)
+		return nil, nil, beyond(m, context, "capture.context")
 	}
 	out := make([]eval.Document, len(docs))
 	for i, d := range docs {
@@ -113,6 +129,11 @@ func (s *session) documents(m *model.Model, sources []string, n int, context int
 		out[i] = eval.Document{ID: d.Name, Tokens: ids[:context]}
 	}
 	return docs, out, nil
+}
+
+// beyond is the error of a context that the model was not trained for.
+func beyond(m *model.Model, context int, key string) error {
+	return usagef("a context of %d tokens is more than %s was trained for (%d); lower %s", context, m.Name, m.Context, key)
 }
 
 // distinct reports a text that is both calibration and held-out.

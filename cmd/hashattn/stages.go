@@ -11,6 +11,7 @@ import (
 	"github.com/hashattn/hashattn/configs/texts"
 	"github.com/hashattn/hashattn/eval/pipeline"
 	"github.com/hashattn/hashattn/eval/result"
+	"github.com/hashattn/hashattn/model/atomicfile"
 )
 
 // stages are the experiment's stages in order. What each depends on is said
@@ -193,5 +194,5 @@ func writeModel(path string, m pulledModel) error {
 	if err != nil {
 		return err
 	}
-	return result.Replace(path, append(raw, '\n'))
+	return atomicfile.Replace(path, append(raw, '\n'))
 }
