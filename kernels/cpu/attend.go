@@ -65,8 +65,8 @@ func (d *Device) AttendSelected(out, q kernels.Tensor, layer int, b *kernels.Bat
 		for t := range seg.Len {
 			n := seg.Start + t + 1
 			for set := range s.Heads {
-				from := s.List(chosen[((row+t)*s.Heads+set)*k:], s.ChosenOf(set, n))
-				copy(d.decode.addSelected(seg, row+t, set, heads/s.Heads, n, len(from), s), from)
+				list := s.List(chosen[((row+t)*s.Heads+set)*k:], s.ChosenOf(set, n))
+				copy(d.decode.addSelected(seg, row+t, set, heads/s.Heads, n, len(list), s), list)
 			}
 		}
 		row += seg.Len
@@ -93,7 +93,7 @@ func (j *decodeJob) reserve(b *kernels.Batch, s kernels.Selection) {
 // begin with them anew would cost more than to name them.
 func (j *decodeJob) addSelected(seg *kernels.Segment, row, set, queries, n, count int, s kernels.Selection) []int32 {
 	lo, hi := s.Range(n)
-	list := j.lists[j.listed:][:n-(hi-lo)+count]
+	list := j.lists[j.listed:][:lo+count+n-hi]
 	j.listed += len(list)
 	for i := range lo {
 		list[i] = int32(i)
