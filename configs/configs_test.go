@@ -31,11 +31,11 @@ func TestShippedFilesLoad(t *testing.T) {
 }
 
 func TestYAMLRoundTrip(t *testing.T) {
-	raw, err := configs.ReadFile("full")
+	raw, err := configs.ReadFile("qwen2.5-coder-0.5b")
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := configs.Load("full.yaml", raw, nil, configs.Source{Name: "--set", Key: "longbench.memory", Value: "3GiB"})
+	want, err := configs.Load("qwen2.5-coder-0.5b.yaml", raw, nil, configs.Source{Name: "--set", Key: "longbench.memory", Value: "3GiB"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +98,7 @@ func TestFileErrors(t *testing.T) {
 		{"train:\n  steps: many\n", `f.yaml:2: train.steps: "many" is not a whole number`},
 		{"train:\n  steps: '400'\n", `f.yaml:2: train.steps: "400" is not a whole number`},
 		{"train: {steps: 1.5}", `train.steps: "1.5" is not a whole number`},
-		{"train: {steps: -1}", "train.steps: -1 is out of range, want 1 to 1000000"},
+		{"train: {steps: -1}", "train.steps: -1 is out of range, want 0 to 1000000"},
 		{"train: {steps: 99999999999999999999}", "is not a whole number"},
 		{"train: 3\n", "train: is one value, want a table of keys"},
 		{"[a]\n", "the file: is a list, want a table of keys"},

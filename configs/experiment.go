@@ -39,10 +39,11 @@ type Device struct {
 	Chunk   Tokens `json:"chunk" jsonschema:"minimum=1,maximum=1048576" jsonschema_description:"Tokens of one prefill step: bounds memory."`
 }
 
-// Data is the texts: each item is calibration or heldout (the embedded sets;
+// Data is the texts: each item is calibration, choice or heldout (the embedded sets;
 // calibration/code takes part of one), a text file, a folder, or a glob.
 type Data struct {
 	Calibration []string `json:"calibration" jsonschema_description:"Texts to train on: embedded sets (calibration, calibration/code), files, folders or globs."`
+	Choice      []string `json:"choice" jsonschema_description:"Texts that hashattn train --study chooses between variants with."`
 	Heldout     []string `json:"heldout" jsonschema_description:"Texts to measure on; none may be a calibration text."`
 }
 
@@ -57,10 +58,18 @@ type Capture struct {
 // Train is how mappings are trained.
 type Train struct {
 	Presets       []string    `json:"presets" jsonschema:"enum=paper,enum=shared,enum=grouped" jsonschema_description:"Mappings to train."`
-	Steps         int         `json:"steps" jsonschema:"minimum=1,maximum=1000000" jsonschema_description:"Training steps of shared and grouped."`
-	PaperSteps    int         `json:"paperSteps" jsonschema:"minimum=1,maximum=1000000" jsonschema_description:"Training steps of paper, which still gains at 6400."`
+	Steps         int         `json:"steps" jsonschema:"minimum=0,maximum=1000000" jsonschema_description:"Training steps of shared and grouped; 0: the fitted start, untrained."`
+	PaperSteps    int         `json:"paperSteps" jsonschema:"minimum=0,maximum=1000000" jsonschema_description:"Training steps of paper, which still gains at 6400; 0: its random start."`
+	PaperKeys     int         `json:"paperKeys" jsonschema:"minimum=16,maximum=1048576" jsonschema_description:"Keys of each document in one step of paper: its MLPs make each key dear, and more steps help it more than more keys."`
+	PaperDocs     int         `json:"paperDocuments" jsonschema:"minimum=1,maximum=1024" jsonschema_description:"Documents of one step of paper."`
+	PaperDecay    bool        `json:"paperDecay" jsonschema_description:"Let paper's learning rate fall as that of shared and grouped does; the paper's own is constant."`
 	Bits          int         `json:"bits" jsonschema:"minimum=4,maximum=256" jsonschema_description:"Bits of one key code, a multiple of 4."`
 	QueryBits     int         `json:"queryBits" jsonschema:"enum=4,enum=8" jsonschema_description:"Bits of one query weight in shared and grouped."`
+	BlockBits     int         `json:"blockBits" jsonschema:"minimum=0,maximum=256" jsonschema_description:"Bits of a block of the residual code of shared and grouped, a divisor of bits; 0: a plain linear code."`
+	KeyHidden     int         `json:"keyHidden" jsonschema:"minimum=0,maximum=4096" jsonschema_description:"Width of an MLP beside the linear key map of shared and grouped; 0: none."`
+	QueryAware    bool        `json:"queryAware" jsonschema_description:"Train shared and grouped with query weights rounded to queryBits."`
+	GroupRule     string      `json:"groupRule" jsonschema:"enum=sum,enum=mass" jsonschema_description:"How the heads of grouped agree on a set: sum trains one query map for all of them, mass one each, whose softmaxes are added (a second pass over the codes)."`
+	MassPower     float64     `json:"massPower" jsonschema_description:"Power of a head's attention mass in the target of grouped's joint query map: 1 as attention's output, 0 all heads alike."`
 	Candidates    int         `json:"candidates" jsonschema:"minimum=0,maximum=16" jsonschema_description:"Candidates that grouped reranks by exact logits, in budgets; below 2: none."`
 	LearningRate  float64     `json:"learningRate" jsonschema_description:"0: the preset's own."`
 	Documents     int         `json:"documents" jsonschema:"minimum=1,maximum=1024" jsonschema_description:"Documents of one step."`
@@ -168,10 +177,11 @@ func Default() *Experiment {
 		Name:    "experiment",
 		Model:   "smollm2-135m",
 		Device:  Device{Kind: "auto", Cache: "bf16", Chunk: 512},
-		Data:    Data{Calibration: []string{"calibration"}, Heldout: []string{"heldout"}},
+		Data:    Data{Calibration: []string{"calibration"}, Choice: []string{"choice"}, Heldout: []string{"heldout"}},
 		Capture: Capture{Context: 4096},
 		Train: Train{
-			Presets: []string{"shared", "grouped", "paper"}, Steps: 800, PaperSteps: 6400, Bits: 32, QueryBits: 8, Candidates: 2,
+			Presets: []string{"shared", "grouped", "paper"}, Steps: 800, PaperSteps: 6400, PaperKeys: 1024, PaperDocs: 1, Bits: 32, QueryBits: 8, Candidates: 2,
+			BlockBits: 4, GroupRule: "sum", MassPower: 1,
 			Documents: 4, Queries: 64, Keys: 4096, Sink: 128, Local: 128, Seed: 1,
 			Calibration: Calibration{Budget: fraction(1, 32), Objective: "error", Per: "set", Least: 0.25, Most: 4, Positions: 64},
 		},
@@ -216,6 +226,10 @@ func (e *Experiment) check() error {
 		return &KeyError{Key: "train.calibration.most", Problem: fmt.Sprintf("%v is out of range, want 1 to 1024", e.Train.Calibration.Most)}
 	case e.Train.Bits%4 != 0:
 		return &KeyError{Key: "train.bits", Problem: fmt.Sprintf("%d is not a multiple of 4", e.Train.Bits)}
+	case e.Train.BlockBits > 0 && e.Train.Bits%e.Train.BlockBits != 0:
+		return &KeyError{Key: "train.blockBits", Problem: fmt.Sprintf("%d does not divide train.bits %d", e.Train.BlockBits, e.Train.Bits)}
+	case !(e.Train.MassPower >= 0 && e.Train.MassPower <= 4):
+		return &KeyError{Key: "train.massPower", Problem: fmt.Sprintf("%v is out of range, want 0 to 4", e.Train.MassPower)}
 	case e.Bench.QueryHeads%e.Bench.KVHeads != 0:
 		return &KeyError{Key: "bench.kvHeads", Problem: fmt.Sprintf("%d does not divide bench.queryHeads %d", e.Bench.KVHeads, e.Bench.QueryHeads)}
 	}

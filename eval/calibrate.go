@@ -30,7 +30,6 @@ const (
 type CalibrateOptions struct {
 	Device  kernels.Device
 	Trace   *trace.Reader
-	Scale   float32 // of q.k
 	Mapping *mapping.Mapping
 	// Budget is the mean budget at which the shares are measured.
 	Budget    kernels.Budget
@@ -64,7 +63,7 @@ func Calibrate(ctx context.Context, o CalibrateOptions) (*Calibrated, error) {
 	if o.Objective != ObjectiveMass && o.Objective != ObjectiveError {
 		return nil, fmt.Errorf("calibrate: objective %q, want %s or %s", o.Objective, ObjectiveMass, ObjectiveError)
 	}
-	set, err := NewSetting(o.Device, o.Trace.Model, o.Scale, Source{Mapping: o.Mapping, Sink: -1, Local: -1, Candidates: -1, DenseLayers: o.Mapping.DenseLayers, Uniform: true}, nil)
+	set, err := NewSetting(o.Device, o.Trace.Model, o.Trace.Scale, Source{Mapping: o.Mapping, Sink: -1, Local: -1, Candidates: -1, DenseLayers: o.Mapping.DenseLayers, Uniform: true}, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +81,7 @@ func Calibrate(ctx context.Context, o CalibrateOptions) (*Calibrated, error) {
 		}
 	}
 	rows, err := Recall(ctx, RecallOptions{
-		Device: o.Device, Trace: o.Trace, Scale: o.Scale, Settings: []Setting{set}, Budgets: budgets, Contexts: []int{o.Trace.Context},
+		Device: o.Device, Trace: o.Trace, Settings: []Setting{set}, Budgets: budgets, Contexts: []int{o.Trace.Context},
 		Window: o.Trace.Context / 2, Queries: o.Queries, Layers: c.layers, PerHead: true, Progress: o.Progress,
 	})
 	if err != nil {

@@ -26,7 +26,7 @@ func unlikeTrace(t *testing.T, seed uint64) *trace.Reader {
 	t.Helper()
 	const n = 512
 	dir := t.TempDir()
-	w, err := trace.Create(dir, trace.Header{Model: unlike, Tokenizer: "t", Context: n, Captured: []int{0, 1}})
+	w, err := trace.Create(dir, trace.Header{Model: unlike, Scale: 0.25, Tokenizer: "t", Context: n, Captured: []int{0, 1}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +107,7 @@ func device(t *testing.T) kernels.Device {
 func calibrateOptions(t *testing.T, m *mapping.Mapping, objective, per string) eval.CalibrateOptions {
 	t.Helper()
 	return eval.CalibrateOptions{
-		Device: device(t), Trace: unlikeTrace(t, 1), Scale: 0.25, Mapping: m, Budget: kernels.Budget{Num: 1, Den: 16},
+		Device: device(t), Trace: unlikeTrace(t, 1), Mapping: m, Budget: kernels.Budget{Num: 1, Den: 16},
 		Objective: objective, Per: per, Least: 4, Most: 128, Queries: 24,
 	}
 }
@@ -148,7 +148,7 @@ func TestCalibratedBeatsUniform(t *testing.T) {
 				}
 				var both []eval.Setting
 				for _, uniform := range []bool{true, false} {
-					s, err := eval.NewSetting(o.Device, unlike, o.Scale, eval.Source{Mapping: m, Sink: -1, Local: -1, Candidates: -1, Uniform: uniform}, nil)
+					s, err := eval.NewSetting(o.Device, unlike, o.Trace.Scale, eval.Source{Mapping: m, Sink: -1, Local: -1, Candidates: -1, Uniform: uniform}, nil)
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -158,7 +158,7 @@ func TestCalibratedBeatsUniform(t *testing.T) {
 					t.Errorf("%s: even and calibrated budgets have one identity", name)
 				}
 				rows, err := eval.Recall(context.Background(), eval.RecallOptions{
-					Device: o.Device, Trace: held, Scale: o.Scale, Settings: both, Budgets: []kernels.Budget{o.Budget}, Contexts: []int{512}, Window: 128, Queries: 32,
+					Device: o.Device, Trace: held, Settings: both, Budgets: []kernels.Budget{o.Budget}, Contexts: []int{512}, Window: 128, Queries: 32,
 				})
 				if err != nil {
 					t.Fatalf("%s: %v", name, err)
@@ -219,7 +219,7 @@ func TestMassCut(t *testing.T) {
 		settings = append(settings, s)
 	}
 	rows, err := eval.Recall(context.Background(), eval.RecallOptions{
-		Device: d, Trace: held, Scale: 0.25, Settings: settings, Budgets: []kernels.Budget{{Num: 1, Den: 4}}, Contexts: []int{512}, Window: 128, Queries: 32, PerHead: true,
+		Device: d, Trace: held, Settings: settings, Budgets: []kernels.Budget{{Num: 1, Den: 4}}, Contexts: []int{512}, Window: 128, Queries: 32, PerHead: true,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -39,7 +39,7 @@ func text(m *model.Model, seed uint64, n int) []int32 {
 func capture(t *testing.T, m *model.Model, n int) *trace.Reader {
 	t.Helper()
 	dir := t.TempDir()
-	w, err := trace.Create(dir, trace.Header{Model: m.Shape(), Tokenizer: "t", Context: n, Captured: m.GlobalLayers()})
+	w, err := trace.Create(dir, trace.Header{Model: m.Shape(), Tokenizer: "t", Context: n, Captured: m.GlobalLayers(), Scale: m.QueryScale})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +82,7 @@ func TestRecall(t *testing.T) {
 	m := load(t, "qwen2")
 	tr := capture(t, m, 160)
 	o := eval.RecallOptions{
-		Device: m.Device, Trace: tr, Scale: m.QueryScale, Contexts: []int{160}, Window: 64, Queries: 4, PerHead: true,
+		Device: m.Device, Trace: tr, Contexts: []int{160}, Window: 64, Queries: 4, PerHead: true,
 		Settings: settings(t, m, tr, "oracle", "oracle:per=group", "streaming", "lsh:bits=32", "pq:parts=4,bits=4", "doublesparsity:channels=8", "quest:page=4"),
 		Budgets:  []kernels.Budget{{Num: 1, Den: 4}, {Num: 1, Den: 1}},
 	}

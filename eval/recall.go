@@ -21,7 +21,6 @@ const recallTop = 32
 type RecallOptions struct {
 	Device   kernels.Device
 	Trace    *trace.Reader
-	Scale    float32 // of q.k
 	Settings []Setting
 	Budgets  []kernels.Budget
 	// Contexts are prefixes of the documents; the queries measured are those
@@ -31,9 +30,11 @@ type RecallOptions struct {
 	// Queries bounds the queries of one document and context, spread evenly.
 	Queries int
 	// Layers of those captured; nil for all.
-	Layers   []int
-	PerHead  bool // rows for each layer and head beside the means
-	Progress func(done, total int)
+	Layers []int
+	// Documents of the trace by index; nil for all.
+	Documents []int
+	PerHead   bool // rows for each layer and head beside the means
+	Progress  func(done, total int)
 }
 
 // Recall measures, per setting, context and budget, how much of exact
@@ -55,7 +56,7 @@ func Recall(ctx context.Context, o RecallOptions) ([]result.RecallRow, error) {
 	for _, s := range o.Settings {
 		var byBudget []*selector.Sparse
 		for _, b := range o.Budgets {
-			sparse, err := s.Sparse(o.Device, o.Trace.Model, o.Scale, b)
+			sparse, err := s.Sparse(o.Device, o.Trace.Model, o.Trace.Scale, b)
 			if err != nil {
 				return nil, fmt.Errorf("recall: %s: %w", s.Selector, err)
 			}
@@ -63,9 +64,15 @@ func Recall(ctx context.Context, o RecallOptions) ([]result.RecallRow, error) {
 		}
 		r.sparse = append(r.sparse, byBudget)
 	}
-	total := len(o.Trace.Shards) * len(layers)
-	for i := range o.Trace.Shards {
-		document, err := o.Trace.Document(i)
+	documents := o.Documents
+	if documents == nil {
+		for i := range o.Trace.Shards {
+			documents = append(documents, i)
+		}
+	}
+	total := len(documents) * len(layers)
+	for i, d := range documents {
+		document, err := o.Trace.Document(d)
 		if err != nil {
 			return nil, err
 		}
@@ -244,7 +251,7 @@ func (r *recall) exact(document *trace.Loaded, q []uint16, cache *kernels.Cache,
 		return nil, err
 	}
 	defer d.Free(scores)
-	d.ScanDot(scores, x.q, layer, -1, b, r.Scale)
+	d.ScanDot(scores, x.q, layer, -1, b, r.Trace.Scale)
 	x.logits = make([]float32, scores.Len())
 	if err := d.Download(rawBytes(x.logits), scores); err != nil {
 		return nil, err
@@ -254,7 +261,7 @@ func (r *recall) exact(document *trace.Loaded, q []uint16, cache *kernels.Cache,
 		return nil, err
 	}
 	defer d.Free(out)
-	d.Attend(out, x.q, layer, b, r.Scale, 0)
+	d.Attend(out, x.q, layer, b, r.Trace.Scale, 0)
 	x.out = make([]float32, out.Len())
 	if err := d.Download(rawBytes(x.out), out); err != nil {
 		return nil, err
@@ -291,7 +298,7 @@ func (r *recall) measure(x *exactLayer, b *kernels.Batch, layer int, sparse *sel
 		return err
 	}
 	defer d.Free(out)
-	d.AttendSelected(out, x.q, layer, b, r.Scale, chosen, selection)
+	d.AttendSelected(out, x.q, layer, b, r.Trace.Scale, chosen, selection)
 	got := make([]float32, out.Len())
 	if err := d.Download(rawBytes(got), out); err != nil {
 		return err

@@ -107,7 +107,7 @@ func (s Selection) ScoredOf(set, n int) int {
 // the candidates short, the cut holds for what is kept too.
 func (s Selection) Kept(set, n, candidates int) int {
 	count := s.ChosenOf(set, n)
-	if s.Mass > 0 {
+	if s.Mass > 0 && candidates < s.ScoredOf(set, n) {
 		count = min(count, (candidates+max(1, s.Candidates)-1)/max(1, s.Candidates))
 	}
 	return count

@@ -34,16 +34,20 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMa
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import cached_file
 
-FORMAT, VERSION, BLOCK = "hashattn-trace", 1, 128
+FORMAT, VERSION, BLOCK = "hashattn-trace", 2, 128
 captured = {}  # layer -> (q, k, v) of the document at hand
 wanted = None  # layers to keep
 positions = None  # query positions to keep
+scale = None  # of q.k
 
 
 def capture_attention(module, query, key, value, attention_mask, **kwargs):
     """Keeps q, k and v of the wanted layers, then attends with sdpa."""
     layer = getattr(module, "layer_idx", None)
     if layer in wanted:
+        used = kwargs.get("scaling") or query.shape[-1] ** -0.5  # sdpa's own default
+        if abs(used - scale) > 1e-6 * scale:
+            raise SystemExit(f"layer {layer} multiplies q.k by {used}, the model's config says {scale}")
         pick = lambda t: t[0].to(torch.bfloat16).contiguous()
         captured[layer] = (pick(query[:, :, positions]), pick(key), pick(value))
     return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
@@ -82,6 +86,13 @@ def rope_of(config):
             "kind": kind, "factor": p.get("factor"), "lowFreq": p.get("low_freq_factor"), "highFreq": p.get("high_freq_factor"),
             "context": p.get("original_max_position_embeddings")}.items() if v is not None}
     return rope
+
+
+def scale_of(config, head_dim):
+    """What attention multiplies q.k by."""
+    if getattr(config, "query_pre_attn_scalar", None):  # Gemma
+        return config.query_pre_attn_scalar ** -0.5
+    return getattr(config, "attention_multiplier", None) or head_dim ** -0.5  # Granite's, or the usual
 
 
 def sha256_file(path):
@@ -181,7 +192,7 @@ def documents(paths, start):
 
 
 def main():
-    global wanted, positions
+    global wanted, positions, scale
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--model", required=True, help="hub name or folder")
     ap.add_argument("--gguf", help="GGUF file inside the model's folder")
@@ -208,7 +219,7 @@ def main():
     shape, vocabulary = identity(args, config, tokenizer)
     header = {
         "format": FORMAT, "version": VERSION, "model": shape, "tokenizer": vocabulary,
-        "context": args.context, "captured": wanted, "shards": []}
+        "context": args.context, "captured": wanted, "scale": scale_of(config, shape["headDim"]), "shards": []}
     out = pathlib.Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     umask = os.umask(0)
@@ -216,7 +227,7 @@ def main():
     index = out / "index.json"
     if index.exists():
         old = json.loads(index.read_text())
-        different = [k for k in header if k != "shards" and old.get(k) != header[k]]
+        different = [k for k in header if k != "shards" and old.get(k) != header[k] and not (k == "scale" and math.isclose(old.get(k, 0), scale, rel_tol=1e-6))]
         if different:
             raise SystemExit(f"{index}: the trace in this folder differs in {', '.join(different)}; choose another folder")
         header = old

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Makes configs/texts/{calibration,heldout}/*.txt.zst from their sources.
+"""Makes configs/texts/{calibration,choice,heldout}/*.txt.zst from their sources.
 
-    make_texts.py --books-train F --books-heldout F --goroot DIR --spanish F --chinese F OUT
+    make_texts.py --books-train F --books-heldout F --goroot DIR --spanish F --chinese DIR OUT
 
 books-*   JSON lines {author, title, text} of public-domain books (zstd)
 goroot    a Go installation, for the source of its standard library (BSD-3-Clause)
 spanish   `mod2imp spaRV1909eb -s`, Debian package sword-text-sparv (public domain)
-chinese   dist/mengxue/guwenguanzhi.json of the npm package chinese-poetry 2.0.1 (MIT)
+chinese   folder dist of the npm package chinese-poetry 2.0.1 (MIT)
 
 Needs the zstd program. Every document is cut at a paragraph's end.
 """
@@ -49,10 +49,21 @@ def spanish(path, books_):
     return "".join(out).strip()
 
 
-def chinese(path, volumes):
-    parts = json.load(open(path, encoding="utf-8"))["content"]
-    essays = [e for v in parts[volumes] for e in v["content"]]
-    return "\n\n".join(e["chapter"] + "\n\n" + "\n\n".join(e["paragraphs"]) for e in essays)
+def essays(chapters):
+    return "\n\n".join(c["chapter"] + "\n\n" + "\n\n".join(c["paragraphs"]) for c in chapters)
+
+
+def chinese(root, volumes):
+    parts = json.load(open(root / "mengxue/guwenguanzhi.json", encoding="utf-8"))["content"]
+    return essays(e for v in parts[volumes] for e in v["content"])
+
+
+def four_books(root):
+    out = []
+    for name in ("mengzi", "zhongyong", "daxue"):
+        book = json.load(open(root / "sishuwujing" / (name + ".json"), encoding="utf-8"))
+        out += book if isinstance(book, list) else [book]
+    return essays(out)
 
 
 def main():
@@ -62,7 +73,7 @@ def main():
     p.add_argument("out")
     a = p.parse_args()
     train, held = books(a.books_train), books(a.books_heldout)
-    root = pathlib.Path(a.goroot)
+    root, poetry = pathlib.Path(a.goroot), pathlib.Path(a.chinese)
     documents = {
         "calibration/prose-frankenstein": cut(train["Frankenstein"], 60_000),
         "calibration/prose-baskervilles": cut(train["The Hound of the Baskervilles"], 60_000),
@@ -71,7 +82,12 @@ def main():
         "calibration/code-http": cut(go_source(root, ["net/http/server.go", "net/http/request.go"])),
         "calibration/code-parser": cut(go_source(root, ["go/parser/parser.go", "encoding/json/decode.go", "encoding/json/encode.go", "text/template/exec.go"])),
         "calibration/spanish-genesis": cut(spanish(a.spanish, ["Genesis", "Exodus"])),
-        "calibration/chinese-guwen-1": cut(chinese(a.chinese, slice(0, 6))),
+        "calibration/chinese-guwen-1": cut(chinese(poetry, slice(0, 6))),
+        "choice/prose-lostworld": cut(train["The Lost World"], 60_000),
+        "choice/memoir-truth": cut(train["The Narrative of Sojourner Truth"], 10_000),
+        "choice/code-sql": cut(go_source(root, ["database/sql/sql.go", "encoding/xml/read.go", "encoding/xml/marshal.go"])),
+        "choice/spanish-isaiah": cut(spanish(a.spanish, ["Isaiah", "Ezekiel"])),
+        "choice/chinese-sishu": cut(four_books(poetry)),
         "heldout/prose-persuasion": cut(held["Persuasion"], 60_000),
         "heldout/prose-reef": cut(held["The Reef"], 60_000),
         "heldout/memoir-franklin": cut(held["The Autobiography of Benjamin Franklin"], 60_000),
@@ -79,7 +95,7 @@ def main():
         "heldout/code-types": cut(go_source(root, ["go/types/expr.go", "go/types/call.go", "go/types/builtins.go", "go/types/unify.go", "go/types/infer.go"])),
         "heldout/code-math": cut(go_source(root, ["math/big/float.go", "math/big/int.go", "math/big/nat.go", "regexp/regexp.go", "bufio/bufio.go"])),
         "heldout/spanish-acts": cut(spanish(a.spanish, ["Luke", "Acts"])),
-        "heldout/chinese-guwen-2": cut(chinese(a.chinese, slice(6, 12))),
+        "heldout/chinese-guwen-2": cut(chinese(poetry, slice(6, 12))),
     }
     for name, text in documents.items():
         f = pathlib.Path(a.out) / (name + ".txt.zst")

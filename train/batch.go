@@ -190,12 +190,12 @@ func (b *batch[T]) joint(i, g int, q []uint16, at []int, n norm) {
 	}
 }
 
-// teach sets the targets of head g of document i. The logit q.k / sqrt(d) is,
+// teach sets the targets of head g of document i. The logit, scale q.k, is,
 // up to a constant of the query, that of the standardised key with the query
 // times the key's scale.
 func (b *batch[T]) teach(i, g int, q []uint16, w draw, keys []T) {
 	u, d, n, m := b.u, b.u.dim, len(w.keys), len(w.queries)
-	scale := 1 / math.Sqrt(float64(d))
+	scale := float64(u.trace.Scale)
 	for r, row := range w.queries {
 		for j, v := range q[row*d : (row+1)*d] {
 			b.teacher[r*d+j] = T(float64(dtype.F32FromBF16(v)) * u.keyNorm.scale[j] * scale)
@@ -228,7 +228,13 @@ func (b *batch[T]) teach(i, g int, q []uint16, w draw, keys []T) {
 				x := edges[r*edge : (r+1)*edge]
 				top := maximum(x)
 				outside := float64(top) + math.Log(float64(expSum(x, top)))
-				share = func(inside float64) float64 { return 1 / (math.Exp(more) + math.Exp(min(outside-inside, 80))) }
+				share = func(inside float64) float64 {
+					s := 1 / (math.Exp(more) + math.Exp(min(outside-inside, 80)))
+					if p := u.config.MassPower; p != 1 {
+						s = math.Pow(s, p)
+					}
+					return s
+				}
 			}
 			softmax(b.target[(i*m+r)*stride:][:n], logits[r*n:(r+1)*n], share, g > 0)
 		}

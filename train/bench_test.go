@@ -17,7 +17,7 @@ func BenchmarkStep(b *testing.B) {
 	const n, d, heads = 8192, 128, 4
 	model := shape.Model{Name: "bench", Fingerprint: "f00d", Layers: 1, QueryHeads: heads, KVHeads: 1, HeadDim: d}
 	dir := b.TempDir()
-	w, err := trace.Create(dir, trace.Header{Model: model, Tokenizer: "t", Context: n, Captured: []int{0}})
+	w, err := trace.Create(dir, trace.Header{Model: model, Tokenizer: "t", Context: n, Captured: []int{0}, Scale: trace.DefaultScale(d)})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -45,7 +45,7 @@ func BenchmarkStep(b *testing.B) {
 	}
 	defer r.Close()
 	useBLAS()
-	for _, preset := range []string{"grouped", "shared"} {
+	for _, preset := range []string{"grouped", "shared", "paper"} {
 		b.Run(preset, func(b *testing.B) {
 			c, err := Preset(preset)
 			if err != nil {
@@ -70,7 +70,7 @@ func BenchmarkStep(b *testing.B) {
 				}
 				steps = min(steps, time.Since(start))
 				step++
-				products = min(products, productTime(c, heads, d, preset == "grouped"))
+				products = min(products, productTime(c, heads, d))
 			}
 			b.ReportMetric(float64(steps.Microseconds())/1e3, "ms-step")
 			b.ReportMetric(float64(products.Microseconds())/1e3, "ms-products")
@@ -80,16 +80,19 @@ func BenchmarkStep(b *testing.B) {
 }
 
 // productTime is the time of the matrix products of a step.
-func productTime(c Config, heads, d int, joint bool) time.Duration {
-	q, n, bits := c.Queries, c.Keys, c.Bits
-	x := make([]float32, 4*n*d)
+func productTime(c Config, heads, d int) time.Duration {
+	q, n, bits, joint := c.Queries, c.Keys, c.Bits, c.Preset == "grouped"
+	x := make([]float32, 4*n*max(d, paperHidden))
 	for i := range x {
 		x[i] = float32(i%17) / 17
 	}
-	y, z, out := x[:n*d], x[:heads*q*d], make([]float32, 4*n*max(d, bits))
+	y, z, out := x[:n*d], x[:heads*q*d], make([]float32, 4*n*max(d, bits, paperHidden))
 	scores, queries := make([]float32, q*n), heads
 	if joint {
 		queries = 1
+	}
+	if c.Preset == "paper" {
+		return paperProductTime(c, d, x, y, out)
 	}
 	start := time.Now()
 	gemm(false, true, 4*n, bits, d, 1, x, y, 0, out)                 // key map
@@ -115,6 +118,28 @@ func productTime(c Config, heads, d int, joint bool) time.Duration {
 				gemm(false, true, m, l[1], l[0], 1, x, x, 0, out)
 			}
 		}
+	}
+	return time.Since(start)
+}
+
+// paperProductTime is productTime of one query head in the paper's recipe.
+func paperProductTime(c Config, d int, x, y, out []float32) time.Duration {
+	q, n, scores := c.Queries, c.Keys, make([]float32, c.Queries*c.Keys)
+	start := time.Now()
+	for _, rows := range []int{c.Documents * n, c.Documents * q} {
+		for i, l := range [][2]int{{d, paperHidden}, {paperHidden, paperHidden}, {paperHidden, c.Bits}} {
+			gemm(false, true, rows, l[1], l[0], 1, x, y, 0, out)
+			gemm(true, false, l[1], l[0], rows, 1, x, x, 0, out)
+			if i > 0 {
+				gemm(false, false, rows, l[0], l[1], 1, x, y, 0, out)
+			}
+		}
+	}
+	for range c.Documents {
+		gemm(false, true, q, n, d, 1, x, y, 0, scores)
+		gemm(false, true, q, n, c.Bits, 1, x, y, 0, scores)
+		gemm(false, false, q, c.Bits, n, 1, scores, y, 0, out)
+		gemm(true, false, n, c.Bits, q, 1, scores, x, 1, out)
 	}
 	return time.Since(start)
 }

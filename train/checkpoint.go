@@ -19,7 +19,7 @@ import (
 
 // recipe counts changes of the code that change what is learnt, so that
 // checkpoints of other versions are not mixed in.
-const recipe = 2
+const recipe = 3
 
 // store keeps the maps of finished units, each as a mapping of one layer with
 // one KV head, and their loss curves. With an empty dir it keeps nothing.
@@ -29,7 +29,10 @@ type store struct{ dir, hash string }
 // matter when the mapping is used do not count.
 func Hash(r *trace.Reader, c Config) string {
 	c.Layers, c.DenseLayers = nil, nil // units do not know of each other
-	c.QueryBits, c.Candidates = 0, 0
+	c.Candidates = 0
+	if !c.QueryAware {
+		c.QueryBits = 0
+	}
 	h := sha256.New()
 	e := json.NewEncoder(h)
 	for _, part := range []any{recipe, c, r.Header, r.Shards} {

@@ -32,9 +32,24 @@ type Config struct {
 	// head, whose softmaxes are added when the mapping is used (better, and a
 	// second pass over the codes). Empty is "sum".
 	GroupRule mapping.GroupRule `yaml:"groupRule" json:"groupRule,omitempty"`
+	// MassPower weighs the heads of a group in the target of their joint query
+	// map: each head's attention counts by its mass on past tokens to that
+	// power. 1 is what attention's output asks for, 0 counts all heads alike,
+	// as recall does.
+	MassPower float64 `yaml:"massPower" json:"massPower,omitempty"`
+	// QueryAware trains with query weights rounded to QueryBits, as scores use
+	// them; gradients pass as if they were not.
+	QueryAware bool `yaml:"queryAware" json:"queryAware,omitempty"`
+	// KeyHidden is the width of an MLP of two layers beside the linear key map,
+	// 0 for none.
+	KeyHidden int `yaml:"keyHidden" json:"keyHidden,omitempty"`
 
+	// Steps 0 leaves the maps where training starts: fitted to the keys, or for
+	// paper random.
 	Steps        int     `yaml:"steps" json:"steps"`
 	LearningRate float64 `yaml:"learningRate" json:"learningRate"`
+	// Decay lets the learning rate fall as a cosine. The paper's stays.
+	Decay bool `yaml:"decay" json:"decay,omitempty"`
 	// A step takes Documents documents, of each Queries queries of one block
 	// and at most Keys of the keys before it.
 	Documents int    `yaml:"documents" json:"documents"`
@@ -58,16 +73,16 @@ const (
 	warmup              = 20 // steps
 	finalRate           = 0.05
 	beta1, beta2        = 0.9, 0.98
-	residualScale       = 0.12 // of the grouped query MLP's last layer at the start
+	residualScale       = 0.12 // of the last layer of an MLP beside a linear map at the start
 )
 
 var presets = map[string]Config{
 	"paper": {Preset: "paper", Bits: 32, QueryBits: 1, Sink: 128, Local: 128,
-		Steps: 1600, LearningRate: 1e-3, Documents: 4, Queries: 64, Keys: 4096, Seed: 1},
+		Steps: 6400, LearningRate: 1e-3, Documents: 1, Queries: 64, Keys: 1024, Seed: 1},
 	"shared": {Preset: "shared", Bits: 32, BlockBits: 4, QueryBits: 8, Sink: 128, Local: 128,
-		Steps: 800, LearningRate: 3e-3, Documents: 4, Queries: 64, Keys: 4096, Seed: 1},
-	"grouped": {Preset: "grouped", Bits: 32, BlockBits: 4, QueryBits: 8, Sink: 128, Local: 128, Candidates: 2,
-		Steps: 800, LearningRate: 3e-3, Documents: 4, Queries: 64, Keys: 4096, Seed: 1},
+		Steps: 800, LearningRate: 3e-3, Decay: true, Documents: 4, Queries: 64, Keys: 4096, Seed: 1},
+	"grouped": {Preset: "grouped", Bits: 32, BlockBits: 4, QueryBits: 8, Sink: 128, Local: 128, Candidates: 2, MassPower: 1,
+		Steps: 800, LearningRate: 3e-3, Decay: true, Documents: 4, Queries: 64, Keys: 4096, Seed: 1},
 }
 
 // Preset gives the recipe of that name with its default numbers.
@@ -90,7 +105,7 @@ func (c Config) Check() error {
 		v, lo, h int
 	}{
 		{"bits", c.Bits, 1, mapping.MaxBits}, {"blockBits", c.BlockBits, 0, c.Bits}, {"sink", c.Sink, 0, 1 << 20}, {"local", c.Local, 0, 1 << 20},
-		{"candidates", c.Candidates, 0, 1024}, {"steps", c.Steps, 1, 1 << 24},
+		{"keyHidden", c.KeyHidden, 0, 1 << 14}, {"candidates", c.Candidates, 0, 1024}, {"steps", c.Steps, 0, 1 << 24},
 		{"documents", c.Documents, 1, 1024}, {"queries", c.Queries, 1, 128}, {"keys", c.Keys, 16, 1 << 20},
 	} {
 		if r.v < r.lo || r.v > r.h {
@@ -103,7 +118,16 @@ func (c Config) Check() error {
 	if c.BlockBits > 0 && c.Bits%c.BlockBits != 0 {
 		return fmt.Errorf("blockBits: %d does not divide %d bits", c.BlockBits, c.Bits)
 	}
+	if !(c.MassPower >= 0 && c.MassPower <= 4) {
+		return fmt.Errorf("massPower: %v, want 0 to 4", c.MassPower)
+	}
 	paper := c.Preset == "paper"
+	switch {
+	case paper && c.QueryAware:
+		return fmt.Errorf("queryAware: the queries of paper are hard anyhow")
+	case paper && c.KeyHidden > 0:
+		return fmt.Errorf("keyHidden: paper has MLPs of its own")
+	}
 	if paper && (c.BlockBits != 0 || c.QueryBits != 1 || len(c.PerHeadLayers) > 0) {
 		return fmt.Errorf("preset: paper has hard queries and plain codes per query head: want queryBits 1, blockBits 0, no perHeadLayers")
 	}

@@ -96,10 +96,11 @@ type start struct {
 // errors of q.k count, so keys are multiplied by the square root of the
 // queries' second moment. Each block of bits is the signs of the first
 // principal components of what the bits before it have left, whitened; the
-// query map is the ridge fit k = mean + A^T bits, times 1/sqrt(headDim).
+// query map is the ridge fit k = mean + A^T bits, times the scale of
+// attention.
 // Block 0 makes a plain code: all bits at once, their components rotated at
 // random so that none has more variance than another.
-func residualStart(s sample, bits, block int, rng *rand.Rand) (out start, err error) {
+func residualStart(s sample, scale float64, bits, block int, rng *rand.Rand) (out start, err error) {
 	n, d := s.keys.Dims()
 	mean := normOf(s.keys).mean
 	x := mat.NewDense(n, d, nil)
@@ -166,7 +167,7 @@ func residualStart(s sample, bits, block int, rng *rand.Rand) (out start, err er
 	if out.a, err = ridge(code, x); err != nil {
 		return out, err
 	}
-	out.a.Scale(1/math.Sqrt(float64(d)), out.a)
+	out.a.Scale(scale, out.a)
 	return out, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"hash/fnv"
 
 	"github.com/chewxy/hm"
+	"github.com/hashattn/hashattn/kernels"
 	"gonum.org/v1/gonum/blas"
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
@@ -278,6 +279,42 @@ func (s *ops[T]) sign(z *G.Node, used rowCount) *G.Node {
 			slope[i] = 4 * e / ((1 + e) * (1 + e)) // 1 - tanh(z)^2
 		}
 	})
+}
+
+// add is x + y, for two ways that meet.
+func (s *ops[T]) add(x, y *G.Node, used rowCount) *G.Node {
+	rows, cols := x.Shape()[0], x.Shape()[1]
+	return s.apply(&op[T]{name: "add", rows: rows, cols: cols, inputs: []bool{true, true},
+		forward: func(z []T, v ...[]T) {
+			n := used() * cols
+			x, y, z := v[0][:n], v[1][:n], z[:n]
+			for i := range z {
+				z[i] = x[i] + y[i]
+			}
+		},
+		backward: func(_ G.Nodes, _, grad *G.Node) (G.Nodes, error) { return G.Nodes{grad, grad}, nil },
+	}, x, y)
+}
+
+// round is w [rows, bits] rounded row by row as kernels.QuantizeQuery does, at
+// the scale it had. Its gradient is that of w (straight through).
+func (s *ops[T]) round(w *G.Node, queryBits int) *G.Node {
+	rows, cols := w.Shape()[0], w.Shape()[1]
+	z, weights := make([]float64, cols), make([]int8, cols)
+	return s.apply(&op[T]{name: "round", rows: rows, cols: cols, inputs: []bool{true},
+		forward: func(y []T, v ...[]T) {
+			for at := 0; at < rows*cols; at += cols {
+				for i, x := range v[0][at : at+cols] {
+					z[i] = float64(x)
+				}
+				scale := kernels.QuantizeQuery(weights, z, queryBits)
+				for i, x := range weights {
+					y[at+i] = T(scale) * T(x)
+				}
+			}
+		},
+		backward: func(_ G.Nodes, _, grad *G.Node) (G.Nodes, error) { return G.Nodes{grad}, nil },
+	}, w)
 }
 
 // negative sets y = -factor x, within what exp takes.

@@ -153,6 +153,50 @@ func TestSignGradient(t *testing.T) {
 	})
 }
 
+func TestAddGradient(t *testing.T) {
+	c := newChecker()
+	x, y := c.matrix("x", 6, 5, true), c.matrix("y", 6, 5, true)
+	c.check(t, c.weigh(c.ops.add(x, y, fixed(4)), fixed(4)), nil)
+}
+
+// The values are those that a device scores with; the gradient passes as if
+// they were not rounded.
+func TestRound(t *testing.T) {
+	for _, bits := range []int{4, 8} {
+		c := newChecker()
+		w := c.matrix("w", 6, 5, true)
+		clear(w.Value().Data().([]float64)[:5]) // a row of zeros has no scale
+		y := c.ops.round(w, bits)
+		twin := newChecker()
+		soft := twin.matrix("w", 6, 5, false)
+		twinLoss := twin.weigh(soft, fixed(6))
+		vm := G.NewTapeMachine(twin.g)
+		defer vm.Close()
+		c.check(t, c.weigh(y, fixed(6)), func() float64 {
+			copy(soft.Value().Data().([]float64), w.Value().Data().([]float64))
+			if err := vm.RunAll(); err != nil {
+				t.Fatal(err)
+			}
+			vm.Reset()
+			return float64(*twinLoss.Value().(*G.F64))
+		})
+		limit := float64(int(1)<<(bits-1) - 1)
+		got, want := y.Value().Data().([]float64), w.Value().Data().([]float64)
+		for r := 0; r < 30; r += 5 {
+			top := 0.0
+			for _, v := range want[r : r+5] {
+				top = max(top, math.Abs(v))
+			}
+			for i, v := range got[r : r+5] {
+				level := v / max(top, 1e-9) * limit
+				if !(math.Abs(level-math.Round(level)) <= 1e-4 && math.Abs(v-want[r+i]) <= top/limit/2*(1+1e-6)) {
+					t.Errorf("%d bits: %v became %v, %v levels of %v", bits, want[r+i], v, level, limit)
+				}
+			}
+		}
+	}
+}
+
 func TestFeedbackGradient(t *testing.T) {
 	for _, shape := range [][2]int{{8, 2}, {12, 4}, {24, 12}, {6, 3}, {5, 1}, {4, 4}} {
 		bits, block := shape[0], shape[1]

@@ -121,11 +121,11 @@ func lastStep(curve []point) int {
 	return curve[len(curve)-1].Step
 }
 
-// rate is the learning rate of a step: constant for paper, else falling as a
-// cosine; both rise over the first steps.
+// rate is the learning rate of a step: it rises over the first steps, then
+// stays or falls as a cosine.
 func (c Config) rate(step int) float64 {
 	f := min(1, float64(step+1)/warmup)
-	if c.Preset != "paper" {
+	if c.Decay {
 		f *= (1-finalRate)*(1+math.Cos(math.Pi*float64(step)/float64(c.Steps)))/2 + finalRate
 	}
 	return c.LearningRate * f
@@ -201,26 +201,27 @@ func newGraph[T number](u *unit) (*graph[T], error) {
 		code = g.ops.tanh(g.run(g.keyLayers, keys, b.used), b.used)
 		w = g.ops.tanh(g.run(g.queryLayers, queries, all), all)
 	default:
-		from, err := residualStart(s, c.Bits, c.BlockBits, rng)
+		from, err := residualStart(s, float64(u.trace.Scale), c.Bits, c.BlockBits, rng)
 		if err != nil {
 			return nil, err
 		}
 		g.start(from)
 		z := g.ops.affine(keys, g.keySkip.w, g.keySkip.b, 1, 0, b.used, false)
+		if c.KeyHidden > 0 {
+			g.keyLayers = g.residual("key", rng, u.dim, c.KeyHidden, c.Bits)
+			z = g.ops.add(z, g.run(g.keyLayers, keys, b.used), b.used)
+		}
 		if g.feedback != nil {
 			z = g.ops.feedback(z, g.feedback, c.BlockBits, b.used)
 		}
 		code = g.ops.sign(z, b.used)
 		w = g.ops.affine(queries, g.querySkip.w, g.querySkip.b, g.querySkip.heads, c.Queries, all, false)
 		if u.joint {
-			g.queryLayers = g.mlp("query", 1, rng, width, 2*u.dim, 2*u.dim, c.Bits)
-			last := g.queryLayers[2]
-			for _, n := range []*G.Node{last.w, last.b} {
-				for i := range values[T](n) {
-					values[T](n)[i] *= residualScale
-				}
-			}
-			w = G.Must(G.Add(w, g.run(g.queryLayers, queries, all)))
+			g.queryLayers = g.residual("query", rng, width, 2*u.dim, 2*u.dim, c.Bits)
+			w = g.ops.add(w, g.run(g.queryLayers, queries, all), all)
+		}
+		if c.QueryAware {
+			w = g.ops.round(w, c.QueryBits)
 		}
 	}
 	g.loss = g.ops.rank(w, code, target, &b.layout, row)
@@ -303,6 +304,19 @@ func (g *graph[T]) mlp(name string, heads int, rng *rand.Rand, widths ...int) []
 		layers = append(layers, linear{
 			g.learn(fmt.Sprintf("%s.%d.weight", name, i), heads*out, in, uniform(heads*out*in)),
 			g.learn(fmt.Sprintf("%s.%d.bias", name, i), heads, out, uniform(heads*out)), heads, in, out})
+	}
+	return layers
+}
+
+// residual makes an MLP that stands beside a linear map: its last layer starts
+// small, so that training starts from the linear map.
+func (g *graph[T]) residual(name string, rng *rand.Rand, widths ...int) []linear {
+	layers := g.mlp(name, 1, rng, widths...)
+	last := layers[len(layers)-1]
+	for _, n := range []*G.Node{last.w, last.b} {
+		for i := range values[T](n) {
+			values[T](n)[i] *= residualScale
+		}
 	}
 	return layers
 }

@@ -70,7 +70,7 @@ func (s *session) calibrate(ctx context.Context, r *trace.Reader, m *mapping.Map
 	c := s.Train.Calibration
 	parts := func(share float64) int { return int(math.Round(share * mapping.ShareUnit)) }
 	found, err := eval.Calibrate(ctx, eval.CalibrateOptions{
-		Device: d, Trace: r, Scale: s.queryScale(r.Model.HeadDim), Mapping: m, Budget: c.Budget.Budget, Objective: c.Objective, Per: c.Per,
+		Device: d, Trace: r, Mapping: m, Budget: c.Budget.Budget, Objective: c.Objective, Per: c.Per,
 		Least: parts(c.Least), Most: parts(c.Most), Queries: c.Positions, Progress: task.update,
 	})
 	if err != nil {

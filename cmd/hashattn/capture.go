@@ -78,9 +78,10 @@ func (s *session) capture(ctx context.Context, set, dir string) (captured, error
 	if err != nil {
 		return captured{}, err
 	}
-	sources, n, positions := s.Data.Calibration, s.Capture.Documents, trace.Blocks
-	if set == "heldout" {
-		sources, n, positions = s.Data.Heldout, s.Capture.Heldout, s.measuredPositions
+	sources, n := s.textsOf(set)
+	positions := s.measuredPositions
+	if set == "calibration" {
+		positions = trace.Blocks
 	}
 	docs, tokens, err := s.documents(m, sources, n, int(s.Capture.Context))
 	if err != nil {
@@ -98,7 +99,7 @@ func (s *session) capture(ctx context.Context, set, dir string) (captured, error
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return captured{}, err
 	}
-	w, err := trace.Create(dir, trace.Header{Model: m.Shape(), Tokenizer: m.Tokenizer.Hash(), Context: int(s.Capture.Context), Captured: layers})
+	w, err := trace.Create(dir, trace.Header{Model: m.Shape(), Tokenizer: m.Tokenizer.Hash(), Context: int(s.Capture.Context), Captured: layers, Scale: m.QueryScale})
 	if err != nil {
 		return captured{}, asInput(err)
 	}
@@ -131,6 +132,18 @@ func (s *session) capture(ctx context.Context, set, dir string) (captured, error
 		err = asInput(fmt.Errorf("trace %s holds documents of an earlier capture too (%d, not %d); remove it or name another --out", dir, c.Documents, len(docs)))
 	}
 	return c, err
+}
+
+// textsOf is the sources of a set of texts, and how many documents of them are
+// taken.
+func (s *session) textsOf(set string) (sources []string, n int) {
+	switch set {
+	case "calibration":
+		return s.Data.Calibration, s.Capture.Documents
+	case "choice":
+		return s.Data.Choice, s.Capture.Heldout
+	}
+	return s.Data.Heldout, s.Capture.Heldout
 }
 
 func (s *session) captureDocument(ctx context.Context, r *model.Runner, w *trace.Writer, name, hash, kind string, tokens []int32, positions func(int) []int32, layers []int, progress func(done, total int)) error {

@@ -97,8 +97,7 @@ func (s *session) recall(ctx context.Context, o recallOptions) (*result.Recall, 
 	if err != nil {
 		return nil, err
 	}
-	scale := s.queryScale(held.Model.HeadDim)
-	settings, err := s.settings(d, selector.Shape{Model: held.Model, Scale: scale}, mappings, calibration)
+	settings, err := s.settings(d, selector.Shape{Model: held.Model, Scale: held.Scale}, mappings, calibration)
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +112,7 @@ func (s *session) recall(ctx context.Context, o recallOptions) (*result.Recall, 
 	task := s.app.progress.task("eval recall", false)
 	defer task.end()
 	rows, err := eval.Recall(ctx, eval.RecallOptions{
-		Device: d, Trace: held, Scale: scale, Settings: settings, Budgets: s.budgets(), Contexts: contexts,
+		Device: d, Trace: held, Settings: settings, Budgets: s.budgets(), Contexts: contexts,
 		Window: s.recallWindow(), Queries: s.Eval.Recall.Queries, Layers: layers, PerHead: s.Eval.Recall.PerHead, Progress: task.update,
 	})
 	if err != nil {

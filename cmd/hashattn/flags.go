@@ -68,9 +68,9 @@ func kebab(key string) string {
 	return b.String()
 }
 
-// experiment merges the experiment file, the environment, the command's flags
-// and --set.
-func (a *app) experiment(c *cobra.Command) (*configs.Experiment, error) {
+// experiment merges the experiment file, the environment, the command's flags,
+// --set and what else is given.
+func (a *app) experiment(c *cobra.Command, more ...configs.Source) (*configs.Experiment, error) {
 	name := "the experiment"
 	var content []byte
 	if a.file != "" {
@@ -96,7 +96,7 @@ func (a *app) experiment(c *cobra.Command) (*configs.Experiment, error) {
 		}
 		sources = append(sources, source)
 	}
-	e, err := configs.Load(name, content, os.Environ(), sources...)
+	e, err := configs.Load(name, content, os.Environ(), append(sources, more...)...)
 	if err != nil {
 		return nil, usageError{err}
 	}

@@ -35,7 +35,7 @@ on where it was. FILE is a YAML file or one that ships with the program:
 ` + exitHelp,
 		Example: `  hashattn run quickstart
   hashattn run my.yaml --set train.steps=400 --set sparsities=1/16,1/32
-  hashattn run full --print > my.yaml      # the whole experiment, each key explained
+  hashattn run smollm2-135m --print > my.yaml  # the whole experiment, each key explained
   hashattn run --schema > hashattn.schema.json`,
 		Args: args(cobra.MaximumNArgs(1)),
 		RunE: func(c *cobra.Command, files []string) error {

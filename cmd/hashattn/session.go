@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"path/filepath"
 	"slices"
 	"time"
@@ -136,21 +135,27 @@ func beyond(m *model.Model, context int, key string) error {
 	return usagef("a context of %d tokens is more than %s was trained for (%d); lower %s", context, m.Name, m.Context, key)
 }
 
-// distinct reports a text that is both calibration and held-out.
+// distinct reports a text that is in two of the sets.
 func (s *session) distinct() error {
-	train, err := texts.Read(s.Data.Calibration...)
-	if err != nil {
-		return asInput(err)
-	}
-	held, err := texts.Read(s.Data.Heldout...)
-	if err != nil {
-		return asInput(err)
-	}
-	for _, t := range train {
-		for _, h := range held {
-			if t.Hash() == h.Hash() {
-				return &configs.KeyError{Key: "data.heldout", Problem: fmt.Sprintf("%s is the same text as %s of data.calibration; results on it would flatter", h.Name, t.Name)}
+	sets := map[string]string{} // hash of a text -> where it is
+	for _, set := range []struct {
+		key     string
+		sources []string
+	}{{"data.calibration", s.Data.Calibration}, {"data.choice", s.Data.Choice}, {"data.heldout", s.Data.Heldout}} {
+		if len(set.sources) == 0 {
+			continue
+		}
+		docs, err := texts.Read(set.sources...)
+		if err != nil {
+			return asInput(err)
+		}
+		for _, d := range docs {
+			if other, ok := sets[d.Hash()]; ok {
+				return &configs.KeyError{Key: set.key, Problem: fmt.Sprintf("%s is the same text as %s; results on it would flatter", d.Name, other)}
 			}
+		}
+		for _, d := range docs {
+			sets[d.Hash()] = d.Name + " of " + set.key
 		}
 	}
 	return nil
@@ -307,10 +312,4 @@ func (s *session) header(kind string, config any, samples any, name, fingerprint
 	h.Device = deviceOf(d)
 	h.Seconds = time.Since(begin).Seconds()
 	return h, nil
-}
-
-// queryScale is what attention multiplies q.k by where only a trace is at
-// hand: 1/sqrt(headDim), as all models of the known architectures do.
-func (s *session) queryScale(headDim int) float32 {
-	return float32(1 / math.Sqrt(float64(headDim)))
 }

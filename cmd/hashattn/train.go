@@ -9,14 +9,15 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/hashattn/hashattn/configs"
 	"github.com/hashattn/hashattn/model/mapping"
 	"github.com/hashattn/hashattn/model/trace"
 	"github.com/hashattn/hashattn/train"
 )
 
 type trainOptions struct {
-	trace, out, checkpoints string
-	mappings                []string
+	trace, out, checkpoints, study string
+	mappings                       []string
 }
 
 func (a *app) trainCommand() *cobra.Command {
@@ -32,12 +33,18 @@ finished layer and head, whose maps and loss curves are kept as they come.
 --calibrate then divides the budget among layers and heads: it measures on the
 trace what each token set keeps at several budgets and writes the shares into
 the mapping. With --mapping it does so for mappings that are trained already.
+
+With --study it trains a table of variants instead, on the experiment's
+calibration texts, says which wins on the choice texts and whether that holds on
+the held-out texts, and writes study.json and EXPERIMENTS.md. Traces that the
+run's folder lacks are captured first.
 ` + exitHelp,
 		Example: `  hashattn train --config quickstart
   hashattn train --trace traces/calibration --presets grouped --steps 400 --out mappings
   hashattn train --presets paper --paper-steps 6400 --workers 8
   hashattn train --config quickstart --calibrate --objective error --per set
-  hashattn train --calibrate --mapping shared.safetensors --out calibrated`,
+  hashattn train --calibrate --mapping shared.safetensors --out calibrated
+  hashattn train --study variants.yaml --config qwen2.5-coder-0.5b-4k`,
 		Args: args(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			e, err := a.experiment(c)
@@ -49,11 +56,20 @@ the mapping. With --mapping it does so for mappings that are trained already.
 			if o.trace == "" {
 				o.trace = s.path("traces", "calibration")
 			}
-			if o.out == "" {
-				o.out = s.path("mappings")
-			}
 			if o.checkpoints == "" {
 				o.checkpoints = s.path("train")
+			}
+			if o.study != "" {
+				if o.out == "" {
+					o.out = s.dir
+				}
+				if err := s.distinct(); err != nil {
+					return err
+				}
+				return s.runStudy(c.Context(), o, func(more ...configs.Source) (*configs.Experiment, error) { return a.experiment(c, more...) })
+			}
+			if o.out == "" {
+				o.out = s.path("mappings")
 			}
 			if len(o.mappings) > 0 {
 				return s.runCalibrate(c.Context(), o)
@@ -64,6 +80,7 @@ the mapping. With --mapping it does so for mappings that are trained already.
 	a.bindKeys(c, "name", "train", "device")
 	c.Flags().StringVar(&o.trace, "trace", "", "calibration trace (default: traces/calibration in the run's `folder`)")
 	c.Flags().StringVarP(&o.out, "out", "o", "", "`folder` of the mappings (default: mappings in the run's folder)")
+	c.Flags().StringVar(&o.study, "study", "", "`file` of variants to train and compare")
 	c.Flags().StringVar(&o.checkpoints, "checkpoints", "", "`folder` of finished parts and loss curves (default: train in the run's folder)")
 	c.Flags().StringArrayVar(&o.mappings, "mapping", nil, "trained mapping `file` to calibrate in place of training, may be repeated")
 	return c
@@ -130,11 +147,16 @@ func (s *session) trainConfig(preset string) (train.Config, error) {
 	if t.LearningRate > 0 {
 		c.LearningRate = t.LearningRate
 	}
-	if preset != "paper" {
-		c.QueryBits = t.QueryBits
-	}
-	if preset == "grouped" {
+	switch preset {
+	case "paper":
+		c.Keys, c.Documents, c.Decay = t.PaperKeys, t.PaperDocs, t.PaperDecay
+	case "grouped":
 		c.Candidates, c.PerHeadLayers = t.Candidates, t.PerHeadLayers
+		c.GroupRule, c.MassPower = mapping.GroupRule(t.GroupRule), t.MassPower
+		fallthrough
+	default:
+		c.BlockBits, c.KeyHidden = t.BlockBits, t.KeyHidden
+		c.QueryBits, c.QueryAware = t.QueryBits, t.QueryAware
 	}
 	if err := c.Check(); err != nil {
 		return c, usageError{fmt.Errorf("train of %s: %w", preset, err)}

@@ -1,7 +1,7 @@
-// Package texts holds the documents that calibrate mappings and that measure
-// them, and reads a user's own.
+// Package texts holds the documents that calibrate mappings, that choose
+// between variants of them, and that measure them, and reads a user's own.
 //
-// A source names documents: "calibration" or "heldout" for the embedded sets
+// A source names documents: "calibration", "choice" or "heldout" for the embedded sets
 // (with "/prose" and the like for those whose name starts so), else a text
 // file, a folder of them, or a glob; .zst and .gz are unpacked. Read gives the
 // documents in a fixed order, each with the hash of its text.
@@ -26,11 +26,11 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-//go:embed calibration/*.zst heldout/*.zst LICENSES.md
+//go:embed calibration/*.zst choice/*.zst heldout/*.zst LICENSES.md
 var embedded embed.FS
 
 // Sets are the names of the embedded sets.
-var Sets = []string{"calibration", "heldout"}
+var Sets = []string{"calibration", "choice", "heldout"}
 
 // maxBytes bounds one unpacked document.
 const maxBytes = 256 << 20

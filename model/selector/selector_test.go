@@ -363,8 +363,8 @@ func TestShares(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, mass := range []float64{0, 1} {
-		a := sparse(t, m, h, kernels.Selection{Sink: 4, Local: 8, Budget: kernels.Budget{Num: 1, Den: 8}, Mass: mass})
+	for _, rule := range []kernels.Selection{{}, {Mass: 1}, {Candidates: 2}, {Mass: 1, Candidates: 2}, {Mass: 1, Candidates: 16}} {
+		a := sparse(t, m, h, kernels.Selection{Sink: 4, Local: 8, Budget: kernels.Budget{Num: 1, Den: 8}, Mass: rule.Mass, Candidates: rule.Candidates})
 		if err := a.Divide(shares); err != nil {
 			t.Fatal(err)
 		}
@@ -375,7 +375,7 @@ func TestShares(t *testing.T) {
 			cached += 2 * n
 		}
 		if d, want := m.Device.Reads().Density(), float64(read)/float64(cached); math.Abs(d-want) > 1e-9 {
-			t.Errorf("mass %v: read %.4f of the tokens, want %.4f", mass, d, want)
+			t.Errorf("%+v: read %.4f of the tokens, want %.4f", rule, d, want)
 		}
 	}
 	sel := kernels.Selection{Sink: 4, Local: 8, Budget: kernels.Budget{Num: 1, Den: 8}}

@@ -33,8 +33,9 @@ import (
 )
 
 const (
-	format    = "hashattn-trace"
-	version   = 1
+	format = "hashattn-trace"
+	// version 2 added the scale; version 1 is still read.
+	version   = 2
 	indexName = "index.json"
 	maxIndex  = 1 << 28 // bytes
 	// maxContext bounds what a hostile index can claim of a document.
@@ -50,7 +51,13 @@ type Header struct {
 	Tokenizer string      `json:"tokenizer"` // hash of the tokenizer
 	Context   int         `json:"context"`   // most tokens taken of a document
 	Captured  []int       `json:"captured"`  // layers, ascending
+	// Scale is what the model's attention multiplies q.k by. Traces of version
+	// 1 do not say it: there it is 0 in the file, and 1/sqrt(headDim) once read.
+	Scale float32 `json:"scale,omitempty"`
 }
+
+// DefaultScale is the scale of attention where a model does not say otherwise.
+func DefaultScale(headDim int) float32 { return float32(1 / math.Sqrt(float64(headDim))) }
 
 // Shard is one document's entry in the index.
 type Shard struct {
@@ -79,6 +86,9 @@ func (h Header) Check() error {
 	if h.Context < 1 || h.Context > maxContext {
 		return fmt.Errorf("context is %d, want 1 to %d", h.Context, maxContext)
 	}
+	if !(h.Scale > 0 && h.Scale <= math.MaxFloat32) {
+		return fmt.Errorf("scale is %v, want what attention multiplies q.k by, such as 1/sqrt(headDim)", h.Scale)
+	}
 	if len(h.Captured) == 0 {
 		return errors.New("no layers are captured")
 	}
@@ -91,12 +101,6 @@ func (h Header) Check() error {
 }
 
 func (x index) check() error {
-	if x.Format != format {
-		return fmt.Errorf("not a trace: its format is %q, want %q", x.Format, format)
-	}
-	if x.Version != version {
-		return fmt.Errorf("trace format version %d, this program reads %d: capture again or update the program", x.Version, version)
-	}
 	if err := x.Header.Check(); err != nil {
 		return err
 	}
@@ -145,6 +149,17 @@ func parseIndex(data []byte) (x index, err error) {
 	if _, err := d.Token(); err != io.EOF {
 		return x, errors.New("something follows the JSON object")
 	}
+	if x.Format != format {
+		return x, fmt.Errorf("not a trace: its format is %q, want %q", x.Format, format)
+	}
+	switch {
+	case x.Version == 1 && x.Scale == 0 && x.Model.HeadDim > 0:
+		x.Version, x.Scale = version, DefaultScale(x.Model.HeadDim)
+	case x.Version == 1:
+		return x, fmt.Errorf("trace format version 1 with scale %v and headDim %d, which no program wrote: capture again", x.Scale, x.Model.HeadDim)
+	case x.Version != version:
+		return x, fmt.Errorf("trace format version %d, this program reads 1 and %d: capture again or update the program", x.Version, version)
+	}
 	return x, x.check()
 }
 
@@ -156,6 +171,8 @@ func (h Header) differs(other Header) error {
 	switch {
 	case h.Tokenizer != other.Tokenizer:
 		return fmt.Errorf("made with another tokenizer (%.16s, not %.16s)", h.Tokenizer, other.Tokenizer)
+	case h.Scale != other.Scale:
+		return fmt.Errorf("made with scale %v of q.k, not %v", h.Scale, other.Scale)
 	case h.Context != other.Context:
 		return fmt.Errorf("made with context %d, not %d", h.Context, other.Context)
 	case !reflect.DeepEqual(h.Captured, other.Captured):

@@ -18,7 +18,7 @@ import (
 
 var header = Header{
 	Model:     shape.Model{Name: "tiny", Fingerprint: "f00d", Layers: 4, QueryHeads: 4, KVHeads: 2, HeadDim: 8, Rope: shape.Rope{Base: 1e4, Dims: 8}},
-	Tokenizer: "t0", Context: 512, Captured: []int{1, 3},
+	Tokenizer: "t0", Context: 512, Captured: []int{1, 3}, Scale: DefaultScale(8),
 }
 
 // document makes a document whose values say where they belong.
@@ -141,6 +141,7 @@ func TestOtherModel(t *testing.T) {
 		"tokenizer":   func(h *Header) { h.Tokenizer = "t1" },
 		"context":     func(h *Header) { h.Context = 1024 },
 		"layers":      func(h *Header) { h.Captured = []int{1} },
+		"scale":       func(h *Header) { h.Scale = 1. / 16 },
 	} {
 		h := header
 		change(&h)
@@ -155,6 +156,55 @@ func TestOtherModel(t *testing.T) {
 			if err := r.CheckModel(h.Model); err == nil {
 				t.Errorf("reader accepts another %s", name)
 			}
+		}
+	}
+}
+
+// Version 1 did not say the scale: it was 1/sqrt(headDim).
+func TestVersion1(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, document("a", 300))
+	path := filepath.Join(dir, indexName)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var fields map[string]any
+	if err := json.Unmarshal(data, &fields); err != nil {
+		t.Fatal(err)
+	}
+	if fields["version"] != 2. || fields["scale"] == nil {
+		t.Errorf("written as version %v with scale %v", fields["version"], fields["scale"])
+	}
+	put := func(version, scale any) {
+		t.Helper()
+		fields["version"], fields["scale"] = version, scale
+		if scale == nil {
+			delete(fields, "scale")
+		}
+		data, err := json.Marshal(fields)
+		if err == nil {
+			err = os.WriteFile(path, data, 0o666)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(1, nil)
+	r, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := DefaultScale(header.Model.HeadDim); r.Scale != want {
+		t.Errorf("scale %v, want %v", r.Scale, want)
+	}
+	if w := write(t, dir, document("b", 300)); w.index.Version != version || len(w.index.Shards) != 2 {
+		t.Errorf("continued as version %d with %d shards", w.index.Version, len(w.index.Shards))
+	}
+	for _, bad := range []struct{ version, scale any }{{1, 0.5}, {2, nil}, {2, 0}, {2, -1}, {3, 0.5}} {
+		put(bad.version, bad.scale)
+		if _, err := Open(dir); err == nil || !strings.Contains(err.Error(), "scale") && !strings.Contains(err.Error(), "version 3") {
+			t.Errorf("version %v, scale %v: %v", bad.version, bad.scale, err)
 		}
 	}
 }
