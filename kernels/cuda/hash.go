@@ -9,10 +9,9 @@ import (
 	"github.com/hashattn/hashattn/kernels/dtype"
 )
 
-// AttendHash implements kernels.Device: behind the encoding, where fusable says
-// so, one cluster
-// launch does it all, or chooses the candidates of reranking; elsewhere the
-// single operations.
+// AttendHash implements kernels.Device: behind the encoding one cluster launch
+// does it all where fusable says so, or chooses the candidates of reranking;
+// elsewhere the single operations.
 func (d *Device) AttendHash(out, q kernels.Tensor, layer int, b *kernels.Batch, scale float32, h kernels.HashQuery, sel kernels.Selection) {
 	want("q", q, dtype.F32)
 	s := d.use(b)
