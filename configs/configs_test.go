@@ -60,7 +60,7 @@ func TestYAMLRoundTrip(t *testing.T) {
 func TestPrecedence(t *testing.T) {
 	file := []byte("train: {steps: 1, paperSteps: 1, bits: 64, seed: 1}\n")
 	env := []string{"HASHATTN_TRAIN_PAPERSTEPS=2", "HASHATTN_TRAIN_BITS=32", "HASHATTN_SPARSITIES=1/4,512", "HASHATTN_SHARED_DATA=/x", "PATH=/bin"}
-	e, err := configs.Load("f.yaml", file, env, configs.Source{Name: "--bits", Key: "train.bits", Value: "8"}, configs.Source{Name: "--set", Key: "selectors", Value: `quest, hash:preset=shared, "lsh:bits=64,rerank=2"`})
+	e, err := configs.Load("f.yaml", file, env, configs.Source{Name: "--bits", Key: "train.bits", Value: "8"}, configs.Source{Name: "--set", Key: "selectors", Value: `quest, hash:preset=shared, "lsh:bits=64,rerank=2", "hash:p=0.95,budgets=uniform"`})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,8 +70,22 @@ func TestPrecedence(t *testing.T) {
 	if len(e.Sparsities) != 2 || e.Sparsities[0].String() != "1/4" || e.Sparsities[1].String() != "512" {
 		t.Errorf("sparsities %v", e.Sparsities)
 	}
-	want := []configs.Selector{{Name: "quest"}, {Name: "hash", Preset: "shared"}, {Name: "lsh", Options: "bits=64", Rerank: 2}}
+	want := []configs.Selector{{Name: "quest"}, {Name: "hash", Preset: "shared"}, {Name: "lsh", Options: "bits=64", Rerank: 2}, {Name: "hash", P: 0.95, Uniform: true}}
 	if diff := cmp.Diff(want, e.Selectors); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestLayers(t *testing.T) {
+	file := []byte("train: {denseLayers: [first 2, 5, 7-9], perHeadLayers: [3]}\n")
+	e, err := configs.Load("f.yaml", file, []string{"HASHATTN_TRAIN_PERHEADLAYERS=first 3, 12"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(configs.Layers{0, 1, 5, 7, 8, 9}, e.Train.DenseLayers); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff(configs.Layers{0, 1, 2, 12}, e.Train.PerHeadLayers); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -95,6 +109,7 @@ func TestFileErrors(t *testing.T) {
 		{"train: {presets: [shard]}", `train.presets[0]: "shard" is not one of paper, shared, grouped, did you mean shared?`},
 		{"train: {queryBits: 5}", `train.queryBits: "5" is not one of 4, 8`},
 		{"train: {bits: 30}", "f.yaml: train.bits: 30 is not a multiple of 4"},
+		{"sparsities: []", "sparsities: is empty"},
 		{"sparsities: [2/1]", `sparsities[0]: "2/1" is not a budget`},
 		{"sparsities: [0.03]", `sparsities[0]: "0.03" is not a budget`},
 		{"sparsities: [1/0]", `sparsities[0]: "1/0" is not a budget`},
@@ -108,8 +123,15 @@ func TestFileErrors(t *testing.T) {
 		{"selectors: [{name: quest}]", "selectors[0]: is a table, want one value"},
 		{"selectors: ['lsh:bits']", `selectors[0]: lsh: option "bits", want option=value`},
 		{"selectors: ['hash:page=3']", `selectors[0]: hash: option "page" is not one of preset, rerank`},
+		{"selectors: ['hash:p=1.5']", "p=1.5, want a share of the attention mass above 0 and at most 1"},
+		{"selectors: ['hash:budgets=even']", "budgets=even, want uniform or calibrated"},
 		{"selectors: ['quest:rerank=99']", "rerank=99, want a whole number from 1 to 16"},
 		{"selectors: ['hash:preset=papre']", `"papre" is not one of paper, shared, grouped, did you mean paper?`},
+		{"train: {denseLayers: [7-4]}", `train.denseLayers[0]: "7-4" is not a span of layers of 0 to 1023`},
+		{"train: {denseLayers: [first 5000]}", `"first 5000" is not a span of layers`},
+		{"train: {denseLayers: [last 2]}", `train.denseLayers[0]: "last 2" is not a whole number`},
+		{"train: {calibration: {least: 2}}", "train.calibration.least: 2 is out of range, want 0 to 1"},
+		{"train: {calibration: {most: 0.5}}", "train.calibration.most: 0.5 is out of range, want 1 to 1024"},
 		{"train: {learningRate: 3}", "train.learningRate: 3 is out of range"},
 		{"train: {learningRate: .nan}", `".nan" is not a number`},
 		{"capture: {layers: [-1]}", "capture.layers[0]: -1 is out of range"},
@@ -120,6 +142,8 @@ func TestFileErrors(t *testing.T) {
 		{"longbench: {memory: lots}", `longbench.memory: "lots" is not an amount of memory`},
 		{"longbench: {levenshtein: 1}", `longbench.levenshtein: "1" is not true or false`},
 		{"bench: {kvHeads: 5}", "bench.kvHeads: 5 does not divide bench.queryHeads 32"},
+		{"bench: {shape: llama-9}", `bench.shape: shape "llama-9" is unknown (gemma-3-270m, `},
+		{"bench: {project: [l5]}", `bench.project[0]: "l5" is not one of `},
 		{"x: &a [1]\ny: *a\n", "x: unknown key"},
 	} {
 		_, err := configs.Load("f.yaml", []byte(c.yaml), nil)

@@ -156,6 +156,12 @@ func (d decoder) slice(n *yaml.Node, key string, v reflect.Value, tag limits) er
 	if n.Kind != yaml.SequenceNode {
 		return d.errorf(n, key, "is %s, want a list", kindOf(n))
 	}
+	if v.Type() == reflect.TypeFor[Layers]() {
+		var err error
+		if n, err = d.spans(n, key, tag); err != nil {
+			return err
+		}
+	}
 	out := reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content))
 	for i, item := range n.Content {
 		if err := d.decode(item, fmt.Sprintf("%s[%d]", key, i), out.Index(i), tag); err != nil {

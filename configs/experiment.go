@@ -8,7 +8,11 @@
 // schema (Schema) and the commented YAML of an experiment (YAML).
 package configs
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/hashattn/hashattn/model"
+)
 
 // Experiment is one experiment. The tags are the whole truth about a key: its
 // name, what it means, and the values it may have.
@@ -19,7 +23,7 @@ type Experiment struct {
 	Data       Data       `json:"data" jsonschema_description:"Texts."`
 	Capture    Capture    `json:"capture" jsonschema_description:"Queries and keys taken from the model."`
 	Train      Train      `json:"train" jsonschema_description:"Training of the hash mappings."`
-	Selectors  []Selector `json:"selectors" jsonschema_description:"What chooses the tokens that attention reads: a name, or a name with options such as hash:preset=shared,rerank=2 or quest:page=16. hash stands for every trained mapping."`
+	Selectors  []Selector `json:"selectors" jsonschema_description:"What chooses the tokens that attention reads: a name, or a name with options such as hash:preset=shared,rerank=2 or quest:page=16. hash stands for every trained mapping. p=0.9 (hash, oracle, pq) cuts a token set where its scores estimate that it holds that share of attention, the budget being its most; hash:budgets=uniform leaves out the shares of a calibrated mapping."`
 	Sparsities []Budget   `json:"sparsities" jsonschema_description:"Budgets of chosen tokens: shares of the cached tokens (1/32) or counts (512)."`
 	Eval       Eval       `json:"eval" jsonschema_description:"Measurements of quality."`
 	Bench      Bench      `json:"bench" jsonschema_description:"Measurements of latency."`
@@ -48,35 +52,47 @@ type Capture struct {
 	Context   Tokens `json:"context" jsonschema:"minimum=16,maximum=1048576" jsonschema_description:"Tokens of each document."`
 	Documents int    `json:"documents" jsonschema:"minimum=0,maximum=100000" jsonschema_description:"Calibration documents; 0: all."`
 	Heldout   int    `json:"heldout" jsonschema:"minimum=0,maximum=100000" jsonschema_description:"Held-out documents; 0: all."`
-	Layers    []int  `json:"layers" jsonschema:"minimum=0,maximum=1023" jsonschema_description:"Layers; empty: all."`
+	Layers    Layers `json:"layers" jsonschema:"minimum=0,maximum=1023" jsonschema_description:"Layers; empty: all."`
 }
 
 // Train is how mappings are trained.
 type Train struct {
-	Presets       []string `json:"presets" jsonschema:"enum=paper,enum=shared,enum=grouped" jsonschema_description:"Mappings to train."`
-	Steps         int      `json:"steps" jsonschema:"minimum=0,maximum=1000000" jsonschema_description:"Training steps of shared and grouped; 0: the fitted start, untrained."`
-	PaperSteps    int      `json:"paperSteps" jsonschema:"minimum=0,maximum=1000000" jsonschema_description:"Training steps of paper, which still gains at 6400; 0: its random start."`
-	PaperKeys     int      `json:"paperKeys" jsonschema:"minimum=16,maximum=1048576" jsonschema_description:"Keys of each document in one step of paper: its MLPs make each key dear, and more steps help it more than more keys."`
-	PaperDocs     int      `json:"paperDocuments" jsonschema:"minimum=1,maximum=1024" jsonschema_description:"Documents of one step of paper."`
-	PaperDecay    bool     `json:"paperDecay" jsonschema_description:"Let paper's learning rate fall as that of shared and grouped does; the paper's own is constant."`
-	Bits          int      `json:"bits" jsonschema:"minimum=4,maximum=256" jsonschema_description:"Bits of one key code, a multiple of 4."`
-	QueryBits     int      `json:"queryBits" jsonschema:"enum=4,enum=8" jsonschema_description:"Bits of one query weight in shared and grouped."`
-	BlockBits     int      `json:"blockBits" jsonschema:"minimum=0,maximum=256" jsonschema_description:"Bits of a block of the residual code of shared and grouped, a divisor of bits; 0: a plain linear code."`
-	KeyHidden     int      `json:"keyHidden" jsonschema:"minimum=0,maximum=4096" jsonschema_description:"Width of an MLP beside the linear key map of shared and grouped; 0: none."`
-	QueryAware    bool     `json:"queryAware" jsonschema_description:"Train shared and grouped with query weights rounded to queryBits."`
-	GroupRule     string   `json:"groupRule" jsonschema:"enum=sum,enum=mass" jsonschema_description:"How the heads of grouped agree on a set: sum trains one query map for all of them, mass one each, whose softmaxes are added (a second pass over the codes)."`
-	MassPower     float64  `json:"massPower" jsonschema_description:"Power of a head's attention mass in the target of grouped's joint query map: 1 as attention's output, 0 all heads alike."`
-	Candidates    int      `json:"candidates" jsonschema:"minimum=0,maximum=16" jsonschema_description:"Candidates that grouped reranks by exact logits, in budgets; below 2: none."`
-	LearningRate  float64  `json:"learningRate" jsonschema_description:"0: the preset's own."`
-	Documents     int      `json:"documents" jsonschema:"minimum=1,maximum=1024" jsonschema_description:"Documents of one step."`
-	Queries       int      `json:"queries" jsonschema:"minimum=1,maximum=128" jsonschema_description:"Queries of each document in one step."`
-	Keys          int      `json:"keys" jsonschema:"minimum=16,maximum=1048576" jsonschema_description:"Keys of each document in one step, drawn at random if it has more."`
-	Sink          int      `json:"sink" jsonschema:"minimum=0,maximum=1048576" jsonschema_description:"First tokens that are always read."`
-	Local         int      `json:"local" jsonschema:"minimum=1,maximum=1048576" jsonschema_description:"Last tokens that are always read."`
-	Seed          uint64   `json:"seed" jsonschema_description:"Seed of everything random in training."`
-	Workers       int      `json:"workers" jsonschema:"minimum=0,maximum=4096" jsonschema_description:"Layers and heads trained at once; 0: one a core. Does not change the result."`
-	DenseLayers   []int    `json:"denseLayers" jsonschema:"minimum=0,maximum=1023" jsonschema_description:"Layers that stay dense."`
-	PerHeadLayers []int    `json:"perHeadLayers" jsonschema:"minimum=0,maximum=1023" jsonschema_description:"grouped: layers that select per query head."`
+	Presets       []string    `json:"presets" jsonschema:"enum=paper,enum=shared,enum=grouped" jsonschema_description:"Mappings to train."`
+	Steps         int         `json:"steps" jsonschema:"minimum=0,maximum=1000000" jsonschema_description:"Training steps of shared and grouped; 0: the fitted start, untrained."`
+	PaperSteps    int         `json:"paperSteps" jsonschema:"minimum=0,maximum=1000000" jsonschema_description:"Training steps of paper, which still gains at 6400; 0: its random start."`
+	PaperKeys     int         `json:"paperKeys" jsonschema:"minimum=16,maximum=1048576" jsonschema_description:"Keys of each document in one step of paper: its MLPs make each key dear, and more steps help it more than more keys."`
+	PaperDocs     int         `json:"paperDocuments" jsonschema:"minimum=1,maximum=1024" jsonschema_description:"Documents of one step of paper."`
+	PaperDecay    bool        `json:"paperDecay" jsonschema_description:"Let paper's learning rate fall as that of shared and grouped does; the paper's own is constant."`
+	Bits          int         `json:"bits" jsonschema:"minimum=4,maximum=256" jsonschema_description:"Bits of one key code, a multiple of 4."`
+	QueryBits     int         `json:"queryBits" jsonschema:"enum=4,enum=8" jsonschema_description:"Bits of one query weight in shared and grouped."`
+	BlockBits     int         `json:"blockBits" jsonschema:"minimum=0,maximum=256" jsonschema_description:"Bits of a block of the residual code of shared and grouped, a divisor of bits; 0: a plain linear code."`
+	KeyHidden     int         `json:"keyHidden" jsonschema:"minimum=0,maximum=4096" jsonschema_description:"Width of an MLP beside the linear key map of shared and grouped; 0: none."`
+	QueryAware    bool        `json:"queryAware" jsonschema_description:"Train shared and grouped with query weights rounded to queryBits."`
+	GroupRule     string      `json:"groupRule" jsonschema:"enum=sum,enum=mass" jsonschema_description:"How the heads of grouped agree on a set: sum trains one query map for all of them, mass one each, whose softmaxes are added (a second pass over the codes)."`
+	MassPower     float64     `json:"massPower" jsonschema_description:"Power of a head's attention mass in the target of grouped's joint query map: 1 as attention's output, 0 all heads alike."`
+	Candidates    int         `json:"candidates" jsonschema:"minimum=0,maximum=16" jsonschema_description:"Candidates that grouped reranks by exact logits, in budgets; below 2: none."`
+	LearningRate  float64     `json:"learningRate" jsonschema_description:"0: the preset's own."`
+	Documents     int         `json:"documents" jsonschema:"minimum=1,maximum=1024" jsonschema_description:"Documents of one step."`
+	Queries       int         `json:"queries" jsonschema:"minimum=1,maximum=128" jsonschema_description:"Queries of each document in one step."`
+	Keys          int         `json:"keys" jsonschema:"minimum=16,maximum=1048576" jsonschema_description:"Keys of each document in one step, drawn at random if it has more."`
+	Sink          int         `json:"sink" jsonschema:"minimum=0,maximum=1048576" jsonschema_description:"First tokens that are always read."`
+	Local         int         `json:"local" jsonschema:"minimum=1,maximum=1048576" jsonschema_description:"Last tokens that are always read."`
+	Seed          uint64      `json:"seed" jsonschema_description:"Seed of everything random in training."`
+	Workers       int         `json:"workers" jsonschema:"minimum=0,maximum=4096" jsonschema_description:"Layers and heads trained at once; 0: one a core. Does not change the result."`
+	DenseLayers   Layers      `json:"denseLayers" jsonschema:"minimum=0,maximum=1023" jsonschema_description:"Layers that stay dense: numbers, spans such as 0-3, or first 4."`
+	PerHeadLayers Layers      `json:"perHeadLayers" jsonschema:"minimum=0,maximum=1023" jsonschema_description:"grouped: layers that select per query head."`
+	Calibrate     bool        `json:"calibrate" jsonschema_description:"Divide the budget among layers and heads by what the calibration trace says of the trained mapping."`
+	Calibration   Calibration `json:"calibration" jsonschema_description:"How train.calibrate divides the budget."`
+}
+
+// Calibration is how one mean budget is divided among a mapping's token sets.
+type Calibration struct {
+	Budget    Budget  `json:"budget" jsonschema_description:"Mean budget at which the shares are measured."`
+	Objective string  `json:"objective" jsonschema:"enum=mass,enum=error" jsonschema_description:"What the shares favour: attention mass read, or small error of attention's output."`
+	Per       string  `json:"per" jsonschema:"enum=set,enum=kv-head,enum=layer" jsonschema_description:"What has a share of its own: each token set, the sets of a KV head, or those of a layer (the only one that CUDA reads)."`
+	Least     float64 `json:"least" jsonschema_description:"Smallest share, in mean budgets."`
+	Most      float64 `json:"most" jsonschema_description:"Largest share, in mean budgets."`
+	Positions int     `json:"positions" jsonschema:"minimum=1,maximum=1048576" jsonschema_description:"Queries of each document that are measured."`
 }
 
 // Eval is the measurements of quality.
@@ -91,7 +107,7 @@ type Eval struct {
 type Recall struct {
 	Contexts []Tokens `json:"contexts" jsonschema:"minimum=16,maximum=1048576" jsonschema_description:"Cached tokens; empty: the captured context."`
 	Queries  int      `json:"queries" jsonschema:"minimum=1,maximum=1048576" jsonschema_description:"Query positions of each document, the last ones captured."`
-	Layers   []int    `json:"layers" jsonschema:"minimum=0,maximum=1023" jsonschema_description:"Layers measured, of those captured; empty: all of them."`
+	Layers   Layers   `json:"layers" jsonschema:"minimum=0,maximum=1023" jsonschema_description:"Layers measured, of those captured; empty: all of them."`
 	PerHead  bool     `json:"perHead" jsonschema_description:"Rows for every layer and head beside the means."`
 }
 
@@ -130,6 +146,9 @@ type Bench struct {
 	QueryHeads int      `json:"queryHeads" jsonschema:"minimum=1,maximum=1024" jsonschema_description:"attention: query heads of the layer."`
 	KVHeads    int      `json:"kvHeads" jsonschema:"minimum=1,maximum=1024" jsonschema_description:"attention: KV heads of the layer."`
 	HeadDim    int      `json:"headDim" jsonschema:"minimum=8,maximum=512" jsonschema_description:"attention: width of a head."`
+	Shape      string   `json:"shape" jsonschema_description:"Published model whose sizes count (llama-3.1-8b, qwen2.5-7b, smollm2-135m, ...): attention takes its heads, decode and prefill random weights of its shape behind random keys and values; empty: queryHeads, kvHeads and headDim, and the model."`
+	Weights    string   `json:"weights" jsonschema:"enum=bf16,enum=q8_0" jsonschema_description:"Number format of a shape's random weights."`
+	Project    []string `json:"project" jsonschema:"enum=a10,enum=a100,enum=a100-40g,enum=h100,enum=h200,enum=l4,enum=l40s,enum=rtx4090,enum=t4" jsonschema_description:"attention: cards for which a roofline fitted to the times here projects the same steps."`
 	Runs       int      `json:"runs" jsonschema:"minimum=3,maximum=100000" jsonschema_description:"Timed runs of each setting."`
 	Presets    []string `json:"presets" jsonschema:"enum=paper,enum=shared,enum=grouped" jsonschema_description:"Presets to time."`
 }
@@ -164,6 +183,7 @@ func Default() *Experiment {
 			Presets: []string{"shared", "grouped", "paper"}, Steps: 800, PaperSteps: 6400, PaperKeys: 1024, PaperDocs: 1, Bits: 32, QueryBits: 8, Candidates: 2,
 			BlockBits: 4, GroupRule: "sum", MassPower: 1,
 			Documents: 4, Queries: 64, Keys: 4096, Sink: 128, Local: 128, Seed: 1,
+			Calibration: Calibration{Budget: fraction(1, 32), Objective: "error", Per: "set", Least: 0.25, Most: 4, Positions: 64},
 		},
 		Selectors: []Selector{
 			{Name: "hash"}, {Name: "oracle"}, {Name: "oracle", Options: "per=group"}, {Name: "lsh"}, {Name: "streaming"}, {Name: "quest"}, {Name: "doublesparsity"}, {Name: "pq"},
@@ -177,7 +197,7 @@ func Default() *Experiment {
 		},
 		Bench: Bench{
 			Parts: []string{"attention", "decode", "prefill"}, Contexts: []Tokens{4096, 32768, 131072},
-			Decode: []Tokens{2048, 4096}, Batch: []int{1}, QueryHeads: 32, KVHeads: 8, HeadDim: 128, Runs: 20,
+			Decode: []Tokens{2048, 4096}, Batch: []int{1}, QueryHeads: 32, KVHeads: 8, HeadDim: 128, Runs: 20, Weights: "bf16",
 			Presets: []string{"grouped", "shared", "paper"},
 		},
 		LongBench: LongBench{Data: "sample", PrefillOffset: 128, QuestionSparse: "tail"},
@@ -192,12 +212,18 @@ func (e *Experiment) check() error {
 		return &KeyError{Key: "name", Problem: fmt.Sprintf("%q cannot name a folder; use letters, digits, '-', '_' and '.'", e.Name)}
 	case e.Model == "":
 		return &KeyError{Key: "model", Problem: "is empty; give an alias such as smollm2-135m, a GGUF file or a Hugging Face folder"}
+	case len(e.Sparsities) == 0:
+		return &KeyError{Key: "sparsities", Problem: "is empty; give shares of the cached tokens such as 1/32, or counts such as 512"}
 	case len(e.Data.Calibration) == 0:
 		return &KeyError{Key: "data.calibration", Problem: "names no texts"}
 	case len(e.Data.Heldout) == 0:
 		return &KeyError{Key: "data.heldout", Problem: "names no texts"}
 	case !(e.Train.LearningRate >= 0 && e.Train.LearningRate < 1):
 		return &KeyError{Key: "train.learningRate", Problem: fmt.Sprintf("%v is out of range, want 0 to below 1", e.Train.LearningRate)}
+	case !(e.Train.Calibration.Least >= 0 && e.Train.Calibration.Least <= 1):
+		return &KeyError{Key: "train.calibration.least", Problem: fmt.Sprintf("%v is out of range, want 0 to 1", e.Train.Calibration.Least)}
+	case !(e.Train.Calibration.Most >= 1 && e.Train.Calibration.Most <= 1024):
+		return &KeyError{Key: "train.calibration.most", Problem: fmt.Sprintf("%v is out of range, want 1 to 1024", e.Train.Calibration.Most)}
 	case e.Train.Bits%4 != 0:
 		return &KeyError{Key: "train.bits", Problem: fmt.Sprintf("%d is not a multiple of 4", e.Train.Bits)}
 	case e.Train.BlockBits > 0 && e.Train.Bits%e.Train.BlockBits != 0:
@@ -206,6 +232,11 @@ func (e *Experiment) check() error {
 		return &KeyError{Key: "train.massPower", Problem: fmt.Sprintf("%v is out of range, want 0 to 4", e.Train.MassPower)}
 	case e.Bench.QueryHeads%e.Bench.KVHeads != 0:
 		return &KeyError{Key: "bench.kvHeads", Problem: fmt.Sprintf("%d does not divide bench.queryHeads %d", e.Bench.KVHeads, e.Bench.QueryHeads)}
+	}
+	if e.Bench.Shape != "" {
+		if _, err := model.Named(e.Bench.Shape); err != nil {
+			return &KeyError{Key: "bench.shape", Problem: err.Error()}
+		}
 	}
 	for i, c := range e.Eval.Recall.Contexts {
 		if c > e.Capture.Context {

@@ -134,7 +134,12 @@ type Selector struct {
 	Preset string // of hash: which mapping; empty for every trained one
 	// Rerank is how many candidates, in budgets, are reranked by exact logits;
 	// 0 leaves it to the mapping.
-	Rerank  int
+	Rerank int
+	// P above 0 cuts a token set where the scores estimate that it holds this
+	// share of the attention mass; the budget is its most.
+	P float64
+	// Uniform leaves out the shares of the budget that a calibrated mapping has.
+	Uniform bool
 	Options string // the other options, for package selector
 }
 
@@ -159,13 +164,24 @@ func (s *Selector) UnmarshalText(text []byte) error {
 				return fmt.Errorf("%s: rerank=%s, want a whole number from 1 to 16", name, value)
 			}
 			out.Rerank = n
+		case key == "p":
+			p, err := strconv.ParseFloat(value, 64)
+			if err != nil || !(p > 0 && p <= 1) {
+				return fmt.Errorf("%s: p=%s, want a share of the attention mass above 0 and at most 1", name, value)
+			}
+			out.P = p
+		case name == "hash" && key == "budgets":
+			if value != "uniform" && value != "calibrated" {
+				return fmt.Errorf("hash: budgets=%s, want uniform or calibrated", value)
+			}
+			out.Uniform = value == "uniform"
 		case name == "hash" && key == "preset":
 			if !slices.Contains(Presets, value) {
 				return fmt.Errorf("hash: preset %q is not one of %s%s", value, strings.Join(Presets, ", "), didYouMean(value, Presets))
 			}
 			out.Preset = value
 		case name == "hash":
-			return fmt.Errorf("hash: option %q is not one of preset, rerank", key)
+			return fmt.Errorf("hash: option %q is not one of preset, rerank, p, budgets", key)
 		default:
 			options = append(options, key+"="+value)
 		}
@@ -197,6 +213,12 @@ func (s Selector) String() string {
 	if s.Rerank > 0 {
 		options = append(options, "rerank="+strconv.Itoa(s.Rerank))
 	}
+	if s.P > 0 {
+		options = append(options, "p="+strconv.FormatFloat(s.P, 'g', -1, 64))
+	}
+	if s.Uniform {
+		options = append(options, "budgets=uniform")
+	}
 	if s.Options != "" {
 		options = append(options, s.Options)
 	}
@@ -212,7 +234,7 @@ func (s Selector) MarshalText() ([]byte, error) { return []byte(s.String()), nil
 // JSONSchema implements jsonschema's interface.
 func (Selector) JSONSchema() *jsonschema.Schema {
 	names := append([]string{"hash"}, selector.Methods()...)
-	return &jsonschema.Schema{Type: "string", Pattern: `^(` + strings.Join(names, "|") + `)(:[a-z]+=[^,=]+(,[a-z]+=[^,=]+)*)?$`, Examples: []any{"hash:preset=shared,rerank=2", "quest:page=16"}}
+	return &jsonschema.Schema{Type: "string", Pattern: `^(` + strings.Join(names, "|") + `)(:[a-z]+=[^,=]+(,[a-z]+=[^,=]+)*)?$`, Examples: []any{"hash:preset=shared,rerank=2", "hash:p=0.95", "quest:page=16"}}
 }
 
 // Presets are the mappings that can be trained.

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"runtime"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/hashattn/hashattn/eval/result"
 	"github.com/hashattn/hashattn/kernels"
@@ -60,8 +63,12 @@ func BenchAttention(ctx context.Context, o BenchAttentionOptions) ([]result.Benc
 			o.Progress(done, total)
 		}
 	}
+	watch, err := newStopwatch(o.Device, o.Runs)
+	if err != nil {
+		return nil, fmt.Errorf("bench attention: %w", err)
+	}
 	for _, shape := range o.Shapes {
-		b := attentionBench{BenchAttentionOptions: o, shape: shape, watch: newStopwatch(o.Device, o.Runs)}
+		b := attentionBench{BenchAttentionOptions: o, shape: shape, watch: watch}
 		if err := b.prepare(); err != nil {
 			return nil, fmt.Errorf("bench attention %v, %d x %d tokens: %w", shape, shape.Batch, shape.Context, err)
 		}
@@ -98,18 +105,13 @@ type attentionBench struct {
 	q, out kernels.Tensor
 	caches []*kernels.Cache
 
-	ref       *kernels.Reference
-	refQ      kernels.Tensor
+	// of each sequence, for the reference
+	refQ      []kernels.Tensor // [1, queryHeads, headDim]
 	refCaches []*kernels.Cache
 }
 
-// checkedSequences bounds the sequences compared with the reference, which
-// takes seconds for a long one.
-const checkedSequences = 1
-
 func (b *attentionBench) prepare() error {
 	s := b.shape
-	b.ref = kernels.NewReference()
 	b.scale = float32(1 / math.Sqrt(float64(s.HeadDim)))
 	rng := rand.New(rand.NewPCG(1, uint64(s.Context)))
 	query := make([]float32, s.Batch*s.QueryHeads*s.HeadDim)
@@ -126,8 +128,6 @@ func (b *attentionBench) prepare() error {
 	if b.out, err = b.Device.Alloc(dtype.F32, s.Batch, s.QueryHeads, s.HeadDim); err != nil {
 		return err
 	}
-	one := query[:checkedSequences*s.QueryHeads*s.HeadDim]
-	b.refQ = hostTensor(dtype.F32, rawBytes(one), checkedSequences, s.QueryHeads, s.HeadDim)
 	spec := kernels.CacheSpec{Layers: 1, KVHeads: s.KVHeads, HeadDim: s.HeadDim, Capacity: s.Context, Type: dtype.BF16}
 	for i := range s.Batch {
 		c, err := b.Device.NewCache(spec)
@@ -140,23 +140,25 @@ func (b *attentionBench) prepare() error {
 			device kernels.Tensor
 			host   *[]kernels.Tensor
 		}{{c.K[0], &host.K}, {c.V[0], &host.V}} {
-			values := b.random(rng, side.device.Len())
+			values := randomBF16(rng, side.device.Len())
 			if err := b.Device.Upload(side.device, rawBytes(values)); err != nil {
 				return err
 			}
 			*side.host = []kernels.Tensor{hostTensor(dtype.BF16, rawBytes(values), side.device.Shape...)}
+			if _, ok := side.device.Memory.(kernels.HostMemory); ok {
+				*side.host = []kernels.Tensor{side.device}
+			}
 		}
-		b.caches = append(b.caches, c)
-		if i < checkedSequences {
-			b.refCaches = append(b.refCaches, host)
-		}
+		b.caches, b.refCaches = append(b.caches, c), append(b.refCaches, host)
+		width := s.QueryHeads * s.HeadDim
+		b.refQ = append(b.refQ, hostTensor(dtype.F32, rawBytes(query[i*width:(i+1)*width]), 1, s.QueryHeads, s.HeadDim))
 	}
 	return nil
 }
 
-// random is n normal bf16 numbers out of a short table: filling gigabytes by a
-// generator would take longer than the benchmark.
-func (b *attentionBench) random(rng *rand.Rand, n int) []uint16 {
+// randomBF16 is n normal bf16 numbers out of a short table: filling gigabytes
+// by a generator would take longer than the benchmark.
+func randomBF16(rng *rand.Rand, n int) []uint16 {
 	const table = 1 << 16
 	var normal [table]uint16
 	for i := range normal {
@@ -214,10 +216,10 @@ func (b *attentionBench) dense() (result.BenchRow, error) {
 		return row, err
 	}
 	run := func() { b.Device.Attend(b.out, b.q, 0, batch, b.scale, 0) }
-	err = b.check(run, func(out kernels.Tensor) error {
-		batch, err := b.batch(b.ref, b.refCaches, nil)
+	err = b.check(run, func(i int, ref *kernels.Reference, out kernels.Tensor) error {
+		batch, err := b.batch(ref, b.refCaches[i:i+1], nil)
 		if err == nil {
-			b.ref.Attend(out, b.refQ, 0, batch, b.scale, 0)
+			ref.Attend(out, b.refQ[i], 0, batch, b.scale, 0)
 		}
 		return err
 	})
@@ -242,9 +244,9 @@ func (b *attentionBench) share(row *result.BenchRow) {
 	}
 }
 
-// check runs the device's operation on poisoned output and compares the first
-// sequences with the reference's.
-func (b *attentionBench) check(run func(), reference func(out kernels.Tensor) error) error {
+// check runs the device's operation on poisoned output and compares every
+// sequence with the reference's: of sequence i, on a device of its own.
+func (b *attentionBench) check(run func(), reference func(i int, ref *kernels.Reference, out kernels.Tensor) error) error {
 	poison := make([]float32, b.out.Len())
 	for i := range poison {
 		poison[i] = float32(math.NaN())
@@ -257,20 +259,27 @@ func (b *attentionBench) check(run func(), reference func(out kernels.Tensor) er
 	if err := b.Device.Download(rawBytes(got), b.out); err != nil {
 		return err
 	}
-	want := make([]float32, b.refQ.Len())
-	if err := reference(hostTensor(dtype.F32, rawBytes(want), b.refQ.Shape...)); err != nil {
-		return err
-	}
 	for i, v := range got {
 		if math.IsNaN(float64(v)) {
 			return fmt.Errorf("output %d was not written", i)
 		}
 	}
-	d := b.shape.HeadDim
-	for at := 0; at < len(want); at += d {
-		if e := relativeError(got[at:at+d], want[at:at+d]); !(e <= 3e-3) {
-			return fmt.Errorf("head %d differs from the reference by %.2g", at/d, e)
-		}
+	var checks errgroup.Group
+	checks.SetLimit(runtime.GOMAXPROCS(0))
+	for i, q := range b.refQ {
+		checks.Go(func() error {
+			want := make([]float32, q.Len())
+			if err := reference(i, kernels.NewReference(), hostTensor(dtype.F32, rawBytes(want), q.Shape...)); err != nil {
+				return err
+			}
+			d := b.shape.HeadDim
+			for at := 0; at < len(want); at += d {
+				if e := relativeError(got[i*len(want)+at:][:d], want[at:at+d]); !(e <= 3e-3) {
+					return fmt.Errorf("sequence %d, head %d differs from the reference by %.2g", i, at/d, e)
+				}
+			}
+			return nil
+		})
 	}
-	return nil
+	return checks.Wait()
 }

@@ -20,6 +20,13 @@ func (h HashShape) projections(s AttentionShape) (key, query kernels.Projection,
 		}
 		return a
 	}
+	// what training stores of a group's query map
+	half := func(a kernels.Affine) kernels.Affine {
+		for i, v := range a.Weight {
+			a.Weight[i] = dtype.F32FromBF16(dtype.BF16FromF32(v))
+		}
+		return a
+	}
 	const width = 128 // of the paper's MLP
 	d, group := s.HeadDim, s.QueryHeads/s.KVHeads
 	key = kernels.Projection{Name: h.Preset + " key", Heads: s.KVHeads}
@@ -41,9 +48,12 @@ func (h HashShape) projections(s AttentionShape) (key, query kernels.Projection,
 		if h.Preset == "grouped" {
 			heads, in = s.KVHeads, group*d
 			query.Heads = s.KVHeads
-			query.Layers = []kernels.Affine{affine(query.Heads, in, 2*d), affine(query.Heads, 2*d, 2*d), affine(query.Heads, 2*d, h.Bits)}
+			query.Layers = []kernels.Affine{half(affine(query.Heads, in, 2*d)), half(affine(query.Heads, 2*d, 2*d)), half(affine(query.Heads, 2*d, h.Bits))}
 		}
 		skip := affine(query.Heads, in, h.Bits)
+		if h.Preset == "grouped" {
+			skip = half(skip)
+		}
 		query.Skip = &skip
 	default:
 		err = fmt.Errorf("preset %q (paper, shared and grouped are known)", h.Preset)
@@ -179,7 +189,7 @@ func (b *attentionBench) hash(h HashShape, budget kernels.Budget, dense float64)
 		d.EncodeKeys(s.encode, 0, s.batch)
 		d.AttendHash(b.out, q, 0, s.batch, b.scale, s.query, s.selection)
 	}
-	if err := b.checkHash(s, h, budget, whole); err != nil {
+	if err := b.checkHash(s, whole); err != nil {
 		return nil, err
 	}
 	row := b.row()
@@ -245,58 +255,47 @@ func (b *attentionBench) bytes(s *stages) int64 {
 // checkHash compares the fused step with the reference's. Codes are computed
 // in another order of sums there, so the reference takes the device's codes:
 // bits whose z is almost 0 would differ without meaning anything.
-func (b *attentionBench) checkHash(s *stages, h HashShape, budget kernels.Budget, whole func()) error {
-	return b.check(whole, func(out kernels.Tensor) error {
-		ref, err := b.referenceStages(s, h, budget)
+func (b *attentionBench) checkHash(s *stages, whole func()) error {
+	weights := make([]byte, s.weights.Len())
+	b.Device.EncodeQueries(s.weights, kernels.Tensor{}, s.query.Encoder, b.q, s.query.Bits)
+	if err := b.Device.Download(weights, s.weights); err != nil {
+		return err
+	}
+	codes := make([]kernels.Tensor, b.shape.Batch)
+	for i, segment := range s.batch.Segments {
+		t := segment.Index.Layers[0][0]
+		host := make([]byte, 4*t.Len())
+		if err := b.Device.Download(host, t); err != nil {
+			return err
+		}
+		codes[i] = hostTensor(dtype.U32, host, t.Shape...)
+	}
+	each := len(weights) / b.shape.Batch
+	return b.check(whole, func(i int, ref *kernels.Reference, out kernels.Tensor) error {
+		index := &kernels.Index{Layers: [][]kernels.Tensor{{codes[i]}}}
+		batch, err := b.batch(ref, b.refCaches[i:i+1], []*kernels.Index{index})
 		if err != nil {
 			return err
 		}
-		weights := make([]byte, s.weights.Len())
-		b.Device.EncodeQueries(s.weights, kernels.Tensor{}, s.query.Encoder, b.q, s.query.Bits)
-		if err := b.Device.Download(weights, s.weights); err != nil {
+		n, sel := b.shape.Context, s.selection
+		alloc := func(shape ...int) kernels.Tensor {
+			x, e := ref.Alloc(dtype.I32, shape...)
+			if e != nil {
+				err = e
+			}
+			return x
+		}
+		scores, selected, kept := alloc(1, sel.Heads, n), alloc(1, sel.Heads, max(1, sel.Scored(n))), alloc(1, sel.Heads, max(1, sel.Chosen(n)))
+		if err != nil {
 			return err
 		}
-		copy(ref.weights.Bytes(), weights)
-		b.ref.ScanHash(ref.scores, ref.weights, 0, ref.batch)
-		b.ref.TopK(ref.selected, ref.scores, ref.batch, ref.selection)
-		kept := ref.selected
-		if ref.selection.Reranks() {
-			b.ref.Rerank(ref.kept, ref.selected, b.refQ, 0, ref.batch, b.scale, ref.selection)
-			kept = ref.kept
+		ref.ScanHash(scores, hostTensor(dtype.I8, weights[i*each:(i+1)*each], 1, s.weights.Dim(1), s.weights.Dim(2)), 0, batch)
+		ref.TopK(selected, scores, batch, sel)
+		if sel.Reranks() {
+			ref.Rerank(kept, selected, b.refQ[i], 0, batch, b.scale, sel)
+			selected = kept
 		}
-		b.ref.AttendSelected(out, b.refQ, 0, ref.batch, b.scale, kept, ref.selection)
+		ref.AttendSelected(out, b.refQ[i], 0, batch, b.scale, selected, sel)
 		return nil
 	})
-}
-
-// referenceStages is s for the reference device, with the device's codes.
-func (b *attentionBench) referenceStages(s *stages, h HashShape, budget kernels.Budget) (*stages, error) {
-	n := b.shape.Context
-	ref := &stages{device: b.ref, selection: s.selection}
-	var indexes []*kernels.Index
-	for i := range b.refCaches {
-		codes := s.batch.Segments[i].Index.Layers[0][0]
-		host := make([]byte, 4*codes.Len())
-		if err := b.Device.Download(host, codes); err != nil {
-			return nil, err
-		}
-		indexes = append(indexes, &kernels.Index{Layers: [][]kernels.Tensor{{hostTensor(dtype.U32, host, codes.Shape...)}}})
-	}
-	var err error
-	if ref.batch, err = b.batch(b.ref, b.refCaches, indexes); err != nil {
-		return nil, err
-	}
-	sequences := len(b.refCaches)
-	alloc := func(t dtype.Type, shape ...int) kernels.Tensor {
-		x, e := b.ref.Alloc(t, shape...)
-		if e != nil {
-			err = e
-		}
-		return x
-	}
-	ref.weights = alloc(dtype.I8, sequences, s.weights.Dim(1), s.weights.Dim(2))
-	ref.scores = alloc(dtype.I32, sequences, s.selection.Heads, n)
-	ref.selected = alloc(dtype.I32, sequences, s.selection.Heads, max(1, s.selection.Scored(n)))
-	ref.kept = alloc(dtype.I32, sequences, s.selection.Heads, max(1, s.selection.Chosen(n)))
-	return ref, err
 }

@@ -103,7 +103,8 @@ type recallKey struct{ setting, context, budget, layer int }
 // recallSum adds up over documents and queries, per query head.
 type recallSum struct {
 	recall, mass, err []float64
-	read, cached      float64
+	read              []float64
+	cached            float64
 	queries           int
 	documents         map[string]bool
 }
@@ -198,6 +199,27 @@ type exactLayer struct {
 	stride    int
 	lse       []float64 // [T, queryHeads] log of the sum of exp(logits)
 	out       []float32 // [T, queryHeads, headDim]
+	tops      []topCut  // [T, queryHeads], of the last sink and local asked for
+}
+
+// topCut is where the recallTop largest logits of [lo, hi) begin: those above
+// cut and ties that equal it.
+type topCut struct {
+	lo, hi, top int
+	cut         float32
+	ties        int
+}
+
+// topOf is the cut of row at's logits, found once for all budgets.
+func (x *exactLayer) topOf(at int, logits []float32, lo, hi int) topCut {
+	if x.tops == nil {
+		x.tops = make([]topCut, len(x.lse))
+	}
+	if t := x.tops[at]; t.top > 0 && t.lo == lo && t.hi == hi {
+		return t
+	}
+	x.tops[at] = newTopCut(logits, lo, hi)
+	return x.tops[at]
 }
 
 func (r *recall) exact(document *trace.Loaded, q []uint16, cache *kernels.Cache, layer int, at []int) (*exactLayer, error) {
@@ -285,7 +307,7 @@ func (r *recall) measure(x *exactLayer, b *kernels.Batch, layer int, sparse *sel
 	if sum == nil {
 		sum = &recallSum{
 			recall: make([]float64, m.QueryHeads), mass: make([]float64, m.QueryHeads), err: make([]float64, m.QueryHeads),
-			documents: map[string]bool{},
+			read: make([]float64, m.QueryHeads), documents: map[string]bool{},
 		}
 		r.sums[key] = sum
 	}
@@ -294,14 +316,15 @@ func (r *recall) measure(x *exactLayer, b *kernels.Batch, layer int, sparse *sel
 	for i, p := range x.positions {
 		n := int(p) + 1
 		sum.queries++
-		sum.read += float64(selection.Read(n))
 		sum.cached += float64(n)
 		for h := range m.QueryHeads {
-			set := sets[(i*selection.Heads+h*selection.Heads/m.QueryHeads)*k:][:selection.Chosen(n)]
+			at := h * selection.Heads / m.QueryHeads
+			set := selection.List(sets[(i*selection.Heads+at)*k:], selection.ChosenOf(at, n))
 			logits := x.logits[(i*m.QueryHeads+h)*x.stride:][:n]
 			lo, hi := selection.Range(n)
-			at := i*m.QueryHeads + h
-			sum.recall[h] += topShare(logits, lo, hi, set)
+			sum.read[h] += float64(lo + len(set) + n - hi)
+			at = i*m.QueryHeads + h
+			sum.recall[h] += x.topOf(at, logits, lo, hi).share(logits, set)
 			sum.mass[h] += massOf(logits, lo, hi, set, x.lse[at])
 			sum.err[h] += relativeError(got[at*m.HeadDim:][:m.HeadDim], x.out[at*m.HeadDim:][:m.HeadDim])
 		}
@@ -323,39 +346,45 @@ func (r *recall) index(sparse *selector.Sparse, cache *kernels.Cache, layer int)
 	return ix, r.Device.Synchronize()
 }
 
-// topShare is the share of the recallTop largest of logits[lo:hi] in set; of
-// equal logits the most recent count first. It is 1 where there is nothing to
-// choose from.
-func topShare(logits []float32, lo, hi int, set []int32) float64 {
-	top := min(recallTop, hi-lo)
-	if top == 0 {
-		return 1
+func newTopCut(logits []float32, lo, hi int) topCut {
+	t := topCut{lo: lo, hi: hi, top: min(recallTop, hi-lo)}
+	if t.top == 0 {
+		return t
 	}
 	values := slices.Clone(logits[lo:hi])
 	slices.Sort(values)
-	cut := values[len(values)-top]
-	above, ties := 0, 0
-	for _, v := range values[len(values)-top:] {
-		if v > cut {
-			above++
+	best := values[len(values)-t.top:]
+	t.cut, t.ties = best[0], t.top
+	for _, v := range best {
+		if v > t.cut {
+			t.ties--
 		}
 	}
-	ties = top - above
+	return t
+}
+
+// share is the share of the largest logits in set; of equal ones the most
+// recent count first. It is 1 where there is nothing to choose from.
+func (t topCut) share(logits []float32, set []int32) float64 {
+	if t.top == 0 {
+		return 1
+	}
 	hit := 0
-	for i := len(set) - 1; i >= 0; i-- { // recent first
-		if logits[set[i]] > cut {
+	for _, p := range set {
+		if logits[p] > t.cut {
 			hit++
 		}
 	}
-	for p := hi - 1; p >= lo && ties > 0; p-- {
-		if logits[p] == cut {
+	ties := t.ties
+	for p := t.hi - 1; p >= t.lo && ties > 0; p-- {
+		if logits[p] == t.cut {
 			ties--
 			if _, ok := slices.BinarySearch(set, int32(p)); ok {
 				hit++
 			}
 		}
 	}
-	return float64(hit) / float64(top)
+	return float64(hit) / float64(t.top)
 }
 
 // massOf is the attention mass on sink, local and set.
@@ -408,7 +437,7 @@ func (r *recall) rows() ([]result.RecallRow, error) {
 				row := result.RecallRow{
 					Selector: s.Selector, Preset: s.Preset, BitsPerToken: s.Scorer.Bits(), Context: context, Budget: b.String(),
 				}
-				var total recallSum
+				var read, cached float64 // means over heads
 				layers := 0
 				documents := map[string]bool{}
 				for _, l := range r.layers {
@@ -417,8 +446,7 @@ func (r *recall) rows() ([]result.RecallRow, error) {
 						continue
 					}
 					layers++
-					total.read += sum.read
-					total.cached += sum.cached
+					cached += sum.cached
 					for id := range sum.documents {
 						documents[id] = true
 					}
@@ -426,7 +454,8 @@ func (r *recall) rows() ([]result.RecallRow, error) {
 					for h := range heads {
 						one := row
 						one.Recall, one.Mass, one.Error = sum.recall[h]/n, sum.mass[h]/n, sum.err[h]/n
-						one.Density, one.Documents = sum.read/sum.cached, len(sum.documents)
+						one.Density, one.Documents = sum.read[h]/sum.cached, len(sum.documents)
+						read += sum.read[h] / float64(heads)
 						one.Layer, one.Head = &l, &h
 						perHead = append(perHead, one)
 						row.Recall += one.Recall
@@ -439,7 +468,7 @@ func (r *recall) rows() ([]result.RecallRow, error) {
 				}
 				n := float64(layers * heads)
 				row.Recall, row.Mass, row.Error = row.Recall/n, row.Mass/n, row.Error/n
-				row.Density, row.Documents = total.read/total.cached, len(documents)
+				row.Density, row.Documents = read/cached, len(documents)
 				rows = append(rows, row)
 			}
 		}

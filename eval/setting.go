@@ -18,7 +18,9 @@ import (
 // selection. The budget varies beside it.
 type Setting struct {
 	// Selector names the method in rows: "hash" for learned mappings, else the
-	// scorer's name, with "+rerank2x" behind it where candidates are reranked.
+	// scorer's name, with "+calibrated" behind it where token sets have shares
+	// of the budget, "+rerank2x" where candidates are reranked and "+p0.9"
+	// where sets are cut at a share of the mass.
 	Selector string
 	Preset   string // of a learned mapping
 	// Identity tells settings apart that have one name: it covers the mapping
@@ -28,6 +30,8 @@ type Setting struct {
 	// Selection's Budget is replaced by the budgets measured.
 	Selection   kernels.Selection
 	DenseLayers []int
+	// Shares divide the budget among token sets; nil: evenly.
+	Shares *mapping.Shares
 }
 
 // Source says where a Setting comes from: a mapping, or a method's description
@@ -39,6 +43,10 @@ type Source struct {
 	// where negative.
 	Sink, Local, Candidates int
 	DenseLayers             []int
+	// Mass above 0 cuts sets at this share of the estimated attention mass.
+	Mass float64
+	// Uniform leaves out the shares of a calibrated mapping.
+	Uniform bool
 }
 
 // NewSetting makes a source's scorer on a device. samples may be nil where no
@@ -46,7 +54,7 @@ type Source struct {
 func NewSetting(d kernels.Device, m shape.Model, scale float32, src Source, samples selector.Samples) (Setting, error) {
 	at := selector.Shape{Model: m, Scale: scale}
 	set := Setting{DenseLayers: src.DenseLayers}
-	set.Selection = kernels.Selection{Sink: src.Sink, Local: src.Local, Candidates: src.Candidates}
+	set.Selection = kernels.Selection{Sink: src.Sink, Local: src.Local, Candidates: src.Candidates, Mass: src.Mass}
 	var err error
 	if src.Mapping == nil {
 		set.Scorer, err = selector.New(selector.Env{Device: d, Shape: at, Samples: samples, Dense: src.DenseLayers}, src.Method)
@@ -68,20 +76,33 @@ func NewSetting(d kernels.Device, m shape.Model, scale float32, src Source, samp
 			return set, err
 		}
 		set.Selector, set.Preset = "hash", c.Preset
+		if c.Shares != nil && !src.Uniform {
+			set.Shares = c.Shares
+			set.Selector += "+calibrated"
+		}
 	}
-	set.Identity = identity(src, set.Selection)
+	set.Identity = identity(src, set)
 	if set.Selection.Reranks() {
 		set.Selector = fmt.Sprintf("%s+rerank%dx", set.Selector, set.Selection.Candidates)
+	}
+	if src.Mass > 0 {
+		set.Selector = fmt.Sprintf("%s+p%v", set.Selector, src.Mass)
 	}
 	return set, nil
 }
 
 // identity hashes all of a source that decides what is attended to.
-func identity(src Source, s kernels.Selection) string {
+func identity(src Source, set Setting) string {
 	h := sha256.New()
-	fmt.Fprintln(h, src.Method, s.Sink, s.Local, s.Candidates, src.DenseLayers)
+	s := set.Selection
+	fmt.Fprintln(h, src.Method, s.Sink, s.Local, s.Candidates, src.DenseLayers, s.Mass)
 	if m := src.Mapping; m != nil {
-		fmt.Fprintf(h, "%+v\n", m.Config)
+		c := m.Config
+		c.Shares = nil // a pointer: its value follows
+		fmt.Fprintf(h, "%+v\n", c)
+		if set.Shares != nil {
+			fmt.Fprintf(h, "%+v\n", *set.Shares)
+		}
 		affine := func(a *kernels.Affine) {
 			if a != nil {
 				fmt.Fprintln(h, a.In, a.Out)
@@ -111,7 +132,25 @@ func identity(src Source, s kernels.Selection) string {
 func (s Setting) Sparse(d kernels.Device, m shape.Model, scale float32, b kernels.Budget) (*selector.Sparse, error) {
 	selection := s.Selection
 	selection.Budget = b
-	return selector.NewSparse(d, selector.Shape{Model: m, Scale: scale}, s.Scorer, selection, s.DenseLayers)
+	sparse, err := selector.NewSparse(d, selector.Shape{Model: m, Scale: scale}, s.Scorer, selection, s.DenseLayers)
+	if err != nil || s.Shares == nil {
+		return sparse, err
+	}
+	return sparse, sparse.Divide(s.Shares)
+}
+
+// SparseAll is SparseFor with sets of all tokens, whatever their shares and the
+// mass: its attention is dense, by the sparse path.
+func (s Setting) SparseAll(m *model.Model) (*selector.Sparse, error) {
+	b := kernels.Budget{Num: 1, Den: 1}
+	if s.Shares != nil {
+		// even the smallest share of so much is everything
+		b.Num = mapping.ShareUnit
+	}
+	if s.Selection.Mass > 0 {
+		s.Selection.Mass = 1
+	}
+	return s.SparseFor(m, b)
 }
 
 // SparseFor is Sparse for a loaded model; sliding-window layers are left to

@@ -59,7 +59,7 @@ func (r *Reference) AttendSelected(out, q Tensor, layer int, b *Batch, scale flo
 		perSet := heads / s.Heads
 		for h := range heads {
 			set := h / perSet
-			chosen := selected.I32()[(row*s.Heads+set)*k:][:s.Chosen(n)]
+			chosen := s.List(selected.I32()[(row*s.Heads+set)*k:], s.ChosenOf(set, n))
 			positions := make([]int, 0, s.Read(n))
 			for i := range lo {
 				positions = append(positions, i)
@@ -138,6 +138,9 @@ func ComposeAttendHash(d Device, out, q Tensor, layer int, b *Batch, scale float
 	}
 	selected := alloc(dtype.I32, b.Tokens, s.Heads, scored)
 	d.TopK(selected, scores, b, s)
+	if s.Mass > 0 {
+		d.(Uneven).CutMass(selected, scores, MassUnit{Scales: scales, Linear: h.Mass}, b, s)
+	}
 	if s.Reranks() {
 		kept := alloc(dtype.I32, b.Tokens, s.Heads, chosen)
 		d.Rerank(kept, selected, q, layer, b, scale, s)

@@ -278,7 +278,7 @@ func (r *Reference) TopK(selected, scores Tensor, b *Batch, s Selection) {
 			for p := lo; p < hi; p++ {
 				candidates = append(candidates, p)
 			}
-			keep(selected.I32()[(row*sets+set)*k:][:k], candidates, s.Scored(position+1),
+			keep(selected.I32()[(row*sets+set)*k:][:k], candidates, s.ScoredOf(set, position+1),
 				func(p int) float64 { return score(scores, at+p) })
 		}
 	})
@@ -316,7 +316,7 @@ func (r *Reference) Rerank(selected, candidates, q Tensor, layer int, b *Batch, 
 		lo, hi := s.Range(n)
 		for set := range s.Heads {
 			var pool []int
-			for _, c := range candidates.I32()[(rowIndex*s.Heads+set)*k:][:s.Scored(n)] {
+			for _, c := range s.List(candidates.I32()[(rowIndex*s.Heads+set)*k:], s.ScoredOf(set, n)) {
 				pool = append(pool, int(c))
 			}
 			read := append([]int(nil), pool...)
@@ -341,7 +341,7 @@ func (r *Reference) Rerank(selected, candidates, q Tensor, layer int, b *Batch, 
 					value[p] += logits[i]
 				}
 			}
-			keep(selected.I32()[(rowIndex*s.Heads+set)*selected.Dim(2):][:selected.Dim(2)], pool, s.Chosen(n),
+			keep(selected.I32()[(rowIndex*s.Heads+set)*selected.Dim(2):][:selected.Dim(2)], pool, s.Kept(set, n, len(pool)),
 				func(p int) float64 { return value[p] })
 		}
 	})

@@ -1,6 +1,9 @@
 package kernels
 
-import "fmt"
+import (
+	"fmt"
+	"sort"
+)
 
 // Budget is how many tokens a decode step may choose by score: Count, or the
 // share Num/Den of the cached tokens, rounded down.
@@ -33,6 +36,12 @@ type Selection struct {
 	// Sink first and Local last tokens are always read, and never chosen.
 	Sink, Local int
 	Budget      Budget
+	// Budgets, if any, are the sets' own in place of Budget: one for each of
+	// Heads. Only a device that is Uneven runs sets of different sizes.
+	Budgets []Budget
+	// Mass above 0 cuts a set short, below its budget, where CutMass estimates
+	// that the tokens before hold this share of the candidates' attention.
+	Mass float64
 	// Candidates is how many times the budget is taken by score before Rerank
 	// keeps the best; below 2 there is no reranking.
 	Candidates int
@@ -45,20 +54,78 @@ func (s Selection) Range(n int) (lo, hi int) {
 	return lo, max(lo, hi)
 }
 
-// Chosen is how many tokens TopK or Rerank keeps for a row that sees n.
+// Of is the budget of a set.
+func (s Selection) Of(set int) Budget {
+	if s.Budgets == nil {
+		return s.Budget
+	}
+	return s.Budgets[set]
+}
+
+// Uneven says whether a layer's sets may differ in size.
+func (s Selection) Uneven() bool { return s.Budgets != nil || s.Mass > 0 }
+
+// largest is the largest set's budget among n tokens.
+func (s Selection) largest(n int) int {
+	most := s.Budget.At(n)
+	if s.Budgets != nil {
+		most = 0
+		for _, b := range s.Budgets {
+			most = max(most, b.At(n))
+		}
+	}
+	return most
+}
+
+// Chosen is how many tokens TopK or Rerank keeps for a row that sees n, in the
+// largest set.
 func (s Selection) Chosen(n int) int {
 	lo, hi := s.Range(n)
-	return min(s.Budget.At(n), hi-lo)
+	return min(s.largest(n), hi-lo)
 }
 
-// Scored is how many tokens TopK passes on for a row that sees n: Chosen, or
-// the candidates for Rerank.
+// ChosenOf is Chosen of one set.
+func (s Selection) ChosenOf(set, n int) int {
+	lo, hi := s.Range(n)
+	return min(s.Of(set).At(n), hi-lo)
+}
+
+// Scored is how many tokens TopK passes on for a row that sees n, in the
+// largest set: Chosen, or the candidates for Rerank.
 func (s Selection) Scored(n int) int {
 	lo, hi := s.Range(n)
-	return min(s.Budget.At(n)*max(1, s.Candidates), hi-lo)
+	return min(s.largest(n)*max(1, s.Candidates), hi-lo)
 }
 
-// Read is how many tokens attention reads for a row that sees n.
+// ScoredOf is Scored of one set.
+func (s Selection) ScoredOf(set, n int) int {
+	lo, hi := s.Range(n)
+	return min(s.Of(set).At(n)*max(1, s.Candidates), hi-lo)
+}
+
+// Kept is how many of a set's candidates Rerank keeps. Where CutMass has cut
+// the candidates short, the cut holds for what is kept too.
+func (s Selection) Kept(set, n, candidates int) int {
+	count := s.ChosenOf(set, n)
+	if s.Mass > 0 && candidates < s.ScoredOf(set, n) {
+		count = min(count, (candidates+max(1, s.Candidates)-1)/max(1, s.Candidates))
+	}
+	return count
+}
+
+// List is the tokens in the first most places of a set's list, which CutMass
+// may have ended early by -1.
+func (s Selection) List(list []int32, most int) []int32 {
+	list = list[:most]
+	if s.Mass > 0 {
+		end := sort.Search(len(list), func(i int) bool { return list[i] < 0 })
+		list = list[:end]
+	}
+	return list
+}
+
+// Read is how many tokens attention reads for a row that sees n, in the
+// largest set.
 func (s Selection) Read(n int) int {
 	lo, hi := s.Range(n)
 	return n - (hi - lo) + s.Chosen(n)

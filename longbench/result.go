@@ -2,11 +2,8 @@ package longbench
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"math"
-	"os"
-	"path/filepath"
 	"strconv"
 
 	"github.com/hashattn/hashattn/longbench/internal/pystr"
@@ -138,23 +135,4 @@ func pythonFloat(x float64) string {
 		s += ".0"
 	}
 	return s
-}
-
-// WriteFile writes JSON to a file, whole or not at all.
-func (r Result) WriteFile(name string) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
-	_, err = f.Write(r.JSON())
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), name)
 }

@@ -12,7 +12,11 @@ import (
 )
 
 // TestCaptureEqualsTransformers compares a trace with the one that
-// scripts/capture_transformers.py wrote for the same model and text.
+// scripts/capture_transformers.py wrote for the same model and text:
+//
+//	capture_transformers.py --model model/testdata/tiny/qwen2 --context 200 --positions tail --out model/testdata/trace lic.txt
+//
+// where lic.txt is the project's LICENSE.
 func TestCaptureEqualsTransformers(t *testing.T) {
 	m, _ := loadTiny(t, "qwen2", kernels.NewReference())
 	want, err := trace.Open(filepath.Join("testdata", "trace"))
@@ -20,6 +24,9 @@ func TestCaptureEqualsTransformers(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer want.Close()
+	if err := want.Model.Fits(m.Shape()); err != nil || want.Tokenizer != m.Tokenizer.Hash() {
+		t.Errorf("the script's trace does not say that it is of this model: %v, tokenizer %s", err, want.Tokenizer)
+	}
 	document, err := want.Document(0)
 	if err != nil {
 		t.Fatal(err)

@@ -55,6 +55,16 @@ func (g golden) floats(t *testing.T, name string) []float32 {
 	return v
 }
 
+func (g golden) bf16(t *testing.T, name string) []uint16 {
+	t.Helper()
+	raw := g.data(t, name)
+	v := make([]uint16, len(raw)/2)
+	for i := range v {
+		v[i] = binary.LittleEndian.Uint16(raw[2*i:])
+	}
+	return v
+}
+
 // difference is |got - want| / |want| by Euclidean norms.
 func difference(got, want []float32) float64 {
 	diff, norm := 0.0, 0.0

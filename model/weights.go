@@ -14,7 +14,7 @@ import (
 // Model is a checkpoint whose weights are on a device.
 type Model struct {
 	Config
-	Tokenizer *tokenizer.Tokenizer
+	Tokenizer *tokenizer.Tokenizer // nil for random weights
 	// Fingerprint identifies the weights in traces, mappings and results.
 	Fingerprint string
 	Device      kernels.Device
@@ -87,8 +87,10 @@ func (m *Model) load(ctx context.Context, o LoadOptions) (err error) {
 	if m.Tokenizer, err = m.checkpoint.tokenizer(); err != nil {
 		return err
 	}
-	if n := m.Tokenizer.VocabSize(); n > m.Vocabulary {
-		return fmt.Errorf("the tokenizer has %d tokens, the embedding %d rows", n, m.Vocabulary)
+	if m.Tokenizer != nil {
+		if n := m.Tokenizer.VocabSize(); n > m.Vocabulary {
+			return fmt.Errorf("the tokenizer has %d tokens, the embedding %d rows", n, m.Vocabulary)
+		}
 	}
 	m.Fingerprint = m.checkpoint.fingerprint()
 
@@ -155,6 +157,10 @@ func (l *loader) layer(c Config, i int) (w layerWeights) {
 }
 
 func (l *loader) has(name string) bool {
+	if r, ok := l.from.(*random); ok { // makes the matrix when asked for it
+		rows, _ := r.size(name)
+		return rows > 0
+	}
 	_, ok, err := l.from.matrix(name)
 	return ok && err == nil
 }

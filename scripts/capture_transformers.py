@@ -11,6 +11,11 @@ is after RoPE, in the half-split layout.
 
 A text is one document; a .jsonl (or .jsonl.zst) file holds one a line, in the
 field "text". Documents that are in the folder already are skipped.
+
+What traces say of the model, its fingerprint above all, comes from `hashattn
+inspect`, so that mappings trained on them fit the model in hashattn. For an
+architecture that hashattn lacks it comes from transformers, and the fingerprint
+is a SHA-256 of the weights.
 """
 import argparse
 import hashlib
@@ -18,6 +23,8 @@ import json
 import math
 import os
 import pathlib
+import shutil
+import subprocess
 import sys
 
 import torch
@@ -25,6 +32,7 @@ from safetensors.torch import save_file
 from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import cached_file
 
 FORMAT, VERSION, BLOCK = "hashattn-trace", 2, 128
 captured = {}  # layer -> (q, k, v) of the document at hand
@@ -95,18 +103,63 @@ def sha256_file(path):
     return h.hexdigest()
 
 
-def fingerprint_of(args):
-    """SHA-256 of the GGUF file, or of a folder's safetensors files by name."""
-    if args.fingerprint:
-        return args.fingerprint
+def checkpoint_of(args):
+    """The GGUF file, or the folder, that the weights come from."""
     if args.gguf:
-        return sha256_file(pathlib.Path(args.model) / args.gguf)
-    files = sorted(pathlib.Path(args.model).glob("*.safetensors"))
+        return pathlib.Path(args.model) / args.gguf
+    folder = pathlib.Path(args.model)
+    return folder if folder.is_dir() else pathlib.Path(cached_file(args.model, "config.json")).parent
+
+
+def inspected(args, checkpoint):
+    """The model and the tokenizer's hash as hashattn sees them, None if it cannot read the checkpoint."""
+    if args.hashattn:
+        command, where = [args.hashattn], None
+    elif found := shutil.which("hashattn"):
+        command, where = [found], None
+    elif shutil.which("go"):
+        command, where = ["go", "run", "./cmd/hashattn"], pathlib.Path(__file__).parent.parent
+    else:
+        raise SystemExit("neither hashattn nor go is on the path: name the program by --hashattn, or the model's fingerprint (hashattn inspect prints it) by --fingerprint")
+    run = subprocess.run([*command, "inspect", "--quick", "--json", str(checkpoint.resolve())], cwd=where, capture_output=True, text=True)
+    try:
+        said = json.loads(run.stdout)[0]
+    except (json.JSONDecodeError, IndexError):
+        raise SystemExit(f"{' '.join(command)} inspect {checkpoint}: {run.stderr.strip()}")
+    if "model" not in said:
+        print(f"hashattn cannot read {checkpoint} ({'; '.join(said.get('problems', []))}): the trace is for training and recall alone", file=sys.stderr)
+        return None
+    return said["model"], next(f["value"] for f in said["facts"] if f["name"] == "tokenizer")
+
+
+def sha256_weights(checkpoint):
+    """SHA-256 of the file, or of a folder's safetensors files by name."""
+    files = sorted(checkpoint.glob("*.safetensors")) if checkpoint.is_dir() else [checkpoint]
     if not files:
-        raise SystemExit(f"{args.model} is not a folder with safetensors files: give --fingerprint, the commit of the hub snapshot for example")
+        raise SystemExit(f"{checkpoint} has no safetensors files: give --fingerprint")
     if len(files) == 1:
         return sha256_file(files[0])
     return hashlib.sha256("".join(sha256_file(f) for f in files).encode()).hexdigest()
+
+
+def identity(args, config, tokenizer):
+    """What the index says of the model and of the tokenizer."""
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    own = {
+        "name": pathlib.Path(args.gguf or args.model.rstrip("/")).name, "fingerprint": args.fingerprint,
+        "layers": config.num_hidden_layers, "queryHeads": config.num_attention_heads,
+        "kvHeads": getattr(config, "num_key_value_heads", None) or config.num_attention_heads, "headDim": head_dim,
+        "rope": rope_of(config)}
+    vocabulary = hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
+    if args.fingerprint:
+        return own, vocabulary
+    checkpoint = checkpoint_of(args)
+    if found := inspected(args, checkpoint):
+        different = [k for k in ("layers", "queryHeads", "kvHeads", "headDim") if found[0][k] != own[k]]
+        if different:
+            raise SystemExit(f"{checkpoint}: hashattn and transformers differ in {', '.join(different)}")
+        return found
+    return {**own, "fingerprint": sha256_weights(checkpoint)}, vocabulary
 
 
 def write_atomic(path, data):
@@ -143,7 +196,8 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--model", required=True, help="hub name or folder")
     ap.add_argument("--gguf", help="GGUF file inside the model's folder")
-    ap.add_argument("--fingerprint", help="the model's fingerprint; default: SHA-256 of its files. A mapping for hashattn needs the one that `hashattn inspect` prints")
+    ap.add_argument("--hashattn", help="the program that tells the model's fingerprint; default: hashattn on the path, else go run")
+    ap.add_argument("--fingerprint", help="the model's fingerprint, in place of the one that hashattn tells")
     ap.add_argument("--out", required=True, help="trace folder")
     ap.add_argument("--context", type=int, default=4096, help="tokens taken of each document")
     ap.add_argument("--documents", type=int, help="stop after that many documents")
@@ -162,17 +216,10 @@ def main():
     config = model.config.get_text_config()
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
     wanted = [int(x) for x in args.layers.split(",")] if args.layers else [i for i, k in enumerate(kinds) if k == "full_attention"]
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    scale = scale_of(config, head_dim)
+    shape, vocabulary = identity(args, config, tokenizer)
     header = {
-        "format": FORMAT, "version": VERSION,
-        "model": {
-            "name": pathlib.Path(args.gguf or args.model.rstrip("/")).name, "fingerprint": fingerprint_of(args),
-            "layers": config.num_hidden_layers, "queryHeads": config.num_attention_heads, "kvHeads": kv_heads, "headDim": head_dim,
-            "rope": rope_of(config)},
-        "tokenizer": hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest(),
-        "context": args.context, "captured": wanted, "scale": scale, "shards": []}
+        "format": FORMAT, "version": VERSION, "model": shape, "tokenizer": vocabulary,
+        "context": args.context, "captured": wanted, "scale": scale_of(config, shape["headDim"]), "shards": []}
     out = pathlib.Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     umask = os.umask(0)

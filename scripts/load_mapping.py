@@ -26,8 +26,8 @@ class Mapping:
     def __init__(self, path):
         with safe_open(path, framework="pt") as f:
             meta = f.metadata() or {}
-            if meta.get("format") != "hashattn-mapping" or meta.get("version") != "1":
-                raise ValueError(f"{path}: format {meta.get('format')!r} version {meta.get('version')!r}, want hashattn-mapping 1")
+            if meta.get("format") != "hashattn-mapping" or meta.get("version") not in ("1", "2"):
+                raise ValueError(f"{path}: format {meta.get('format')!r} version {meta.get('version')!r}, want hashattn-mapping 1 or 2")
             self.config = json.loads(meta["config"])
             self.tensors = {name: f.get_tensor(name) for name in f.keys()}
         model = self.config["model"]

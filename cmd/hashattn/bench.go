@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/hashattn/hashattn/configs/texts"
+	"github.com/hashattn/hashattn/configs"
 	"github.com/hashattn/hashattn/eval"
 	"github.com/hashattn/hashattn/eval/result"
 	"github.com/hashattn/hashattn/kernels"
@@ -30,12 +30,14 @@ cold caches, beside dense attention of the same shape.
 ` + exitHelp
 	c.Example = `  hashattn bench
   hashattn bench attention --contexts 32K,128K --sparsities 1/32 --presets grouped
-  hashattn bench decode --model smollm2-135m --decode 4K --out decode.json`
+  hashattn bench attention --device cuda --shape llama-3.1-8b --batch 1,8 --project l4
+  hashattn bench decode --model smollm2-135m --decode 4K --out decode.json
+  hashattn bench decode --shape qwen2.5-coder-0.5b --weights q8_0 --decode 32K`
 	c.AddCommand(
 		a.benchPart("attention", "Time one layer's decode step, dense and by hash attention", "attention",
-			[]string{"bench.contexts", "bench.batch", "bench.queryHeads", "bench.kvHeads", "bench.headDim", "bench.runs", "bench.presets"}),
-		a.benchPart("decode", "Time a token of the model behind a context, dense and sparse", "decode", []string{"bench.decode", "bench.runs", "bench.presets"}),
-		a.benchPart("prefill", "Time the prefill of a context", "prefill", []string{"bench.decode", "bench.runs"}),
+			[]string{"bench.contexts", "bench.batch", "bench.queryHeads", "bench.kvHeads", "bench.headDim", "bench.shape", "bench.project", "bench.runs", "bench.presets"}),
+		a.benchPart("decode", "Time a token of the model behind a context, dense and sparse", "decode", []string{"bench.decode", "bench.batch", "bench.shape", "bench.weights", "bench.runs", "bench.presets", "selectors", "train.denseLayers"}),
+		a.benchPart("prefill", "Time the prefill of a context", "prefill", []string{"bench.decode", "bench.shape", "bench.weights", "bench.runs"}),
 	)
 	return c
 }
@@ -55,6 +57,12 @@ func (a *app) benchPart(use, short, part string, keys []string) *cobra.Command {
 			}
 			if part != "" {
 				e.Bench.Parts = []string{part}
+			}
+			if e.Bench.Shape != "" && changed(c, "query-heads", "kv-heads", "head-dim") {
+				return usagef("--shape has the heads of %s: leave out --query-heads, --kv-heads and --head-dim", e.Bench.Shape)
+			}
+			if e.Bench.Shape != "" && changed(c, "mapping", "model") {
+				return usagef("--shape stands for random weights and maps: leave out --model and --mapping")
 			}
 			s := a.session(e)
 			defer s.Close()
@@ -79,7 +87,7 @@ func (a *app) benchPart(use, short, part string, keys []string) *cobra.Command {
 func (s *session) benchConfig(o benchOptions) any {
 	t := s.Train
 	return map[string]any{"bench": s.Bench, "sparsities": s.Sparsities, "bits": t.Bits, "queryBits": t.QueryBits, "candidates": t.Candidates,
-		"sink": t.Sink, "local": t.Local, "cache": s.Device.Cache, "chunk": s.Device.Chunk, "skewed": o.skewed}
+		"sink": t.Sink, "local": t.Local, "selectors": s.hashSelectors(), "denseLayers": t.DenseLayers, "cache": s.Device.Cache, "chunk": s.Device.Chunk, "skewed": o.skewed}
 }
 
 // bench times the parts and writes the file.
@@ -96,16 +104,22 @@ func (s *session) bench(ctx context.Context, o benchOptions) (*result.Bench, err
 		}
 		s.app.progress.logf("memory is read at %.1f GB/s", f.Bandwidth/1e9)
 	}
+	if k := d.Info().Kind; len(s.Bench.Project) > 0 && k != "cuda" {
+		return nil, usagef("bench.project: the fixed costs of %s are not a graphics card's: time on one with --device cuda", k)
+	}
 	if slices.Contains(s.Bench.Parts, "attention") {
 		rows, err := s.benchAttention(ctx, d, f.Bandwidth, o)
 		if err != nil {
 			return nil, err
 		}
 		f.Rows = append(f.Rows, rows...)
+		if f.Rows, err = s.project(f.Rows, d, f.Bandwidth); err != nil {
+			return nil, err
+		}
 	}
 	var m model.Model
 	if slices.Contains(s.Bench.Parts, "decode") || slices.Contains(s.Bench.Parts, "prefill") {
-		opened, err := s.openModel(ctx)
+		opened, err := s.benchedModel(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -125,11 +139,29 @@ func (s *session) bench(ctx context.Context, o benchOptions) (*result.Bench, err
 
 func (s *session) benchAttention(ctx context.Context, d kernels.Device, bandwidth float64, o benchOptions) ([]result.BenchRow, error) {
 	var shapes []eval.AttentionShape
+	layer := eval.AttentionShape{QueryHeads: s.Bench.QueryHeads, KVHeads: s.Bench.KVHeads, HeadDim: s.Bench.HeadDim}
+	if s.Bench.Shape != "" {
+		c, err := model.Named(s.Bench.Shape)
+		if err != nil {
+			return nil, usageError{err}
+		}
+		layer = eval.AttentionShape{QueryHeads: c.QueryHeads, KVHeads: c.KVHeads, HeadDim: c.HeadDim}
+	}
 	for _, batch := range s.Bench.Batch {
 		for _, c := range s.Bench.Contexts {
-			shapes = append(shapes, eval.AttentionShape{QueryHeads: s.Bench.QueryHeads, KVHeads: s.Bench.KVHeads, HeadDim: s.Bench.HeadDim, Batch: batch, Context: int(c)})
+			layer.Batch, layer.Context = batch, int(c)
+			shapes = append(shapes, layer)
 		}
 	}
+	task := s.app.progress.task("bench attention", false)
+	defer task.end()
+	return eval.BenchAttention(ctx, eval.BenchAttentionOptions{
+		Device: d, Shapes: shapes, Hashes: s.hashShapes(), Budgets: s.budgets(), Runs: s.Bench.Runs, Skewed: o.skewed, Bandwidth: bandwidth, Progress: task.update,
+	})
+}
+
+// hashShapes are the sizes of the presets to time.
+func (s *session) hashShapes() []eval.HashShape {
 	var hashes []eval.HashShape
 	for _, p := range s.Bench.Presets {
 		h := eval.HashShape{Preset: p, Bits: s.Train.Bits, QueryBits: s.Train.QueryBits, Sink: s.Train.Sink, Local: s.Train.Local}
@@ -141,31 +173,19 @@ func (s *session) benchAttention(ctx context.Context, d kernels.Device, bandwidt
 		}
 		hashes = append(hashes, h)
 	}
-	task := s.app.progress.task("bench attention", false)
-	defer task.end()
-	return eval.BenchAttention(ctx, eval.BenchAttentionOptions{
-		Device: d, Shapes: shapes, Hashes: hashes, Budgets: s.budgets(), Runs: s.Bench.Runs, Skewed: o.skewed, Bandwidth: bandwidth, Progress: task.update,
-	})
+	return hashes
 }
 
 // benchModel times prefill and decode on a shipped text.
 func (s *session) benchModel(ctx context.Context, m *model.Model, bandwidth float64, o benchOptions) ([]result.BenchRow, error) {
 	contexts := s.contexts(s.Bench.Decode)
-	var tokens []int32
-	docs, err := texts.Read("heldout/prose", "heldout/memoir")
+	tokens, err := s.benchTokens(m, slices.Max(contexts)+s.Bench.Runs+1)
 	if err != nil {
 		return nil, err
 	}
-	need := slices.Max(contexts) + s.Bench.Runs + 1
-	for i := 0; len(tokens) < need; i = (i + 1) % len(docs) {
-		tokens = append(tokens, m.Tokenizer.Encode(docs[i].Text, len(tokens) == 0)...)
-	}
-	if need > m.Context {
-		return nil, usagef("bench.decode: %d tokens and %d runs are more than %s was trained for (%d)", slices.Max(contexts), s.Bench.Runs, m.Name, m.Context)
-	}
 	options := eval.BenchModelOptions{
 		Model: m, Tokens: tokens, Contexts: contexts, Budgets: s.budgets(), Runs: s.Bench.Runs,
-		Rows: int(s.Device.Chunk), CacheType: cacheType(s.Device), Bandwidth: bandwidth,
+		Rows: int(s.Device.Chunk), CacheType: cacheType(s.Device), Bandwidth: bandwidth, Fill: s.Bench.Shape != "",
 	}
 	var rows []result.BenchRow
 	for _, part := range s.Bench.Parts {
@@ -178,8 +198,16 @@ func (s *session) benchModel(ctx context.Context, m *model.Model, bandwidth floa
 			once.Runs = min(options.Runs, 3) // each is a whole prefill
 			more, err = eval.BenchPrefill(ctx, once)
 		case "decode":
-			if options.Settings, err = s.benchSettings(m, o); err == nil {
-				more, err = eval.BenchDecode(ctx, options)
+			if options.Settings, err = s.benchSettings(m, o); err != nil {
+				break
+			}
+			for _, batch := range s.Bench.Batch {
+				var some []result.BenchRow
+				options.Batch = batch
+				if some, err = eval.BenchDecode(ctx, options); err != nil {
+					break
+				}
+				more = append(more, some...)
 			}
 		}
 		task.end()
@@ -191,26 +219,36 @@ func (s *session) benchModel(ctx context.Context, m *model.Model, bandwidth floa
 	return rows, nil
 }
 
+// hashSelectors are the experiment's ways of using mappings: what decoding is
+// timed with.
+func (s *session) hashSelectors() []configs.Selector {
+	var out []configs.Selector
+	for _, sel := range s.Selectors {
+		if sel.Name == "hash" {
+			out = append(out, sel)
+		}
+	}
+	return out
+}
+
 // benchSettings are the mappings to decode with.
 func (s *session) benchSettings(m *model.Model, o benchOptions) ([]eval.Setting, error) {
-	files, err := s.mappingFiles(o.mappings)
-	if err != nil {
-		return nil, err
-	}
-	mappings, err := loadMappings(files)
+	mappings, err := s.benchMappings(m, o)
 	if err != nil {
 		return nil, err
 	}
 	var out []eval.Setting
-	for _, mp := range mappings {
-		if len(o.mappings) == 0 && !slices.Contains(s.Bench.Presets, mp.Preset) {
-			continue
+	for _, sel := range s.hashSelectors() {
+		for _, mp := range mappings {
+			if sel.Preset != "" && sel.Preset != mp.Preset || len(o.mappings) == 0 && !slices.Contains(s.Bench.Presets, mp.Preset) {
+				continue
+			}
+			set, err := eval.NewSetting(m.Device, m.Shape(), m.QueryScale, s.mappingSource(mp, sel), nil)
+			if err != nil {
+				return nil, asInput(err)
+			}
+			out = append(out, set)
 		}
-		set, err := eval.NewSetting(m.Device, m.Shape(), m.QueryScale, eval.Source{Mapping: mp, Sink: -1, Local: -1, Candidates: -1, DenseLayers: mp.DenseLayers}, nil)
-		if err != nil {
-			return nil, asInput(err)
-		}
-		out = append(out, set)
 	}
 	if len(out) == 0 {
 		s.app.progress.logf("bench decode: the run has no mappings, so only dense is timed; train some or name them with --mapping")

@@ -29,18 +29,12 @@ eval recall reads. A capture that was stopped goes on at the next document.
   hashattn capture --model model.gguf --calibration essays/ --heldout novel.txt --context 8K
   hashattn capture --layers 0,8,16 --out traces`,
 		Args: args(cobra.NoArgs),
-		RunE: func(c *cobra.Command, _ []string) error {
-			e, err := a.experiment(c)
-			if err != nil {
-				return err
-			}
-			s := a.session(e)
-			defer s.Close()
+		RunE: a.inSession(func(ctx context.Context, s *session) error {
 			if o.out == "" {
 				o.out = s.path("traces")
 			}
-			return s.runCapture(c.Context(), o)
-		},
+			return s.runCapture(ctx, o)
+		}),
 	}
 	a.bindKeys(c, "name", "model", "device", "data", "capture.context", "capture.documents", "capture.layers", "eval.recall.contexts", "eval.recall.queries")
 	c.Flags().StringVarP(&o.out, "out", "o", "", "`folder` of the traces (default: traces in the run's folder)")

@@ -21,6 +21,8 @@ func (a *app) evalCommand() *cobra.Command {
   hashattn eval perplexity --config quickstart --sparsities 1/32
   hashattn eval longbench --config quickstart --tasks qasper,trec
   hashattn eval score predictions/dense`,
+		Args: args(cobra.NoArgs), // a measurement that it does not know, then
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.AddCommand(a.evalRecallCommand(), a.evalPerplexityCommand(), a.evalLongBenchCommand(), a.evalNIAHCommand(), a.evalRulerCommand(), a.evalScoreCommand())
 	return c

@@ -36,24 +36,18 @@ compare with no published score.
   hashattn eval longbench --data LongBench/data --tasks qasper,trec --samples 20 --sparsities 1/16,1/32
   hashattn eval longbench --data data.zip --e --max-length 7500 --memory 8GiB`,
 		Args: args(cobra.NoArgs),
-		RunE: func(c *cobra.Command, _ []string) error {
-			e, err := a.experiment(c)
-			if err != nil {
-				return err
-			}
-			s := a.session(e)
-			defer s.Close()
+		RunE: a.inSession(func(ctx context.Context, s *session) error {
 			if err := o.fill(s, "scores.json"); err != nil {
 				return err
 			}
-			f, err := s.longBench(c.Context(), o)
+			f, err := s.longBench(ctx, o)
 			if err != nil {
 				return err
 			}
 			return s.show(o.out, f)
-		},
+		}),
 	}
-	a.bindKeys(c, "name", "model", "longbench", "selectors", "sparsities", "device")
+	a.bindKeys(c, "name", "model", "longbench", "selectors", "sparsities", "train.denseLayers", "device")
 	a.bindBenchmark(c, &o, "scores.json")
 	return c
 }

@@ -3,12 +3,14 @@ package main
 import (
 	"context"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/hashattn/hashattn/configs/texts"
 	"github.com/hashattn/hashattn/eval/benchmark"
+	"github.com/hashattn/hashattn/eval/report"
 	"github.com/hashattn/hashattn/eval/result"
 	"github.com/hashattn/hashattn/longbench/niah"
 	"github.com/hashattn/hashattn/model"
@@ -27,17 +29,11 @@ are kept as they are made, so that a stopped run goes on.
 		Example: `  hashattn eval niah --config quickstart
   hashattn eval niah --contexts 2K,4K,8K --depths 5 --haystack essays --selectors quest,streaming --sparsities 1/32`,
 		Args: args(cobra.NoArgs),
-		RunE: func(c *cobra.Command, _ []string) error {
-			e, err := a.experiment(c)
-			if err != nil {
-				return err
-			}
-			s := a.session(e)
-			defer s.Close()
+		RunE: a.inSession(func(ctx context.Context, s *session) error {
 			if err := o.fill(s, "niah", "scores.json"); err != nil {
 				return err
 			}
-			f, err := s.niah(c.Context(), o)
+			f, err := s.niah(ctx, o)
 			if err != nil {
 				return err
 			}
@@ -45,9 +41,9 @@ are kept as they are made, so that a stopped run goes on.
 				return a.printJSON(f)
 			}
 			return s.showHeatMaps(f, filepath.Dir(o.out))
-		},
+		}),
 	}
-	a.bindKeys(c, "name", "model", "eval.niah", "selectors", "sparsities", "device")
+	a.bindKeys(c, "name", "model", "eval.niah", "selectors", "sparsities", "train.denseLayers", "device")
 	a.bindBenchmark(c, &o, "niah/scores.json")
 	return c
 }
@@ -75,6 +71,9 @@ func (s *session) niah(ctx context.Context, o benchmarkOptions) (*result.Scores,
 	return s.ask(ctx, question{
 		name: "niah", config: map[string]any{"contexts": n.Contexts, "depths": n.Depths},
 		make: func(_ context.Context, m *model.Model) (*benchmark.Benchmark, error) {
+			if c := slices.Max(s.contexts(n.Contexts)); c > m.Context {
+				return nil, beyond(m, c, "eval.niah.contexts")
+			}
 			return benchmark.NIAH(benchmark.NIAHOptions{
 				Tokenizer: m.Tokenizer, Haystack: text, Contexts: s.contexts(n.Contexts), Depths: n.Depths, Needle: niah.SanFrancisco,
 			})
@@ -84,7 +83,7 @@ func (s *session) niah(ctx context.Context, o benchmarkOptions) (*result.Scores,
 
 // showHeatMaps prints a map per setting and draws them into the folder.
 func (s *session) showHeatMaps(f *result.Scores, dir string) error {
-	maps, err := benchmark.HeatMaps(f.Rows)
+	maps, err := report.HeatMaps(f.Rows)
 	if err != nil {
 		return err
 	}
@@ -93,9 +92,8 @@ func (s *session) showHeatMaps(f *result.Scores, dir string) error {
 			s.app.printf("\n")
 		}
 		s.app.printf("%s", m.Text())
-		name := "heatmap-" + strings.NewReplacer(" ", "-", "/", "of").Replace(m.Title)
 		for _, ext := range []string{".png", ".svg"} {
-			path := filepath.Join(dir, name+ext)
+			path := filepath.Join(dir, m.FileName()+ext)
 			if err := m.Save(path); err != nil {
 				return err
 			}

@@ -35,22 +35,16 @@ documents are kept, so that a stopped measurement goes on.
   hashattn eval perplexity --model model.gguf --mapping shared.safetensors --selectors hash --sparsities 1/32
   hashattn eval perplexity --contexts 8K --tokens 256 --heldout novel.txt`,
 		Args: args(cobra.NoArgs),
-		RunE: func(c *cobra.Command, _ []string) error {
-			e, err := a.experiment(c)
-			if err != nil {
-				return err
-			}
-			s := a.session(e)
-			defer s.Close()
+		RunE: a.inSession(func(ctx context.Context, s *session) error {
 			o.fill(s)
-			f, err := s.perplexity(c.Context(), o)
+			f, err := s.perplexity(ctx, o)
 			if err != nil {
 				return err
 			}
 			return s.show(o.out, f)
-		},
+		}),
 	}
-	a.bindKeys(c, "name", "model", "eval.perplexity", "selectors", "sparsities", "device", "data.heldout")
+	a.bindKeys(c, "name", "model", "eval.perplexity", "selectors", "sparsities", "train.denseLayers", "device", "data.heldout")
 	c.Flags().StringVar(&o.calibration, "calibration", "", "trace that pq and doublesparsity calibrate on (default: traces/calibration in the run's `folder`)")
 	c.Flags().StringArrayVar(&o.mappings, "mapping", nil, "mapping `file`, may be repeated (default: those of the run)")
 	c.Flags().StringVarP(&o.out, "out", "o", "", "`file` to write (default: perplexity.json in the run's folder)")

@@ -32,22 +32,16 @@ attention's output. It needs no model, only the trace and the mappings.
   hashattn eval recall --trace traces/heldout --mapping shared.safetensors --selectors hash,quest --sparsities 1/32
   hashattn eval recall --per-head --out recall.json`,
 		Args: args(cobra.NoArgs),
-		RunE: func(c *cobra.Command, _ []string) error {
-			e, err := a.experiment(c)
-			if err != nil {
-				return err
-			}
-			s := a.session(e)
-			defer s.Close()
+		RunE: a.inSession(func(ctx context.Context, s *session) error {
 			o.fill(s)
-			f, err := s.recall(c.Context(), o)
+			f, err := s.recall(ctx, o)
 			if err != nil {
 				return err
 			}
 			return s.show(o.out, f)
-		},
+		}),
 	}
-	a.bindKeys(c, "name", "eval.recall", "selectors", "sparsities", "device")
+	a.bindKeys(c, "name", "eval.recall", "selectors", "sparsities", "train.denseLayers", "device")
 	c.Flags().StringVar(&o.trace, "trace", "", "held-out trace (default: traces/heldout in the run's `folder`)")
 	c.Flags().StringVar(&o.calibration, "calibration", "", "trace that pq and doublesparsity calibrate on (default: traces/calibration in the run's `folder`)")
 	c.Flags().StringArrayVar(&o.mappings, "mapping", nil, "mapping `file`, may be repeated (default: those of the run)")
@@ -76,6 +70,9 @@ func (s *session) recallConfig() any {
 // recall measures recall and writes the file.
 func (s *session) recall(ctx context.Context, o recallOptions) (*result.Recall, error) {
 	begin := time.Now()
+	if len(s.Selectors) == 0 {
+		return nil, usagef("selectors names none to measure")
+	}
 	files, err := s.mappingFiles(o.mappings)
 	if err != nil {
 		return nil, err

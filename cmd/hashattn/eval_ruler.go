@@ -26,24 +26,18 @@ stopped run goes on.
   hashattn eval ruler --tasks niah_multikey_3,vt --context 8K --samples 50 --sparsities 1/32
   hashattn eval ruler --tasks niah_multikey_3 --file niah_multikey_3/validation.jsonl`,
 		Args: args(cobra.NoArgs),
-		RunE: func(c *cobra.Command, _ []string) error {
-			e, err := a.experiment(c)
-			if err != nil {
-				return err
-			}
-			s := a.session(e)
-			defer s.Close()
+		RunE: a.inSession(func(ctx context.Context, s *session) error {
 			if err := o.fill(s, "ruler", "scores.json"); err != nil {
 				return err
 			}
-			f, err := s.ruler(c.Context(), o)
+			f, err := s.ruler(ctx, o)
 			if err != nil {
 				return err
 			}
 			return s.show(o.out, f)
-		},
+		}),
 	}
-	a.bindKeys(c, "name", "model", "eval.ruler", "selectors", "sparsities", "device")
+	a.bindKeys(c, "name", "model", "eval.ruler", "selectors", "sparsities", "train.denseLayers", "device")
 	a.bindBenchmark(c, &o, "ruler/scores.json")
 	return c
 }
@@ -58,6 +52,9 @@ func (s *session) ruler(ctx context.Context, o benchmarkOptions) (*result.Scores
 	return s.ask(ctx, question{
 		name: "ruler", config: map[string]any{"context": r.Context, "seed": r.Seed},
 		make: func(ctx context.Context, m *model.Model) (*benchmark.Benchmark, error) {
+			if c := int(r.Context); r.File == "" && c > m.Context {
+				return nil, beyond(m, c, "eval.ruler.context")
+			}
 			return benchmark.Ruler(ctx, benchmark.RulerOptions{
 				Tokenizer: m.Tokenizer, Context: int(r.Context), Tasks: r.Tasks, Samples: r.Samples, Seed: r.Seed,
 				Haystack: text, SQuAD: r.SQuAD, HotpotQA: r.HotpotQA, Prepared: r.File,

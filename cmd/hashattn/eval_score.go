@@ -11,6 +11,7 @@ import (
 	"github.com/hashattn/hashattn/eval/benchmark"
 	"github.com/hashattn/hashattn/eval/report"
 	"github.com/hashattn/hashattn/longbench"
+	"github.com/hashattn/hashattn/model/atomicfile"
 )
 
 type scoreOptions struct {
@@ -47,11 +48,15 @@ sample by sample, and shows where they first differ.
 			if out == "" {
 				out = filepath.Join(dirs[0], "result.json")
 			}
-			if err := r.WriteFile(out); err != nil {
+			// Shown first: they are seen even where nothing can be written.
+			if err := a.showScores(r); err != nil {
+				return err
+			}
+			if err := atomicfile.Replace(out, r.JSON()); err != nil {
 				return err
 			}
 			a.progress.logf("wrote %s", out)
-			return a.showScores(r)
+			return nil
 		},
 	}
 	c.Flags().BoolVar(&o.e, "e", false, "LongBench-E: scores by length")

@@ -19,6 +19,8 @@ type exportOptions struct {
 	candidates  int
 	queryBits   int
 	dense       []int
+	perHead     []int
+	uniform     bool
 }
 
 func (a *app) exportCommand() *cobra.Command {
@@ -44,13 +46,15 @@ Python. The flags change how the maps are used; the maps themselves stay.
 	f.IntVar(&o.candidates, "candidates", 0, "candidates reranked by exact logits, in budgets; below 2: none")
 	f.IntVar(&o.queryBits, "query-bits", 0, "bits of a query weight: 4 or 8")
 	f.IntSliceVar(&o.dense, "dense-layers", nil, "layers that are to stay dense; their maps are left out")
-	if err := c.MarkFlagRequired("out"); err != nil {
-		panic(err) // the flag is defined above
-	}
+	f.IntSliceVar(&o.perHead, "per-head-layers", nil, "layers that are to select per query head; they need a query map for each")
+	f.BoolVar(&o.uniform, "uniform-budgets", false, "leave out the shares of a calibrated budget")
 	return c
 }
 
 func (a *app) runExport(c *cobra.Command, o exportOptions, path string) error {
+	if o.out == "" {
+		return usagef("name the file to write by --out")
+	}
 	m, err := mapping.Load(path)
 	if err != nil {
 		return asInput(err)
@@ -70,6 +74,12 @@ func (a *app) runExport(c *cobra.Command, o exportOptions, path string) error {
 		}
 		m.QueryBits = o.queryBits
 	}
+	if o.uniform {
+		m.Shares = nil
+	}
+	if m.Shares != nil && len(o.dense)+len(o.perHead) > 0 {
+		return usagef("--dense-layers and --per-head-layers change which token sets share the calibrated budget: add --uniform-budgets, then calibrate again")
+	}
 	for _, l := range o.dense {
 		if l < 0 || l >= len(m.Layers) {
 			return usagef("--dense-layers: %d is no layer of a model of %d", l, len(m.Layers))
@@ -80,6 +90,14 @@ func (a *app) runExport(c *cobra.Command, o exportOptions, path string) error {
 		}
 	}
 	slices.Sort(m.DenseLayers)
+	for _, l := range o.perHead {
+		if l < 0 || l >= len(m.Layers) {
+			return usagef("--per-head-layers: %d is no layer of a model of %d", l, len(m.Layers))
+		}
+		m.PerHeadLayers = append(m.PerHeadLayers, l)
+	}
+	slices.Sort(m.PerHeadLayers)
+	m.PerHeadLayers = slices.Compact(m.PerHeadLayers)
 	m.PerHeadLayers = slices.DeleteFunc(m.PerHeadLayers, func(l int) bool { return slices.Contains(m.DenseLayers, l) })
 	if err := m.Check(); err != nil {
 		return usageError{err}

@@ -47,17 +47,11 @@ density: the share of cached tokens that attention really read. With --mapping
   hashattn generate --prompt-file book.txt --mapping grouped.safetensors --sparsity 1/32
   hashattn generate --prompt-file - --selector quest:page=16 --sparsity 512 < book.txt`,
 		Args: args(cobra.NoArgs),
-		RunE: func(c *cobra.Command, _ []string) error {
-			e, err := a.experiment(c)
-			if err != nil {
-				return err
-			}
-			s := a.session(e)
-			defer s.Close()
-			return s.runGenerate(c.Context(), o)
-		},
+		RunE: a.inSession(func(ctx context.Context, s *session) error {
+			return s.runGenerate(ctx, o)
+		}),
 	}
-	a.bindKeys(c, "model", "device", "train.sink", "train.local")
+	a.bindKeys(c, "model", "device", "train.sink", "train.local", "train.denseLayers")
 	f := c.Flags()
 	f.StringVarP(&o.prompt, "prompt", "p", "", "text to continue")
 	f.StringVar(&o.promptFile, "prompt-file", "", "`file` of the text to continue, - for standard input")
@@ -68,7 +62,7 @@ density: the share of cached tokens that attention really read. With --mapping
 	f.Float64Var(&o.topP, "top-p", 1, "draw from the smallest set of tokens of this probability")
 	f.Uint64Var(&o.seed, "seed", 1, "of drawing")
 	f.StringVar(&o.mapping, "mapping", "", "hash mapping `file`: sparse decoding")
-	f.StringVar(&o.selector, "selector", "", "another selector, such as quest:page=16, or hash:rerank=2 with --mapping")
+	f.StringVar(&o.selector, "selector", "", "another selector, such as quest:page=16, or hash:rerank=2,p=0.95 with --mapping")
 	f.StringVar(&o.sparsity, "sparsity", "1/32", "chosen tokens: a share such as 1/32 or a count such as 512")
 	f.IntVar(&o.offset, "prefill-offset", 1, "last prompt tokens that are read sparsely too")
 	f.BoolVar(&o.force, "force", false, "use a mapping that was trained for other weights")
@@ -198,7 +192,7 @@ func (s *session) generateAttention(m *model.Model, o generateOptions, b kernels
 	if (sel.Name == "hash") != (o.mapping != "") {
 		return nil, eval.Setting{}, usagef("--mapping goes with the selector hash, and only with it")
 	}
-	src := eval.Source{Method: sel.Description(), Sink: s.Train.Sink, Local: s.Train.Local, Candidates: sel.Rerank}
+	src := eval.Source{Method: sel.Description(), Sink: s.Train.Sink, Local: s.Train.Local, Candidates: sel.Rerank, DenseLayers: s.Train.DenseLayers, Mass: sel.P}
 	if o.mapping != "" {
 		mappings, err := loadMappings([]string{o.mapping})
 		if err != nil {
@@ -209,17 +203,17 @@ func (s *session) generateAttention(m *model.Model, o generateOptions, b kernels
 			s.app.progress.logf("--force: %v", err)
 			mp.Model.Fingerprint = m.Fingerprint
 		}
-		src = eval.Source{Mapping: mp, Sink: -1, Local: -1, Candidates: -1, DenseLayers: mp.DenseLayers}
-		if sel.Rerank > 0 {
-			src.Candidates = sel.Rerank
-		}
+		src = s.mappingSource(mp, sel)
 	}
 	set, err := eval.NewSetting(m.Device, m.Shape(), m.QueryScale, src, nil)
 	if err != nil {
 		return nil, set, asInput(err)
 	}
 	sparse, err := set.SparseFor(m, b)
-	return sparse, set, err
+	if err != nil {
+		return nil, set, usageError{err}
+	}
+	return sparse, set, nil
 }
 
 // generate prefills densely up to the offset and decodes, printing as it goes.

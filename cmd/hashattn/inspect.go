@@ -20,6 +20,7 @@ import (
 	"github.com/hashattn/hashattn/model/gguf"
 	"github.com/hashattn/hashattn/model/mapping"
 	"github.com/hashattn/hashattn/model/safetensors"
+	"github.com/hashattn/hashattn/model/shape"
 	"github.com/hashattn/hashattn/model/trace"
 )
 
@@ -34,6 +35,7 @@ type inspection struct {
 	Sound    bool         `json:"sound"`
 	Checked  string       `json:"checked"` // how far
 	Facts    []fact       `json:"facts"`
+	Model    *shape.Model `json:"model,omitempty"` // of a checkpoint, as traces and mappings record it
 	Tensors  []tensorFact `json:"tensors,omitempty"`
 	Problems []string     `json:"problems,omitempty"`
 }
@@ -224,6 +226,8 @@ func inspectModel(i *inspection) error {
 	i.add("vocabulary", fmt.Sprintf("%d tokens, %d rows", tok.VocabSize(), c.Vocabulary))
 	i.add("tokenizer", tok.Hash())
 	i.add("fingerprint", fingerprint)
+	at := (&model.Model{Config: c, Fingerprint: fingerprint}).Shape()
+	i.Model = &at
 	return c.Check()
 }
 
@@ -250,6 +254,9 @@ func (a *app) inspectSafetensors(ctx context.Context, o inspectOptions, i *inspe
 		i.add("score", fmt.Sprintf("%s, query bits %d", m.Score, m.QueryBits))
 		i.add("sink, local", fmt.Sprintf("%d, %d", m.Sink, m.Local))
 		i.add("candidates", m.Candidates)
+		if x := extremes(m); x != nil {
+			i.add("shares", fmt.Sprintf("%.3g to %.3g mean budgets per %s, by %s at %s", x[0], x[1], m.Shares.Measured.Per, m.Shares.Measured.Objective, m.Shares.Measured.Budget))
+		}
 		i.add("layers", fmt.Sprintf("%d, dense %v, per head %v", len(m.Layers), m.DenseLayers, m.PerHeadLayers))
 		i.add("training", m.TrainingHash)
 	} else if len(f.Metadata) > 0 {

@@ -34,21 +34,36 @@ Exit codes: 0 done, 1 failure, 2 wrong usage or configuration, 3 an input file
 is damaged or does not fit, 130 interrupted (the next run resumes).`
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	os.Exit(run(interruptible(), os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// interruptible gives a context that the first interrupt cancels: the unit of
+// work at hand is finished and kept. A second ends the program at once, which
+// loses that unit and no more, for files get their names once they are whole.
+func interruptible() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	go func() {
-		<-ctx.Done()
-		stop() // a second interrupt ends the program at once
+		<-signals
+		cancel()
+		fmt.Fprintln(os.Stderr, "hashattn: stopping after the work at hand; interrupt again to stop at once")
+		<-signals
+		os.Exit(exitInterrupted)
 	}()
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+	return ctx
 }
 
 // run runs one command line and gives its exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	a := newApp(stdout, stderr)
+	out := &output{w: stdout}
+	a := newApp(out, stderr)
 	root := a.root()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
+	if err == nil && out.err != nil {
+		err = fmt.Errorf("standard output: %w", out.err)
+	}
 	code := exitCode(ctx, err, a.began)
 	switch {
 	case code == exitInterrupted:
@@ -60,6 +75,21 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		}
 	}
 	return code
+}
+
+// output is standard output. It keeps the first error, so that results which
+// could not be printed, on a full disk for example, are not taken for printed.
+type output struct {
+	w   io.Writer
+	err error
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	n, err := o.w.Write(p)
+	if o.err == nil {
+		o.err = err
+	}
+	return n, err
 }
 
 // usageError is a wrong use of a command.

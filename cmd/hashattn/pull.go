@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -39,6 +40,13 @@ Aliases:
 				return usagef("name a model, or --list the known ones")
 			}
 			return a.runPull(c.Context(), refs)
+		},
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			names := []string{"longbench"}
+			for _, m := range hub.Aliases() {
+				names = append(names, m.Name)
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
 		},
 	}
 	c.Flags().BoolVar(&list, "list", false, "list the known models")
@@ -88,20 +96,24 @@ func (a *app) pull(ctx context.Context, ref string, get func(context.Context, st
 	var t *task
 	var what string
 	defer func() { t.end() }()
-	return get(ctx, ref, hub.Options{Progress: func(done, total int64, name string) {
+	path, err := get(ctx, ref, hub.Options{Progress: func(done, total int64, name string) {
 		if t == nil || name != what {
 			t.end()
 			t, what = a.progress.task("pull "+name, true), name
 		}
 		t.update64(done, total)
 	}})
+	if errors.Is(err, hub.ErrUnknown) {
+		return "", usageError{err}
+	}
+	return path, err
 }
 
 // modelPath is where the experiment's model lies; it is pulled if need be.
 func (s *session) modelPath(ctx context.Context) (string, error) {
 	path, err := s.app.pull(ctx, s.Model, hub.Resolve)
 	if err != nil {
-		return "", fmt.Errorf("model %s: %w", s.Model, err)
+		return "", fmt.Errorf("model: %w", err)
 	}
 	if _, err := os.Stat(path); err != nil {
 		return "", asInput(err)

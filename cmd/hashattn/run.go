@@ -14,7 +14,7 @@ import (
 	"github.com/hashattn/hashattn/configs"
 	"github.com/hashattn/hashattn/eval/pipeline"
 	"github.com/hashattn/hashattn/eval/report"
-	"github.com/hashattn/hashattn/eval/result"
+	"github.com/hashattn/hashattn/model/atomicfile"
 )
 
 type runOptions struct {
@@ -104,7 +104,7 @@ func (s *session) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := result.Replace(s.path("experiment.yaml"), text); err != nil {
+	if err := atomicfile.Replace(s.path("experiment.yaml"), text); err != nil {
 		return err
 	}
 	names := make([]string, len(stages))
@@ -123,7 +123,7 @@ func (s *session) tell(e pipeline.Event, names []string) {
 	at := fmt.Sprintf("[%d/%d] %s", e.Index+1, e.Stages, e.Stage)
 	switch e.Kind {
 	case pipeline.Waiting:
-		s.app.progress.logf("waiting for another run in %s", s.dir)
+		s.app.progress.logf("waiting for process %d, which works in %s", e.PID, s.dir)
 	case pipeline.Skipped:
 		s.app.progress.logf("%s: done before (%s)", at, elapsed(e.Elapsed))
 	case pipeline.Started:

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,13 +10,20 @@ import (
 	"path/filepath"
 	"reflect"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
+// stubbornEnv makes the test binary a program for TestSecondInterrupt.
+const stubbornEnv = "HASHATTN_TEST_STUBBORN"
+
 func TestMain(m *testing.M) {
+	if os.Getenv(stubbornEnv) != "" {
+		stubborn()
+	}
 	testscript.Main(m, map[string]func(){
 		"hashattn": main,
 	})
@@ -107,6 +115,20 @@ func sameRows(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if reflect.DeepEqual(rows[0], rows[1]) == neg {
 		ts.Fatalf("rows of %s and %s: equal is %v", args[0], args[1], !neg)
+	}
+}
+
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, errors.New("no space left") }
+
+// What cannot be printed is no success.
+func TestStandardOutputIsFull(t *testing.T) {
+	for _, args := range [][]string{{"version"}, {"version", "--json"}, {"run", "--schema"}, {"completion", "bash"}, {"pull", "--list"}} {
+		var stderr bytes.Buffer
+		if code := run(t.Context(), args, full{}, &stderr); code != exitFailure || !strings.Contains(stderr.String(), "no space left") {
+			t.Errorf("%v: exit code %d, %s", args, code, &stderr)
+		}
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/hashattn/hashattn/configs"
 	"github.com/hashattn/hashattn/configs/texts"
 	"github.com/hashattn/hashattn/eval"
@@ -35,6 +37,20 @@ type session struct {
 
 func (a *app) session(e *configs.Experiment) *session {
 	return &session{app: a, Experiment: e, dir: runDir(e)}
+}
+
+// inSession makes a command's run function of one that works in the session of
+// the experiment that the command line describes.
+func (a *app) inSession(f func(context.Context, *session) error) func(*cobra.Command, []string) error {
+	return func(c *cobra.Command, _ []string) error {
+		e, err := a.experiment(c)
+		if err != nil {
+			return err
+		}
+		s := a.session(e)
+		defer s.Close()
+		return f(c.Context(), s)
+	}
 }
 
 // Close closes what was opened.
@@ -101,7 +117,7 @@ func (s *session) documents(m *model.Model, sources []string, n int, context int
 	}
 	docs = texts.Spread(docs, n)
 	if context > m.Context {
-		return nil, nil, usagef("a context of %d tokens is more than %s was trained for (%d); lower capture.context", context, m.Name, m.Context)
+		return nil, nil, beyond(m, context, "capture.context")
 	}
 	out := make([]eval.Document, len(docs))
 	for i, d := range docs {
@@ -112,6 +128,11 @@ func (s *session) documents(m *model.Model, sources []string, n int, context int
 		out[i] = eval.Document{ID: d.Name, Tokens: ids[:context]}
 	}
 	return docs, out, nil
+}
+
+// beyond is the error of a context that the model was not trained for.
+func beyond(m *model.Model, context int, key string) error {
+	return usagef("a context of %d tokens is more than %s was trained for (%d); lower %s", context, m.Name, m.Context, key)
 }
 
 // distinct reports a text that is in two of the sets.
@@ -166,7 +187,7 @@ func (s *session) settings(d kernels.Device, at selector.Shape, mappings []*mapp
 	}
 	for _, sel := range s.Selectors {
 		if sel.Name != "hash" {
-			src := eval.Source{Method: sel.Description(), Sink: s.Train.Sink, Local: s.Train.Local, Candidates: sel.Rerank, DenseLayers: dense}
+			src := eval.Source{Method: sel.Description(), Sink: s.Train.Sink, Local: s.Train.Local, Candidates: sel.Rerank, DenseLayers: dense, Mass: sel.P}
 			if err := add(src); err != nil {
 				return nil, err
 			}
@@ -178,11 +199,7 @@ func (s *session) settings(d kernels.Device, at selector.Shape, mappings []*mapp
 				continue
 			}
 			used++
-			src := eval.Source{Mapping: m, Sink: -1, Local: -1, Candidates: -1, DenseLayers: m.DenseLayers}
-			if sel.Rerank > 0 {
-				src.Candidates = sel.Rerank
-			}
-			if err := add(src); err != nil {
+			if err := add(s.mappingSource(m, sel)); err != nil {
 				return nil, err
 			}
 		}
@@ -191,6 +208,17 @@ func (s *session) settings(d kernels.Device, at selector.Shape, mappings []*mapp
 		}
 	}
 	return out, nil
+}
+
+// mappingSource is a mapping under the rule of use that a selector names.
+func (s *session) mappingSource(m *mapping.Mapping, sel configs.Selector) eval.Source {
+	dense := slices.Concat(m.DenseLayers, s.Train.DenseLayers)
+	slices.Sort(dense)
+	src := eval.Source{Mapping: m, Sink: -1, Local: -1, Candidates: -1, DenseLayers: slices.Compact(dense), Mass: sel.P, Uniform: sel.Uniform}
+	if sel.Rerank > 0 {
+		src.Candidates = sel.Rerank
+	}
+	return src
 }
 
 // modelSettings makes the experiment's selectors for a loaded model, from the

@@ -11,6 +11,7 @@ import (
 	"github.com/hashattn/hashattn/configs/texts"
 	"github.com/hashattn/hashattn/eval/pipeline"
 	"github.com/hashattn/hashattn/eval/result"
+	"github.com/hashattn/hashattn/model/atomicfile"
 )
 
 // stages are the experiment's stages in order. What each depends on is said
@@ -82,8 +83,12 @@ func (s *session) stages() ([]pipeline.Stage, error) {
 		if err != nil {
 			return nil, err
 		}
+		var depends any = config
+		if s.Train.Calibrate {
+			depends = []any{config, s.Train.Calibration, kind}
+		}
 		list = append(list, pipeline.Stage{
-			Name: "train-" + preset, Version: 1, Config: config, Inputs: func() ([]string, error) { return []string{"traces/calibration"}, nil },
+			Name: "train-" + preset, Version: 1, Config: depends, Inputs: func() ([]string, error) { return []string{"traces/calibration"}, nil },
 			// The folder of checkpoints knows by itself what still holds.
 			Outputs: []string{mappings[i], filepath.Join("train", preset, "losses.jsonl")},
 			Run: func(ctx context.Context) error {
@@ -189,5 +194,5 @@ func writeModel(path string, m pulledModel) error {
 	if err != nil {
 		return err
 	}
-	return result.Replace(path, append(raw, '\n'))
+	return atomicfile.Replace(path, append(raw, '\n'))
 }

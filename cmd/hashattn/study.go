@@ -20,6 +20,7 @@ import (
 	"github.com/hashattn/hashattn/configs/texts"
 	"github.com/hashattn/hashattn/eval"
 	"github.com/hashattn/hashattn/eval/result"
+	"github.com/hashattn/hashattn/model/atomicfile"
 	"github.com/hashattn/hashattn/model/selector"
 	"github.com/hashattn/hashattn/model/trace"
 	"github.com/hashattn/hashattn/train"
@@ -214,10 +215,10 @@ func (s *session) runStudy(ctx context.Context, o trainOptions, base func(...con
 				return err
 			}
 		}
-		if err := result.Replace(path, append(raw, '\n')); err != nil {
+		if err := atomicfile.Replace(path, append(raw, '\n')); err != nil {
 			return err
 		}
-		if err := result.Replace(filepath.Join(o.out, "EXPERIMENTS.md"), out.markdown()); err != nil {
+		if err := atomicfile.Replace(filepath.Join(o.out, "EXPERIMENTS.md"), out.markdown()); err != nil {
 			return err
 		}
 	}

@@ -15,7 +15,10 @@ import (
 	"github.com/hashattn/hashattn/train"
 )
 
-type trainOptions struct{ trace, out, checkpoints, study string }
+type trainOptions struct {
+	trace, out, checkpoints, study string
+	mappings                       []string
+}
 
 func (a *app) trainCommand() *cobra.Command {
 	var o trainOptions
@@ -27,6 +30,10 @@ PRESET.safetensors. Layers and heads train side by side on all cores; the result
 does not depend on how many. A training that was stopped goes on from the last
 finished layer and head, whose maps and loss curves are kept as they come.
 
+--calibrate then divides the budget among layers and heads: it measures on the
+trace what each token set keeps at several budgets and writes the shares into
+the mapping. With --mapping it does so for mappings that are trained already.
+
 With --study it trains a table of variants instead, on the experiment's
 calibration texts, says which wins on the choice texts and whether that holds on
 the held-out texts, and writes study.json and EXPERIMENTS.md. Traces that the
@@ -35,6 +42,8 @@ run's folder lacks are captured first.
 		Example: `  hashattn train --config quickstart
   hashattn train --trace traces/calibration --presets grouped --steps 400 --out mappings
   hashattn train --presets paper --paper-steps 6400 --workers 8
+  hashattn train --config quickstart --calibrate --objective error --per set
+  hashattn train --calibrate --mapping shared.safetensors --out calibrated
   hashattn train --study variants.yaml --config qwen2.5-coder-0.5b-4k`,
 		Args: args(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -62,14 +71,18 @@ run's folder lacks are captured first.
 			if o.out == "" {
 				o.out = s.path("mappings")
 			}
+			if len(o.mappings) > 0 {
+				return s.runCalibrate(c.Context(), o)
+			}
 			return s.runTrain(c.Context(), o)
 		},
 	}
-	a.bindKeys(c, "name", "train")
+	a.bindKeys(c, "name", "train", "device")
 	c.Flags().StringVar(&o.trace, "trace", "", "calibration trace (default: traces/calibration in the run's `folder`)")
 	c.Flags().StringVarP(&o.out, "out", "o", "", "`folder` of the mappings (default: mappings in the run's folder)")
 	c.Flags().StringVar(&o.study, "study", "", "`file` of variants to train and compare")
 	c.Flags().StringVar(&o.checkpoints, "checkpoints", "", "`folder` of finished parts and loss curves (default: train in the run's folder)")
+	c.Flags().StringArrayVar(&o.mappings, "mapping", nil, "trained mapping `file` to calibrate in place of training, may be repeated")
 	return c
 }
 
@@ -82,6 +95,8 @@ type trained struct {
 	Layers       int     `json:"layers"`
 	Hash         string  `json:"trainingHash"`
 	Seconds      float64 `json:"seconds"`
+	// Shares are the smallest and the largest of a calibrated budget.
+	Shares *[2]float64 `json:"shares,omitempty"`
 }
 
 func (s *session) runTrain(ctx context.Context, o trainOptions) error {
@@ -99,7 +114,7 @@ func (s *session) runTrain(ctx context.Context, o trainOptions) error {
 				layers++
 			}
 		}
-		all = append(all, trained{path, preset, m.BitsPerToken(), s.steps(preset), layers, m.TrainingHash, time.Since(begin).Seconds()})
+		all = append(all, trained{path, preset, m.BitsPerToken(), s.steps(preset), layers, m.TrainingHash, time.Since(begin).Seconds(), extremes(m)})
 	}
 	if s.app.json {
 		return s.app.printJSON(all)
@@ -173,6 +188,11 @@ func (s *session) train(ctx context.Context, preset, traceDir, checkpoints, path
 	})
 	if err != nil {
 		return nil, err
+	}
+	if s.Train.Calibrate {
+		if err := s.calibrate(ctx, r, m); err != nil {
+			return nil, err
+		}
 	}
 	return m, m.Save(path)
 }

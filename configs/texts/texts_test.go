@@ -2,6 +2,7 @@ package texts_test
 
 import (
 	"compress/gzip"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -62,9 +63,10 @@ func TestOwnTexts(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := gzip.NewWriter(z)
-	w.Write([]byte("packed"))
-	w.Close()
-	z.Close()
+	_, err = w.Write([]byte("packed"))
+	if err := errors.Join(err, w.Close(), z.Close()); err != nil {
+		t.Fatal(err)
+	}
 	if docs, err := texts.Read(z.Name()); err != nil || docs[0].Text != "packed" {
 		t.Errorf("gzip: %v, %v", docs, err)
 	}

@@ -1,9 +1,7 @@
 package benchmark
 
 import (
-	"bytes"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -68,51 +66,12 @@ func TestGeneratedBenchmarks(t *testing.T) {
 			if want := append(c.rows, c.rows...); fmt.Sprint(got) != fmt.Sprint(want) {
 				t.Errorf("rows %q, want %q", got, want)
 			}
-			if c.b.Name == "niah" {
-				checkHeatMaps(t, out)
-			}
 			// the right answer has the full score
 			q := &c.b.Questions[0]
 			if score, err := c.b.Score(q, "It is "+strings.Join(q.Answers, ", ")); err != nil || score != 1 {
 				t.Errorf("the right answer scores %v (%v)", score, err)
 			}
 		})
-	}
-}
-
-func checkHeatMaps(t *testing.T, out Outcome) {
-	t.Helper()
-	maps, err := HeatMaps(out.Rows)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(maps) != 2 || maps[1].Title != "streaming 8" {
-		t.Fatalf("heat maps %+v", maps)
-	}
-	maps[0].Scores[1][0] = 66.6
-	want := "dense: per cent of the needle by depth and context\n" +
-		"          400    500\n    0%      0      0\n   50%     67      0\n  100%      0      0\n"
-	if got := maps[0].Text(); got != want {
-		t.Errorf("text\n%s\nwant\n%s", got, want)
-	}
-	for ext, magic := range map[string]string{"png": "\x89PNG", "svg": "<?xml"} {
-		path := filepath.Join(t.TempDir(), "map."+ext)
-		if err := maps[0].Save(path); err != nil {
-			t.Fatal(err)
-		}
-		raw, err := os.ReadFile(path)
-		if err != nil || !bytes.HasPrefix(raw, []byte(magic)) {
-			t.Errorf("%s begins with %.8q (%v)", ext, raw, err)
-		}
-	}
-	if err := maps[0].Save(filepath.Join(t.TempDir(), "map.txt")); err == nil {
-		t.Error("a heat map was saved as text")
-	}
-	if _, err := HeatMaps(out.Rows[1:2]); err != nil {
-		t.Error(err)
-	}
-	if _, err := HeatMaps(out.Rows[1:4]); err == nil || !strings.Contains(err.Error(), "no score at") {
-		t.Errorf("a map with holes gives %v", err)
 	}
 }
 

@@ -17,9 +17,6 @@ type NIAHOptions struct {
 	Needle    niah.Needle
 }
 
-// NIAHTask is the task of the rows of single depths and contexts.
-const NIAHTask = "niah"
-
 // niahRoom is what upstream leaves of a context for the question and the
 // response, niahAnswer the response's share.
 const niahRoom, niahAnswer = 200, 64
@@ -40,10 +37,10 @@ func NIAH(o NIAHOptions) (*Benchmark, error) {
 				return nil, fmt.Errorf("context of %d tokens: %w", context, err)
 			}
 			b.Questions = append(b.Questions, Question{
-				Task: NIAHTask, ID: fmt.Sprintf("%d-%g", context, depth), Hash: result.Hash([]byte(text)), Template: template,
+				Task: result.NIAHTask, ID: fmt.Sprintf("%d-%g", context, depth), Hash: result.Hash([]byte(text)), Template: template,
 				Text: o.Needle.Prompt(text), Chat: true, System: niah.SystemPrompt, MaxTokens: niahAnswer,
 				Answers: []string{o.Needle.Answer}, Length: context,
-				Rows: []Row{{Task: NIAHTask, Context: context, Depth: depth / 100}},
+				Rows: []Row{{Task: result.NIAHTask, Context: context, Depth: depth / 100}},
 			})
 		}
 		b.Averages = append(b.Averages, Average{Row{Task: AverageTask, Context: context}, func(r Row) bool { return r.Context == context }})

@@ -52,7 +52,7 @@ func (p *prompter) tokens(q *Question) ([]int32, error) {
 	}
 	raw := p.tokenizer.Encode(q.Text, true)
 	if len(raw) > limit && !p.truncate {
-		return nil, fmt.Errorf("sample %s of %s has %d tokens, %d are allowed", q.ID, q.Task, len(raw), limit)
+		return nil, fmt.Errorf("sample %s of %s has %d tokens, the model has room for %d beside the answer", q.ID, q.Task, len(raw), limit)
 	}
 	for range maxTries {
 		text := q.Text

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -19,6 +20,7 @@ import (
 	"github.com/hashattn/hashattn/kernels"
 	"github.com/hashattn/hashattn/kernels/dtype"
 	"github.com/hashattn/hashattn/model"
+	"github.com/hashattn/hashattn/model/filelock"
 	"github.com/hashattn/hashattn/model/selector"
 )
 
@@ -64,7 +66,17 @@ type Outcome struct {
 // and budget, and scores the answers. Predictions lie in Dir; those that are
 // there already, made from the same configuration, are not made again. One
 // dense prefill of a question serves all settings: the cache is rewound.
+//
+// Another process that writes predictions in Dir is an error.
 func Run(ctx context.Context, b *Benchmark, o Options) (Outcome, error) {
+	lock, err := filelock.Try(filepath.Join(o.Dir, "lock"))
+	var held *filelock.HeldError
+	if errors.As(err, &held) {
+		return Outcome{}, fmt.Errorf("%s: %s writes predictions in %s; let it finish, or write elsewhere (--name, --out)", b.Name, held.Holder(), o.Dir)
+	} else if err != nil {
+		return Outcome{}, err
+	}
+	defer lock.Release()
 	r, err := newRun(b, o)
 	if err != nil {
 		return Outcome{}, err
@@ -331,7 +343,7 @@ func (r *run) plan(ctx context.Context) ([]*group, error) {
 	for _, j := range jobs {
 		need := r.memory(j)
 		if r.Memory > 0 && need > r.Memory {
-			return nil, fmt.Errorf("sample %s of %s: %d tokens take %d MiB, allowed are %d MiB; allow more memory or shorten prompts", j.q.ID, j.q.Task, r.capacity(j), need>>20, r.Memory>>20)
+			return nil, fmt.Errorf("sample %s of %s: %d tokens take %.3g MiB, allowed are %.3g MiB; allow more memory or shorten prompts", j.q.ID, j.q.Task, r.capacity(j), float64(need)/(1<<20), float64(r.Memory)/(1<<20))
 		}
 		copies := need * int64(1+len(r.variants)) // the prompt's own is one
 		if last := len(groups) - 1; last >= 0 && used+copies <= r.Memory {

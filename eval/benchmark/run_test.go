@@ -16,6 +16,7 @@ import (
 	"github.com/hashattn/hashattn/kernels/dtype"
 	"github.com/hashattn/hashattn/longbench"
 	"github.com/hashattn/hashattn/model"
+	"github.com/hashattn/hashattn/model/filelock"
 )
 
 // dataset writes LongBench files with texts of different lengths.
@@ -327,6 +328,77 @@ func TestRunSetsOtherConfigurationsAside(t *testing.T) {
 	}
 }
 
+// Whatever a prediction depends on is in the hash of its configuration; what
+// dense attention does not depend on is not in dense's.
+func TestConfigurationHash(t *testing.T) {
+	m := tinyModel(t)
+	o := options(t, m)
+	base, err := newRun(open(t, dataset(t, 2), "qasper"), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hash := func(variant int, change func(r *run, m *model.Model, v *variant, identity *string, q *Question)) string {
+		r, model, v, q, identity := *base, *m, *base.variants[variant], base.benchmark.Questions[0], "identity"
+		r.Model, r.benchmark = &model, &Benchmark{Name: base.benchmark.Name}
+		change(&r, &model, &v, &identity, &q)
+		h, err := r.config(&v, identity, &q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h
+	}
+	same := func(*run, *model.Model, *variant, *string, *Question) {}
+	for name, c := range map[string]struct {
+		change func(r *run, m *model.Model, v *variant, identity *string, q *Question)
+		sparse bool // dense does not depend on it
+	}{
+		"benchmark":     {func(r *run, _ *model.Model, _ *variant, _ *string, _ *Question) { r.benchmark.Name = "x" }, false},
+		"task":          {func(_ *run, _ *model.Model, _ *variant, _ *string, q *Question) { q.Task = "x" }, false},
+		"template":      {func(_ *run, _ *model.Model, _ *variant, _ *string, q *Question) { q.Template = "x" }, false},
+		"system":        {func(_ *run, _ *model.Model, _ *variant, _ *string, q *Question) { q.System = "x" }, false},
+		"answer prefix": {func(_ *run, _ *model.Model, _ *variant, _ *string, q *Question) { q.AnswerPrefix = "x" }, false},
+		"answer limit":  {func(_ *run, _ *model.Model, _ *variant, _ *string, q *Question) { q.MaxTokens++ }, false},
+		"model":         {func(_ *run, m *model.Model, _ *variant, _ *string, _ *Question) { m.Fingerprint = "x" }, false},
+		"chat template": {func(r *run, _ *model.Model, _ *variant, _ *string, _ *Question) {
+			p := *r.prompter
+			p.chat, r.prompter = nil, &p
+		}, false},
+		"cache":           {func(r *run, _ *model.Model, _ *variant, _ *string, _ *Question) { r.CacheType = dtype.BF16 }, false},
+		"length":          {func(r *run, _ *model.Model, _ *variant, _ *string, _ *Question) { r.MaxLength++ }, false},
+		"mapping":         {func(_ *run, _ *model.Model, _ *variant, identity *string, _ *Question) { *identity = "x" }, true},
+		"budget":          {func(_ *run, _ *model.Model, v *variant, _ *string, _ *Question) { v.budget = "x" }, true},
+		"question sparse": {func(r *run, _ *model.Model, _ *variant, _ *string, _ *Question) { r.QuestionSparse = SparseNone }, true},
+		"prefill offset":  {func(r *run, _ *model.Model, _ *variant, _ *string, _ *Question) { r.PrefillOffset++ }, true},
+	} {
+		if hash(1, c.change) == hash(1, same) {
+			t.Errorf("another %s is the same configuration of %s", name, base.variants[1].folder)
+		}
+		if (hash(0, c.change) == hash(0, same)) != c.sparse {
+			t.Errorf("another %s: dense's configuration is another one: %v", name, c.sparse)
+		}
+	}
+}
+
+// The hash of the samples is of what is asked, in whatever order.
+func TestSamplesHash(t *testing.T) {
+	b := open(t, dataset(t, 2), "qasper")
+	want := b.samples()
+	for name, change := range map[string]func(q *Question){
+		"task": func(q *Question) { q.Task = "x" }, "sample": func(q *Question) { q.ID = "x" },
+		"text": func(q *Question) { q.Hash = "x" }, "template": func(q *Question) { q.Template = "x" },
+	} {
+		old := b.Questions[1]
+		if change(&b.Questions[1]); b.samples() == want {
+			t.Errorf("another %s has the same hash", name)
+		}
+		b.Questions[1] = old
+	}
+	b.Questions[0], b.Questions[1] = b.Questions[1], b.Questions[0]
+	if b.samples() != want {
+		t.Error("another order has another hash")
+	}
+}
+
 func replaceIn(t *testing.T, path, old, with string) {
 	t.Helper()
 	raw, err := os.ReadFile(path)
@@ -350,6 +422,7 @@ func TestRunNoticesChanges(t *testing.T) {
 		want                  string
 	}{
 		{"answers", "dense/qasper.jsonl", "an answer", "another answer", "differs from the data's"},
+		{"classes", "dense/qasper.jsonl", `"all_classes":null`, `"all_classes":["a class"]`, "differs from the data's"},
 		{"sample", "DATA/qasper.jsonl", "Words of", "Other words of", "differs from the data's"},
 		{"damaged line", "dense/qasper.jsonl", `{"pred"`, `{pred`, "qasper.jsonl:1: damaged line"},
 		{"cut data", "DATA/qasper.jsonl", "\"answers\":[\"an answer\"],", "", "qasper.jsonl:1: no answers"},
@@ -380,6 +453,33 @@ func TestRunNoticesChanges(t *testing.T) {
 				t.Errorf("error %v, want %q", err, c.want)
 			}
 		})
+	}
+}
+
+// Files that two runs wrote at once, or that were put together, are refused.
+func TestRunRefusesMixedFiles(t *testing.T) {
+	m := tinyModel(t)
+	b := open(t, dataset(t, 2), "qasper")
+	o := options(t, m)
+	o.Settings = nil
+	mustRun(t, b, o)
+	path := filepath.Join(o.Dir, "dense", "qasper.jsonl")
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, second, _ := strings.Cut(string(raw), "\n")
+	config := predictions(t, o.Dir, "dense")["qasper-0"].Config
+	for want, content := range map[string]string{
+		"qasper.jsonl:2: sample qasper-":          first + "\n" + first + "\n",
+		"qasper.jsonl:2: made with configuration": first + "\n" + strings.Replace(second, config, strings.Repeat("0", len(config)), 1),
+	} {
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Run(t.Context(), b, o); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v, want %q", err, want)
+		}
 	}
 }
 
@@ -453,6 +553,25 @@ func TestStopNewline(t *testing.T) {
 			t.Errorf("sample %s goes on behind a line end: %q", id, p.Pred)
 		}
 	}
+}
+
+// Two processes cannot write one folder of predictions.
+func TestRunLocksPredictions(t *testing.T) {
+	m := tinyModel(t)
+	b := open(t, dataset(t, 2), "qasper")
+	o := options(t, m)
+	lock, err := filelock.Try(filepath.Join(o.Dir, "lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Run(t.Context(), b, o); err == nil || !strings.Contains(err.Error(), "writes predictions in "+o.Dir) {
+		t.Errorf("while another writes: %v", err)
+	}
+	if left, err := filepath.Glob(filepath.Join(o.Dir, "*", "*")); err != nil || len(left) > 0 {
+		t.Errorf("written in spite of the lock: %v, %v", left, err)
+	}
+	lock.Release()
+	mustRun(t, b, o)
 }
 
 func TestRunRefuses(t *testing.T) {

@@ -20,9 +20,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/rogpeppe/go-internal/lockedfile"
-
 	"github.com/hashattn/hashattn/eval/result"
+	"github.com/hashattn/hashattn/model/atomicfile"
+	"github.com/hashattn/hashattn/model/filelock"
 )
 
 // Stage is one step of an experiment.
@@ -50,6 +50,7 @@ type Event struct {
 	Index, Stages int // of the stage, from 0
 	Kind          Kind
 	Elapsed       time.Duration // of a finished stage, over all its starts
+	PID           int           // of the process that is waited for
 }
 
 // Kind is what happened.
@@ -98,11 +99,11 @@ func (r *runner) run(ctx context.Context, stages []Stage) error {
 	if err := os.MkdirAll(filepath.Join(r.dir, "stages"), 0o755); err != nil {
 		return err
 	}
-	unlock, err := r.lock(ctx, len(stages))
+	lock, err := r.lock(ctx, len(stages))
 	if err != nil {
 		return err
 	}
-	defer unlock()
+	defer lock.Release()
 	r.sums.load(filepath.Join(r.dir, "stages", "sums.json"))
 	for i, s := range stages {
 		if err := ctx.Err(); err != nil {
@@ -116,28 +117,14 @@ func (r *runner) run(ctx context.Context, stages []Stage) error {
 }
 
 // lock keeps other processes out of the folder.
-func (r *runner) lock(ctx context.Context, stages int) (func(), error) {
-	type locked struct {
-		unlock func()
-		err    error
-	}
-	got := make(chan locked, 1)
-	go func() {
-		unlock, err := lockedfile.MutexAt(filepath.Join(r.dir, "stages", "lock")).Lock()
-		got <- locked{unlock, err}
-	}()
-	patience := time.NewTimer(time.Second)
-	defer patience.Stop()
-	for {
-		select {
-		case l := <-got:
-			return l.unlock, l.err
-		case <-patience.C:
-			r.tell(Event{Kind: Waiting, Stages: stages})
-		case <-ctx.Done():
-			return nil, ctx.Err()
+func (r *runner) lock(ctx context.Context, stages int) (*filelock.Lock, error) {
+	told := 0
+	return filelock.Wait(ctx, filepath.Join(r.dir, "stages", "lock"), func(held *filelock.HeldError) {
+		if told != held.PID { // once for each that comes first
+			told = held.PID
+			r.tell(Event{Kind: Waiting, Stages: stages, PID: held.PID})
 		}
-	}
+	})
 }
 
 func (r *runner) tell(e Event) {
@@ -274,7 +261,7 @@ func writeJSON(path string, v any) error {
 	if err != nil {
 		return err
 	}
-	return result.Replace(path, append(raw, '\n'))
+	return atomicfile.Replace(path, append(raw, '\n'))
 }
 
 func remove(path string) error {

@@ -185,7 +185,7 @@ func TestKillAnywhere(t *testing.T) {
 				t.Fatalf("not killed at %d", first)
 			}
 			if w.killAt = second; second >= 0 {
-				w.run()
+				_, _ = w.run() // it may be killed again
 			}
 			w.killAt = -1
 			if err, _ := w.run(); err != nil {
@@ -202,7 +202,7 @@ func TestKillThenChange(t *testing.T) {
 	for at := range 25 {
 		w := newWorld(t)
 		w.killAt = at
-		w.run()
+		_, _ = w.run() // killed
 		w.text = "changed"
 		w.killAt = -1
 		if err, _ := w.run(); err != nil {

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"sort"
 	"strconv"
-	"strings"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/font"
@@ -27,6 +26,7 @@ type Plot struct {
 	X, Y   string
 	LogX   bool
 	LogY   bool
+	Marks  []Mark // of the X axis; none: as the scale has them
 	Lines  []Line
 	Points bool // draw no lines between the points
 }
@@ -39,6 +39,60 @@ type Line struct {
 
 // Point is one value; Low and High are its interval where it has one.
 type Point struct{ X, Y, Low, High float64 }
+
+// Mark is a tick of an axis. Its label may have several lines.
+type Mark struct {
+	Value float64
+	Label string
+}
+
+// budgetAxis is an X axis of budgets: each is marked with its name and the
+// share of cached tokens that was read under it, sink and local included.
+type budgetAxis struct {
+	names       []string
+	at          map[string]float64
+	least, most map[string]float64
+}
+
+// place gives a budget's place: a share's is itself, a count's what was read.
+func (a *budgetAxis) place(budget string, density float64) float64 {
+	if _, known := a.at[budget]; known {
+		a.least[budget], a.most[budget] = min(a.least[budget], density), max(a.most[budget], density)
+		return a.at[budget]
+	}
+	if a.at == nil {
+		a.at, a.least, a.most = map[string]float64{}, map[string]float64{}, map[string]float64{}
+	}
+	place := density
+	if share := -budgetShare(budget); share > 0 {
+		place = share
+	}
+	a.names = append(a.names, budget)
+	a.at[budget], a.least[budget], a.most[budget] = place, density, density
+	return place
+}
+
+func (a *budgetAxis) marks() []Mark {
+	var out []Mark
+	for _, name := range a.names {
+		read, most := figures(100*a.least[name]), figures(100*a.most[name])
+		if most != read {
+			read += " to " + most
+		}
+		out = append(out, Mark{a.at[name], name + "\n" + read + "%"})
+	}
+	return out
+}
+
+// figures writes a number with two figures, or whole.
+func figures(v float64) string {
+	if v >= 10 {
+		return fixed(v, 0)
+	}
+	return fixed(v, 1)
+}
+
+const budgetLabel = "budget; share of cached tokens read"
 
 // lines collects points by name, in the order of first use.
 type lines []Line
@@ -69,12 +123,13 @@ func (r *Report) longestRecall() (at int) {
 func (r *Report) recallPlot() Plot {
 	at := r.longestRecall()
 	var l lines
-	r.recall(func(run *Run, x result.RecallRow) {
-		if x.Layer == nil && x.Context == at {
-			l.add(r.label(run, x.Selector, x.Preset), Point{X: x.Density, Y: x.Recall})
+	var x budgetAxis
+	r.recall(func(run *Run, row result.RecallRow) {
+		if row.Layer == nil && row.Context == at {
+			l.add(r.label(run, row.Selector, row.Preset), Point{X: x.place(row.Budget, row.Density), Y: row.Recall})
 		}
 	})
-	return Plot{Name: "recall", Title: "Recall against density at " + tokens(at), X: "share of cached tokens read", Y: "recall of the exact top tokens", LogX: true, Lines: l.sorted()}
+	return Plot{Name: "recall", Title: "Recall by budget at " + tokens(at), X: budgetLabel, Y: "recall of the exact top tokens", LogX: true, Marks: x.marks(), Lines: l.sorted()}
 }
 
 // bitsPlot is recall against memory at the middle budget.
@@ -98,12 +153,13 @@ func (r *Report) perplexityPlot() Plot {
 	at := 0
 	r.perplexity(func(_ *Run, x result.PerplexityRow) { at = max(at, x.Context) })
 	var l lines
-	r.perplexity(func(run *Run, x result.PerplexityRow) {
-		if x.Context == at && x.Selector != "dense" {
-			l.add(r.label(run, x.Selector, x.Preset), Point{x.Density, x.Delta, x.Delta - x.StdErr, x.Delta + x.StdErr})
+	var x budgetAxis
+	r.perplexity(func(run *Run, row result.PerplexityRow) {
+		if row.Context == at && row.Selector != "dense" {
+			l.add(r.label(run, row.Selector, row.Preset), Point{x.place(row.Budget, row.Density), row.Delta, row.Delta - row.StdErr, row.Delta + row.StdErr})
 		}
 	})
-	return Plot{Name: "perplexity", Title: "Change of NLL against dense at " + tokens(at), X: "share of cached tokens read", Y: "nats per token", LogX: true, Lines: l.sorted()}
+	return Plot{Name: "perplexity", Title: "Change of NLL against dense at " + tokens(at), X: budgetLabel, Y: "nats per token", LogX: true, Marks: x.marks(), Lines: l.sorted()}
 }
 
 // averages gives f the average rows of benchmark scores.
@@ -117,10 +173,11 @@ func (r *Report) averages(f func(*Run, result.ScoreRow)) {
 
 func (r *Report) scoreDensityPlot() Plot {
 	var l lines
-	r.averages(func(run *Run, x result.ScoreRow) {
-		l.add(x.Benchmark+" "+r.label(run, x.Selector, x.Preset), Point{x.Density, x.Difference, x.Low, x.High})
+	var x budgetAxis
+	r.averages(func(run *Run, row result.ScoreRow) {
+		l.add(row.Benchmark+" "+r.label(run, row.Selector, row.Preset), Point{x.place(row.Budget, row.Density), row.Difference, row.Low, row.High})
 	})
-	return Plot{Name: "scores", Title: "Average score against dense", X: "share of cached tokens read", Y: "points", LogX: true, Lines: l.sorted()}
+	return Plot{Name: "scores", Title: "Average score against dense, by budget", X: budgetLabel, Y: "points against dense", LogX: true, Marks: x.marks(), Lines: l.sorted()}
 }
 
 func (r *Report) scoreBitsPlot() Plot {
@@ -206,13 +263,10 @@ const svgWidth, svgHeight = 19 * vg.Centimeter, 9 * vg.Centimeter
 
 // SVG draws the plot with a transparent background.
 func (p Plot) SVG() ([]byte, error) {
-	sans := font.Font{Typeface: "Liberation", Variant: "Sans"}
 	pl := plot.New()
+	sansSerif(pl)
 	pl.BackgroundColor = nil // the page shows through
 	pl.Title.Text, pl.X.Label.Text, pl.Y.Label.Text = p.Title, p.X, p.Y
-	for _, s := range []*font.Font{&pl.Title.TextStyle.Font, &pl.X.Label.TextStyle.Font, &pl.Y.Label.TextStyle.Font, &pl.X.Tick.Label.Font, &pl.Y.Tick.Label.Font, &pl.Legend.TextStyle.Font} {
-		s.Typeface, s.Variant = sans.Typeface, sans.Variant
-	}
 	pl.Legend.TextStyle.Font.Size = 9
 	positive := func(f func(Point) float64) bool {
 		for _, l := range p.Lines {
@@ -229,6 +283,13 @@ func (p Plot) SVG() ([]byte, error) {
 	}
 	if p.LogY && positive(func(pt Point) float64 { return pt.Y }) {
 		pl.Y.Scale, pl.Y.Tick.Marker = plot.LogScale{}, powerTicks{}
+	}
+	if len(p.Marks) > 0 {
+		ticks := make([]plot.Tick, len(p.Marks))
+		for i, m := range p.Marks {
+			ticks[i] = plot.Tick{Value: m.Value, Label: m.Label}
+		}
+		pl.X.Tick.Marker = plot.ConstantTicks(ticks)
 	}
 	pl.Add(plotter.NewGrid())
 	legend := plot.NewLegend()
@@ -274,6 +335,8 @@ func (p Plot) SVG() ([]byte, error) {
 	if pl.Y.Min == pl.Y.Max {
 		pl.Y.Min, pl.Y.Max = pl.Y.Min-.5*math.Abs(pl.Y.Min), pl.Y.Max+.5*math.Abs(pl.Y.Max)+1e-9
 	}
+	widen(&pl.X)
+	widen(&pl.Y)
 	canvas := vgsvg.New(svgWidth, svgHeight)
 	dc := draw.New(canvas)
 	// Beside the axes, the legend gets as much width as its longest name needs.
@@ -285,11 +348,38 @@ func (p Plot) SVG() ([]byte, error) {
 	if _, err := canvas.WriteTo(&buf); err != nil {
 		return nil, fmt.Errorf("plot %s: %w", p.Name, err)
 	}
-	svg := buf.String()
-	if i := strings.Index(svg, "<svg"); i >= 0 {
-		svg = svg[i:] // without the XML prologue, so that it can stand in HTML
+	return inline(buf.Bytes()), nil
+}
+
+// widen gives an axis room for the points at its ends.
+func widen(a *plot.Axis) {
+	const room = .03
+	if _, log := a.Scale.(plot.LogScale); log {
+		f := math.Pow(a.Max/a.Min, room)
+		a.Min, a.Max = a.Min/f, a.Max*f
+		return
 	}
-	return []byte(strings.ReplaceAll(svg, "font-family:Liberation Sans", "font-family:Liberation Sans,Arial,sans-serif")), nil
+	by := room * (a.Max - a.Min)
+	a.Min, a.Max = a.Min-by, a.Max+by
+}
+
+// sans is the font of all text.
+var sans = font.Font{Typeface: "Liberation", Variant: "Sans"}
+
+// sansSerif sets a plot's fonts.
+func sansSerif(p *plot.Plot) {
+	for _, f := range []*font.Font{&p.Title.TextStyle.Font, &p.X.Label.TextStyle.Font, &p.Y.Label.TextStyle.Font, &p.X.Tick.Label.Font, &p.Y.Tick.Label.Font, &p.Legend.TextStyle.Font} {
+		f.Typeface, f.Variant = sans.Typeface, sans.Variant
+	}
+}
+
+// inline makes an SVG file fit to stand in HTML: without the XML prologue, and
+// with fonts that browsers have.
+func inline(svg []byte) []byte {
+	if i := bytes.Index(svg, []byte("<svg")); i >= 0 {
+		svg = svg[i:]
+	}
+	return bytes.ReplaceAll(svg, []byte("font-family:Liberation Sans"), []byte("font-family:Liberation Sans,Arial,sans-serif"))
 }
 
 // intervals gives gonum a point's interval.

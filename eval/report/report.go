@@ -20,8 +20,8 @@ import (
 	"github.com/hashattn/hashattn/eval/result"
 )
 
-// names are the result files of a run, without ".json", in the order of a
-// report: one of each kind, and the benchmarks that have a file of their own.
+// names are the results of a run, in the order of a report: one file of each
+// kind, and the benchmarks that keep their scores in a folder of their own.
 var names = []string{result.KindRecall, result.KindPerplexity, result.KindScores, "niah", "ruler", result.KindBench}
 
 // kindOf is what a file of that name must hold.
@@ -30,6 +30,14 @@ func kindOf(name string) string {
 		return name
 	}
 	return result.KindScores
+}
+
+// fileOf is where a run has the results of that name.
+func fileOf(name string) string {
+	if slices.Contains(result.Kinds, name) {
+		return name + ".json"
+	}
+	return filepath.Join(name, "scores.json")
 }
 
 // Run is the results of one run.
@@ -55,17 +63,19 @@ func Load(path string) (*Run, error) {
 		if err != nil {
 			return nil, err
 		}
-		run.Name = filepath.Base(filepath.Dir(abs))
-		name := strings.TrimSuffix(filepath.Base(abs), ".json")
-		if !slices.Contains(names, name) || kindOf(name) != f.Head().Kind {
-			name = f.Head().Kind
+		dir, name := filepath.Dir(abs), f.Head().Kind
+		if own := filepath.Base(dir); name == result.KindScores && slices.Contains(names, own) {
+			dir, name = filepath.Dir(dir), own
 		}
+		run.Name = filepath.Base(dir)
 		run.Files[name] = f
 		return run, nil
 	}
 	run.Name = filepath.Base(abs)
+	var files []string
 	for _, name := range names {
-		file := filepath.Join(path, name+".json")
+		files = append(files, fileOf(name))
+		file := filepath.Join(path, fileOf(name))
 		f, err := result.Read(file)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -79,7 +89,7 @@ func Load(path string) (*Run, error) {
 		run.Files[name] = f
 	}
 	if len(run.Files) == 0 {
-		return nil, fmt.Errorf("%s: no results there (looked for %s.json)", path, strings.Join(names, ".json, "))
+		return nil, fmt.Errorf("%s: no results there (looked for %s)", path, strings.Join(files, ", "))
 	}
 	curves, err := filepath.Glob(filepath.Join(path, "train", "*", "losses.jsonl"))
 	if err != nil {
@@ -234,7 +244,7 @@ func (r *Report) Tables() []Table {
 	return append(out, r.provenanceTable())
 }
 
-// Plots are all plots that the runs have results for.
+// Plots are all plots of lines that the runs have results for.
 func (r *Report) Plots() []Plot {
 	var out []Plot
 	for _, p := range []Plot{
@@ -246,4 +256,38 @@ func (r *Report) Plots() []Plot {
 		}
 	}
 	return out
+}
+
+// Figure is a drawing of the report.
+type Figure struct {
+	Name  string // of its SVG file
+	Title string
+	Map   bool // a heat map, whose colours mean something and whose size is its own
+	SVG   func() ([]byte, error)
+}
+
+// Figures are all drawings that the runs have results for: plots and the heat
+// maps of needle in a haystack.
+func (r *Report) Figures() ([]Figure, error) {
+	var out []Figure
+	for _, p := range r.Plots() {
+		out = append(out, Figure{Name: p.Name, Title: p.Title, SVG: p.SVG})
+	}
+	for _, run := range r.Runs {
+		for _, name := range names {
+			scores, ok := run.Files[name].(*result.Scores)
+			if !ok {
+				continue
+			}
+			maps, err := HeatMaps(scores.Rows)
+			if err != nil {
+				return nil, fmt.Errorf("report: %s of %s: %w", name, run.Name, err)
+			}
+			for _, m := range maps {
+				m.Title = r.label(run, m.Title, "")
+				out = append(out, Figure{Name: m.FileName(), Title: "Needle in a haystack: " + m.Title, Map: true, SVG: m.SVG})
+			}
+		}
+	}
+	return out, nil
 }

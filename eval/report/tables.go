@@ -98,6 +98,12 @@ func (r *Report) summaryTable() Table {
 			benchAt = max(benchAt, x.Context)
 		}
 	})
+	scored := map[string]bool{} // budgets
+	r.averages(func(_ *Run, x result.ScoreRow) {
+		if x.Benchmark == "longbench" {
+			scored[x.Budget] = true
+		}
+	})
 	budgets := r.budgets()
 	const bits = "bits per\ntoken"
 	if recallAt > 0 {
@@ -106,9 +112,9 @@ func (r *Report) summaryTable() Table {
 	for _, group := range []struct {
 		name string
 		any  bool
-	}{{"recall", recallAt > 0}, {"dNLL", nllAt > 0}, {"us", benchAt > 0}} {
+	}{{"recall", recallAt > 0}, {"dNLL", nllAt > 0}, {"points", len(scored) > 0}, {"us", benchAt > 0}} {
 		for _, b := range budgets {
-			if group.any {
+			if group.any && (group.name != "points" || scored[b]) {
 				p.columns = append(p.columns, group.name+"\n"+b)
 			}
 		}
@@ -136,12 +142,20 @@ func (r *Report) summaryTable() Table {
 			p.set(r.label(run, x.Selector, x.Preset), "us\n"+x.Budget, micros(x.Median))
 		}
 	})
+	r.averages(func(run *Run, x result.ScoreRow) {
+		if x.Benchmark == "longbench" {
+			p.set(r.label(run, x.Selector, x.Preset), "points\n"+x.Budget, signed(x.Difference, 1))
+		}
+	})
 	var notes []string
 	if recallAt > 0 {
 		notes = append(notes, fmt.Sprintf("recall of the exact top tokens at %s", tokens(recallAt)))
 	}
 	if nllAt > 0 {
 		notes = append(notes, fmt.Sprintf("dNLL: change of nats per token against dense at %s", tokens(nllAt)))
+	}
+	if len(scored) > 0 {
+		notes = append(notes, "points: average on LongBench against dense")
 	}
 	if benchAt > 0 {
 		notes = append(notes, fmt.Sprintf("us: one layer's attention step at %s", tokens(benchAt)))
@@ -231,7 +245,7 @@ func (r *Report) scoreTables() []Table {
 			if x.Context > 0 {
 				task += " " + tokens(x.Context)
 			}
-			if x.Task == "niah" {
+			if x.Task == result.NIAHTask {
 				task += fmt.Sprintf(" at %.0f%%", 100*x.Depth)
 			}
 			setting := r.label(run, x.Selector, x.Preset)
@@ -242,8 +256,12 @@ func (r *Report) scoreTables() []Table {
 			setting += " " + x.Budget
 			p.set(task, r.label(run, "dense", ""), fixed(x.Dense, 2))
 			p.set(task, setting, fixed(x.Score, 2))
+			interval := "-" // one sample tells nothing of others
+			if x.Samples > 1 {
+				interval = signed(x.Low, 2) + " to " + signed(x.High, 2)
+			}
 			detail.Rows = append(detail.Rows, []string{task, setting, number(x.BitsPerToken), fixed(x.Density, 4), count(x.Samples),
-				fixed(x.Score, 2), fixed(x.Dense, 2), signed(x.Difference, 2), signed(x.Low, 2) + " to " + signed(x.High, 2)})
+				fixed(x.Score, 2), fixed(x.Dense, 2), signed(x.Difference, 2), interval})
 		})
 		out = append(out, p.table(Table{Name: name, Title: name + ": scores"}, "task"), detail)
 	}
@@ -266,6 +284,9 @@ func (r *Report) benchTables() []Table {
 			name := r.label(run, x.Selector, x.Preset)
 			if x.Projected {
 				name += " (projected)"
+				if note := name + ": " + strings.TrimPrefix(x.Note, "projected: "); !strings.Contains(t.Note, note) {
+					t.Note += " " + note + "."
+				}
 			}
 			stage := x.Stage
 			if stage == "" {

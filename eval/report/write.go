@@ -13,7 +13,7 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/jedib0t/go-pretty/v6/text"
 
-	"github.com/hashattn/hashattn/eval/result"
+	"github.com/hashattn/hashattn/model/atomicfile"
 )
 
 // writer is the table in go-pretty's form. Columns of numbers are set right.
@@ -101,7 +101,7 @@ func (r *Report) Terminal(w io.Writer) error {
 	return nil
 }
 
-// Markdown writes the tables and refers to the plots in the folder plots.
+// Markdown writes the tables and refers to the drawings in the folder plots.
 func (r *Report) Markdown(w io.Writer) error {
 	if _, err := fmt.Fprintf(w, "# %s\n\n", r.Title); err != nil {
 		return err
@@ -110,8 +110,12 @@ func (r *Report) Markdown(w io.Writer) error {
 	if err := tables[0].Markdown(w); err != nil {
 		return err
 	}
-	for _, p := range r.Plots() {
-		if _, err := fmt.Fprintf(w, "![%s](plots/%s.svg)\n\n", p.Title, p.Name); err != nil {
+	figures, err := r.Figures()
+	if err != nil {
+		return err
+	}
+	for _, f := range figures {
+		if _, err := fmt.Fprintf(w, "![%s](plots/%s.svg)\n\n", f.Title, f.Name); err != nil {
 			return err
 		}
 	}
@@ -134,10 +138,14 @@ func (r *Report) HTML(w io.Writer) error {
 		Title, Note string
 		Table       template.HTML
 	}
+	type figure struct {
+		Map bool
+		SVG template.HTML
+	}
 	data := struct {
 		Title    string
 		Summary  section
-		Plots    []template.HTML
+		Figures  []figure
 		Sections []section
 	}{Title: r.Title}
 	for i, t := range r.Tables() {
@@ -149,12 +157,16 @@ func (r *Report) HTML(w io.Writer) error {
 		}
 		data.Sections = append(data.Sections, s)
 	}
-	for _, p := range r.Plots() {
-		svg, err := p.SVG()
+	figures, err := r.Figures()
+	if err != nil {
+		return err
+	}
+	for _, f := range figures {
+		svg, err := f.SVG()
 		if err != nil {
 			return err
 		}
-		data.Plots = append(data.Plots, template.HTML(svg))
+		data.Figures = append(data.Figures, figure{f.Map, template.HTML(svg)})
 	}
 	return page.Execute(w, data)
 }
@@ -166,17 +178,21 @@ func (r *Report) Write(dir string) error {
 			return err
 		}
 	}
-	for _, p := range r.Plots() {
-		svg, err := p.SVG()
+	figures, err := r.Figures()
+	if err != nil {
+		return err
+	}
+	for _, f := range figures {
+		svg, err := f.SVG()
 		if err == nil {
-			err = result.Replace(filepath.Join(dir, "plots", p.Name+".svg"), svg)
+			err = atomicfile.Replace(filepath.Join(dir, "plots", f.Name+".svg"), svg)
 		}
 		if err != nil {
 			return err
 		}
 	}
 	for _, t := range r.Tables() {
-		if err := result.Replace(filepath.Join(dir, "csv", t.Name+".csv"), t.CSV()); err != nil {
+		if err := atomicfile.Replace(filepath.Join(dir, "csv", t.Name+".csv"), t.CSV()); err != nil {
 			return err
 		}
 	}
@@ -185,7 +201,7 @@ func (r *Report) Write(dir string) error {
 		if err := write(&buf); err != nil {
 			return err
 		}
-		if err := result.Replace(filepath.Join(dir, name), buf.Bytes()); err != nil {
+		if err := atomicfile.Replace(filepath.Join(dir, name), buf.Bytes()); err != nil {
 			return err
 		}
 	}

@@ -15,10 +15,11 @@ import (
 	"io"
 	"math"
 	"os"
-	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"time"
+
+	"github.com/hashattn/hashattn/model/atomicfile"
 )
 
 // Format is the version of the files that this package writes.
@@ -202,33 +203,7 @@ func Write(path string, file File) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	return Replace(path, append(raw, '\n'))
-}
-
-// Replace writes data to path so that a crash leaves the old file or the new
-// one: to a temporary file beside it, synced, then renamed.
-func Replace(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // fails once renamed
-	if _, err = f.Write(data); err == nil {
-		err = f.Chmod(0o644)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	return nil
+	return atomicfile.Replace(path, append(raw, '\n'))
 }
 
 // finite reports the first value that is no number or outside [lo, hi].

@@ -114,6 +114,9 @@ type ScoreRow struct {
 	Latency      float64 `json:"seconds_per_token,omitempty"` // one sequence alone, behind the longest prompt
 }
 
+// NIAHTask is the task of the rows of a needle's single depths and contexts.
+const NIAHTask = "niah"
+
 // Check implements File.
 func (f *Recall) Check() error {
 	for i, r := range f.Rows {

@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"math"
+	"sync/atomic"
 	"unsafe"
 
 	"github.com/hashattn/hashattn/kernels"
@@ -11,6 +12,7 @@ import (
 const (
 	attendBlock = 256 // tokens whose logits are computed before their values are read
 	manyRows    = 8   // rows of a segment from which on they attend together
+	rowsAhead   = 32  // rows that the gathering kernels ask for before they read them
 )
 
 // Attend implements kernels.Device.
@@ -36,7 +38,7 @@ func (d *Device) Attend(out, q kernels.Tensor, layer int, b *kernels.Batch, scal
 			}
 			if s.Len < manyRows {
 				for kv := range s.Cache.KVHeads {
-					d.decode.addRow(s, row+t, kv, heads/s.Cache.KVHeads, positions{sink: n - lo, first: lo})
+					d.decode.addRow(s, row+t, kv, heads/s.Cache.KVHeads, positions{n: n - lo, first: lo})
 				}
 			}
 			d.CountReads(int64((n-lo)*s.Cache.KVHeads), int64((n-lo)*s.Cache.KVHeads))
@@ -55,6 +57,7 @@ func (d *Device) AttendSelected(out, q kernels.Tensor, layer int, b *kernels.Bat
 		return
 	}
 	d.decode.reset(d, out, q, layer, scale)
+	d.decode.reserve(b, s)
 	k, chosen := selected.Dim(2), selected.I32()
 	row := 0
 	for i := range b.Segments {
@@ -62,8 +65,8 @@ func (d *Device) AttendSelected(out, q kernels.Tensor, layer int, b *kernels.Bat
 		for t := range seg.Len {
 			n := seg.Start + t + 1
 			for set := range s.Heads {
-				list := chosen[((row+t)*s.Heads+set)*k:][:s.Chosen(n)]
-				d.decode.addSelected(seg, row+t, set, heads/s.Heads, n, list, s)
+				list := s.List(chosen[((row+t)*s.Heads+set)*k:], s.ChosenOf(set, n))
+				copy(d.decode.addSelected(seg, row+t, set, heads/s.Heads, n, len(list), s), list)
 			}
 		}
 		row += seg.Len
@@ -71,25 +74,49 @@ func (d *Device) AttendSelected(out, q kernels.Tensor, layer int, b *kernels.Bat
 	d.decode.run()
 }
 
-func (j *decodeJob) addSelected(seg *kernels.Segment, row, set, queries, n int, list []int32, s kernels.Selection) {
+// reserve makes room for the lists of all sets of a batch.
+func (j *decodeJob) reserve(b *kernels.Batch, s kernels.Selection) {
+	total := 0
+	for i := range b.Segments {
+		seg := &b.Segments[i]
+		for t := range seg.Len {
+			total += s.Read(seg.Start + t + 1)
+		}
+	}
+	j.lists = resize(j.lists, total*s.Heads)
+	j.listed = 0
+}
+
+// addSelected adds the queries of a row's set, which sees n tokens, and gives
+// the list of the count chosen ones for the caller to fill in before run. It lies in
+// the list of all that are read: the first and last tokens are so few that to
+// begin with them anew would cost more than to name them.
+func (j *decodeJob) addSelected(seg *kernels.Segment, row, set, queries, n, count int, s kernels.Selection) []int32 {
 	lo, hi := s.Range(n)
-	j.addRow(seg, row, set, queries, positions{sink: lo, selected: list, local: n - hi, localFrom: hi})
-	j.d.CountReads(int64((lo+len(list)+n-hi)*seg.Cache.KVHeads), int64(n*seg.Cache.KVHeads))
+	list := j.lists[j.listed:][:lo+count+n-hi]
+	j.listed += len(list)
+	for i := range lo {
+		list[i] = int32(i)
+	}
+	local := list[len(list)-(n-hi):]
+	for i := range local {
+		local[i] = int32(hi + i)
+	}
+	j.addRow(seg, row, set, queries, positions{list: list, n: len(list)})
+	j.d.CountReads(int64(len(list)*seg.Cache.KVHeads), int64(n*seg.Cache.KVHeads))
+	return list[lo : lo+count]
 }
 
-// positions is which cached tokens a row reads: sink from first on, then the
-// selected, then local.
+// positions is which n cached tokens a row reads: those from first on, or those
+// of list.
 type positions struct {
-	first, sink      int
-	selected         []int32
-	localFrom, local int
+	n, first int
+	list     []int32
 }
-
-func (p *positions) count() int { return p.sink + len(p.selected) + p.local }
 
 // decodeJob is attention of single rows: a task reads a part of the tokens of
-// a row for the queries that share a KV head, and leaves a partial softmax;
-// mergeJob puts the parts together.
+// a row for the queries that share a KV head, and leaves a partial softmax. The
+// last part of a row to be done puts them together.
 type decodeJob struct {
 	d          *Device
 	out, q     []float32
@@ -99,6 +126,8 @@ type decodeJob struct {
 	scale      float32
 	parts      []part
 	rows       []rowParts
+	lists      []int32 // of positions
+	listed     int     // of lists
 	partialLen int
 	partial    []float32 // per part and query: top, sum, then width values
 }
@@ -107,11 +136,13 @@ type decodeJob struct {
 type rowParts struct {
 	row, head, queries int
 	lo, hi             int
+	left               atomic.Int32 // parts that are not done
 }
 
 type part struct {
 	seg                *kernels.Segment
 	row, head, queries int // of the activations
+	parts              int // index of its row's rowParts
 	positions          positions
 	lo, hi             int // of positions
 	partial            int
@@ -128,15 +159,23 @@ const partialHeader = 16
 
 // addRow adds the queries of set, the set-th run of queries heads.
 func (j *decodeJob) addRow(seg *kernels.Segment, row, set, queries int, p positions) {
-	n := p.count()
-	// parts depend on the context only, not on the threads
-	size := min(2048, max(256, (n/32+attendBlock-1)/attendBlock*attendBlock))
+	n := p.n
+	// Parts depend on the context only, not on the threads. Each gathering
+	// starts with rows that nobody has asked for: few and long ones are best.
+	share := 32
+	if p.list != nil {
+		share = 4
+	}
+	size := min(2048, max(256, (n/share+attendBlock-1)/attendBlock*attendBlock))
 	first := len(j.parts)
 	for lo := 0; lo < n; lo += size {
-		j.parts = append(j.parts, part{seg, row, set * queries, queries, p, lo, min(n, lo+size), j.partialLen})
+		j.parts = append(j.parts, part{seg, row, set * queries, queries, len(j.rows), p, lo, min(n, lo+size), j.partialLen})
 		j.partialLen += queries * (partialHeader + j.width)
 	}
-	j.rows = append(j.rows, rowParts{row, set * queries, queries, first, len(j.parts)})
+	j.rows = resize(j.rows, len(j.rows)+1)
+	r := &j.rows[len(j.rows)-1]
+	r.row, r.head, r.queries, r.lo, r.hi = row, set*queries, queries, first, len(j.parts)
+	r.left.Store(int32(r.hi - r.lo))
 }
 
 func (j *decodeJob) run() {
@@ -145,14 +184,6 @@ func (j *decodeJob) run() {
 	}
 	grow(&j.partial, j.partialLen)
 	j.d.pool.run(len(j.parts), j)
-	j.d.merge.decodeJob = j
-	if len(j.parts) > 64 {
-		j.d.pool.run(len(j.rows), &j.d.merge)
-		return
-	}
-	for i := range j.rows {
-		j.d.merge.task(0, i)
-	}
 }
 
 func (j *decodeJob) task(worker, index int) {
@@ -168,11 +199,12 @@ func (j *decodeJob) task(worker, index int) {
 	qs := unsafe.Slice(queries, p.queries*width)
 	scores := grow(&s.a, p.queries*attendBlock)
 	rows := newCacheRows(p.seg.Cache, j.layer, p.head/(j.heads/p.seg.Cache.KVHeads))
+	rows.begin(k, &p.positions, p.lo, p.hi)
 	for lo := p.lo; lo < p.hi; {
 		b := rows.block(&p.positions, lo, p.hi)
 		n := b.n
 		lo += n
-		k.logits(&rows, &b, &rows.v[0], qs, p.queries, scores, attendBlock)
+		k.logits(&rows, &b, true, qs, p.queries, scores, attendBlock)
 		for i := range p.queries {
 			row := scores[i*attendBlock:][:attendBlock]
 			rounded := j.d.fill(row, n)
@@ -191,19 +223,11 @@ func (j *decodeJob) task(worker, index int) {
 		}
 		for i := 0; i < p.queries; i += 4 {
 			some := min(4, p.queries-i)
-			weights, sums := &scores[i*attendBlock], &partial[i*stride+partialHeader]
-			values := &rows.v[b.from*rows.rowBytes]
-			switch {
-			case b.list == nil && rows.wide:
-				k.mixF32[some-1](width, n, values, width, weights, attendBlock, sums, stride)
-			case b.list == nil:
-				k.mixBF16[some-1](width, n, values, width, weights, attendBlock, sums, stride)
-			case rows.wide:
-				k.mixAtF32[some-1](width, n, &b.list[0], values, width, weights, attendBlock, sums, stride)
-			default:
-				k.mixAtBF16[some-1](width, n, &b.list[0], values, width, weights, attendBlock, sums, stride)
-			}
+			k.mix(&rows, &b, some, scores[i*attendBlock:], partial[i*stride+partialHeader:], stride)
 		}
+	}
+	if r := &j.rows[p.parts]; r.left.Add(-1) == 0 {
+		j.merge(s, r)
 	}
 }
 
@@ -221,7 +245,7 @@ func newCacheRows(c *kernels.Cache, layer, kv int) cacheRows {
 	return cacheRows{c.K[layer].Bytes()[lo:hi], c.V[layer].Bytes()[lo:hi], c.HeadDim, row, c.Type == dtype.F32}
 }
 
-// rowBlock is n rows: neighbours from row from on, or those of list.
+// rowBlock is n rows: neighbours from row from on, or the first of list.
 type rowBlock struct {
 	n, from int
 	list    []int32
@@ -230,25 +254,29 @@ type rowBlock struct {
 // block is the next at most attendBlock rows of the positions from index lo on.
 func (r *cacheRows) block(p *positions, lo, hi int) rowBlock {
 	n := min(attendBlock, hi-lo)
-	switch in := lo - p.sink; {
-	case in < 0:
-		return rowBlock{n: min(n, -in), from: p.first + lo}
-	case in < len(p.selected):
-		n = min(n, len(p.selected)-in)
-		return rowBlock{n: n, list: p.selected[in : in+n]}
-	default:
-		return rowBlock{n: n, from: p.localFrom + in - len(p.selected)}
+	if p.list == nil {
+		return rowBlock{n: n, from: p.first + lo}
+	}
+	return rowBlock{n: n, list: p.list[lo:hi]}
+}
+
+// begin asks for the first rows between index lo and hi, if they are a list's.
+func (r *cacheRows) begin(k *kernelSet, p *positions, lo, hi int) {
+	if p.list != nil {
+		n := min(rowsAhead, hi-lo)
+		k.ask(n, &p.list[lo], &r.k[0], r.rowBytes)
+		k.ask(n, &p.list[lo], &r.v[0], r.rowBytes)
 	}
 }
 
 // logits sets out[j*stride+i] to the dot product of query j and the block's
-// row i. Some values behind the block's are overwritten. The same rows of
-// values, the head's, are asked for.
-func (k *kernelSet) logits(r *cacheRows, b *rowBlock, values *byte, queries []float32, count int, out []float32, stride int) {
+// row i. Some values behind the block's are overwritten. If values are read
+// next, the same rows of them are asked for.
+func (k *kernelSet) logits(r *cacheRows, b *rowBlock, values bool, queries []float32, count int, out []float32, stride int) {
 	keys := &r.k[b.from*r.rowBytes]
 	ahead := 0 // from the keys to the values that are read next
-	if values != nil {
-		ahead = int(uintptr(unsafe.Pointer(values)) - uintptr(unsafe.Pointer(&r.k[0])))
+	if values {
+		ahead = int(uintptr(unsafe.Pointer(&r.v[0])) - uintptr(unsafe.Pointer(&r.k[0])))
 	}
 	for i := 0; i < count; i += 4 {
 		some := min(4, count-i)
@@ -259,39 +287,60 @@ func (k *kernelSet) logits(r *cacheRows, b *rowBlock, values *byte, queries []fl
 		case b.list == nil:
 			k.dotBF16[some-1](r.width, b.n, ahead, keys, r.width, q, r.width, to, stride)
 		case r.wide:
-			k.dotAtF32[some-1](r.width, b.n, &b.list[0], values, keys, r.width, q, r.width, to, stride)
+			k.dotAtF32[some-1](r.width, b.n, len(b.list), &b.list[0], keys, r.width, q, r.width, to, stride)
 		default:
-			k.dotAtBF16[some-1](r.width, b.n, &b.list[0], values, keys, r.width, q, r.width, to, stride)
+			k.dotAtBF16[some-1](r.width, b.n, len(b.list), &b.list[0], keys, r.width, q, r.width, to, stride)
 		}
 	}
 }
 
-// mergeJob adds up the parts of a row's partial softmax.
-type mergeJob struct{ *decodeJob }
+// mix adds to count sums, stride apart, the block's rows of values weighted by
+// weights[j*attendBlock+i].
+func (k *kernelSet) mix(r *cacheRows, b *rowBlock, count int, weights, sums []float32, stride int) {
+	values := &r.v[b.from*r.rowBytes]
+	if b.list == nil {
+		kernel := k.mixBF16[count-1]
+		if r.wide {
+			kernel = k.mixF32[count-1]
+		}
+		kernel(r.width, b.n, values, r.width, &weights[0], attendBlock, &sums[0], stride)
+		return
+	}
+	kernel := k.mixAtBF16[count-1]
+	if r.wide {
+		kernel = k.mixAtF32[count-1]
+	}
+	// The kernel goes through its rows once for each chunk of their columns. Of
+	// few rows at once, every chunk's requests reach into the next ones.
+	for at := 0; at < b.n; at += rowsAhead {
+		n := min(rowsAhead, b.n-at)
+		kernel(r.width, n, len(b.list)-at, &b.list[at], values, r.width, &weights[at], attendBlock, &sums[0], stride)
+	}
+}
 
-func (j *mergeJob) task(_, index int) {
-	r := j.rows[index]
-	stride := partialHeader + j.width
+// merge adds up the parts of a row's softmax.
+func (j *decodeJob) merge(s *scratch, r *rowParts) {
+	stride, n := partialHeader+j.width, r.hi-r.lo
+	first := j.parts[r.lo].partial
+	weights := grow(&s.a, n)
 	for i := range r.queries {
-		out := j.out[(r.row*j.heads+r.head+i)*j.width:][:j.width]
+		header := func(part int) []float32 { return j.partial[first+(part*r.queries+i)*stride:] }
 		top := float32(math.Inf(-1))
-		for _, p := range j.parts[r.lo:r.hi] {
-			top = max(top, j.partial[p.partial+i*stride])
+		for part := range n {
+			top = max(top, header(part)[0])
 		}
 		sum := float32(0)
+		for part := range n {
+			weights[part] = exp32(header(part)[0] - top)
+			sum += header(part)[1] * weights[part]
+		}
+		for part := range n {
+			weights[part] /= sum
+		}
+		out := j.out[(r.row*j.heads+r.head+i)*j.width:][:j.width]
 		clear(out)
-		for _, p := range j.parts[r.lo:r.hi] {
-			header := j.partial[p.partial+i*stride:][:stride]
-			shrink := exp32(header[0] - top)
-			sum += header[1] * shrink
-			for x, v := range header[partialHeader:] {
-				out[x] += v * shrink
-			}
-		}
-		inverse := 1 / sum
-		for x := range out {
-			out[x] *= inverse
-		}
+		values := (*byte)(unsafe.Pointer(&header(0)[partialHeader]))
+		j.d.set.mixF32[0](j.width, n, values, r.queries*stride, &weights[0], n, &out[0], j.width)
 	}
 }
 

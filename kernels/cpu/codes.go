@@ -9,7 +9,8 @@ import (
 type wordTable struct {
 	nibbles [256]byte // as asm/scan.go describes
 	bias    int32
-	wide    bool // entries take two bytes
+	largest int32 // score; the smallest is its negative
+	wide    bool  // entries take two bytes
 	useGo   bool
 	bytes   [4][256]int32
 }
@@ -17,6 +18,10 @@ type wordTable struct {
 // build sets the table up for weights: bit i of the word adds weights[i], or
 // subtracts it where it is 0.
 func (t *wordTable) build(weights *[32]int32, set *kernelSet) {
+	t.largest = 0
+	for _, w := range weights {
+		t.largest += max(w, -w)
+	}
 	if set.scanNarrow == nil || !t.buildNibbles(weights) {
 		t.useGo = true
 		t.buildBytes(weights)
@@ -123,15 +128,38 @@ func (t *wordTable) lookUp(code uint32) int32 {
 // codeSource is the codes of a key head with the tables of the maps that read
 // it, summed.
 type codeSource struct {
-	codes  []uint32 // [capacity, words]
-	words  int
-	tables []wordTable // one per word
+	codes   []uint32 // [capacity, words]
+	words   int
+	tables  []wordTable // one per word
+	weights []int8      // [maps, bits]
+	bits    int
+}
+
+// build sets the tables up.
+func (c *codeSource) build(set *kernelSet) {
+	for w := range c.tables {
+		var sum [32]int32
+		n := min(32, c.bits-w*32)
+		for first := w * 32; first < len(c.weights); first += c.bits {
+			for i, v := range c.weights[first:][:n] {
+				sum[i] += int32(v)
+			}
+		}
+		c.tables[w].build(&sum, set)
+	}
 }
 
 // setScan is what one row's selection set scans.
 type setScan struct {
 	row, position int
 	sources       []codeSource
+}
+
+// build sets up the tables of all sources, before the first score.
+func (s *setScan) build(set *kernelSet) {
+	for i := range s.sources {
+		s.sources[i].build(set)
+	}
 }
 
 // hashScans prepares scans for all rows and sets of a batch, in memory that
@@ -142,7 +170,7 @@ type hashScans struct {
 	tables  []wordTable
 }
 
-func (h *hashScans) prepare(d *Device, weights []int8, maps, bits, sets, layer int, b *kernels.Batch) {
+func (h *hashScans) prepare(weights []int8, maps, bits, sets, layer int, b *kernels.Batch) {
 	words := (bits + 31) / 32
 	// the most there can be: each map has codes of its own
 	h.sets = resize(h.sets, b.Tokens*sets)
@@ -169,16 +197,7 @@ func (h *hashScans) prepare(d *Device, weights []int8, maps, bits, sets, layer i
 					source.words = words
 					source.tables = h.tables[nextTable : nextTable+words]
 					nextTable += words
-					for w := range words {
-						var sum [32]int32
-						n := min(32, bits-w*32)
-						for x := m; x < end; x++ {
-							for y, v := range weights[((row+t)*maps+x)*bits+w*32:][:n] {
-								sum[y] += int32(v)
-							}
-						}
-						source.tables[w].build(&sum, d.set)
-					}
+					source.weights, source.bits = weights[((row+t)*maps+m)*bits:][:(end-m)*bits], bits
 					m = end
 				}
 				h.sets[(row+t)*sets+set] = setScan{row + t, seg.Start + t, h.sources[first:nextSource]}
@@ -219,6 +238,56 @@ func (s *setScan) scores(set *kernelSet, buf *[]uint32, from int, out []int32) {
 	}
 }
 
+// single is the source of a set that scans one word of codes by assembly.
+func (s *setScan) single(set *kernelSet) *codeSource {
+	if len(s.sources) != 1 || s.sources[0].words != 1 || s.sources[0].tables[0].useGo || set.scanCutNarrow == nil {
+		return nil
+	}
+	return &s.sources[0]
+}
+
+// cut scores the tokens lo to hi and keeps those that reach limit, if it can do
+// both at once.
+func (s *setScan) cut(set *kernelSet, lo, hi int, limit int32, positions, scores []int32) (kept int, done bool) {
+	source := s.single(set)
+	if source == nil {
+		return 0, false
+	}
+	t := &source.tables[0]
+	kernel := set.scanCutNarrow
+	if t.wide {
+		kernel = set.scanCutWide
+	}
+	return kernel(hi-lo, &source.codes[lo], &t.nibbles[0], t.bias, limit, lo, &positions[0], &scores[0]), true
+}
+
+// span is the smallest and the largest score there can be.
+func (s *setScan) span() (lo, hi int32) {
+	for i := range s.sources {
+		for w := range s.sources[i].tables {
+			hi += s.sources[i].tables[w].largest
+		}
+	}
+	return -hi, hi
+}
+
+// sample sets scores to those of n tokens from each position on.
+func (s *setScan) sample(set *kernelSet, scratch *scratch, positions []int32, n int, scores []int32) {
+	source := s.single(set)
+	if source == nil {
+		for i, p := range positions {
+			s.scores(set, &scratch.words, int(p), scores[i*n:(i+1)*n])
+		}
+		return
+	}
+	// in one row, so that the loads of all positions wait together
+	scratch.words = resize(scratch.words, len(positions)*n)
+	for i, p := range positions {
+		copy(scratch.words[i*n:(i+1)*n], source.codes[p:])
+	}
+	source.tables[0].score(set, scratch.words, scores[:len(scratch.words)], false)
+}
+
 // scanPart is the tokens that one task scans.
 const scanPart = 16 << 10
 
@@ -244,7 +313,10 @@ func (j *scanJob) task(worker, index int) {
 func (d *Device) ScanHash(scores, weights kernels.Tensor, layer int, b *kernels.Batch) {
 	j := &d.scan
 	sets := scores.Dim(1)
-	j.scans.prepare(d, weights.I8(), weights.Dim(1), weights.Dim(2), sets, layer, b)
+	j.scans.prepare(weights.I8(), weights.Dim(1), weights.Dim(2), sets, layer, b)
+	for i := range j.scans.sets {
+		j.scans.sets[i].build(d.set)
+	}
 	j.d, j.scores, j.stride = d, scores.I32(), scores.Dim(2)
 	j.parts = (b.Longest + scanPart - 1) / scanPart
 	d.pool.run(b.Tokens*sets*j.parts, j)

@@ -30,7 +30,6 @@ type Device struct {
 	pack    packJob
 	batch   batchJob
 	decode  decodeJob
-	merge   mergeJob
 	prefill prefillJob
 	scan    scanJob
 	top     topJob
@@ -48,6 +47,7 @@ var _ kernels.Device = (*Device)(nil)
 type scratch struct {
 	a, b, c []float32
 	words   []uint32
+	list    []int32
 	cut     cutScratch
 	encode  encodeScratch
 	sums    [16]float32

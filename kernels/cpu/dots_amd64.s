@@ -2,67 +2,59 @@
 
 #include "textflag.h"
 
-// func dotF321AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
-// Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
-TEXT ·dotF321AVX512(SB), NOSPLIT, $0-72
-	MOVQ rows+8(FP), AX
-	MOVQ k+24(FP), CX
-	MOVQ ldk+32(FP), DX
-	MOVQ out+56(FP), BX
-	MOVQ ldq+48(FP), SI
-	MOVQ ahead+16(FP), DI
-	SHLQ $0x02, DX
-	SHLQ $0x02, SI
+// func ask(rows int, at *int32, base *byte, stride int)
+// Requires: MMX+
+TEXT ·ask(SB), NOSPLIT, $0-32
+	MOVQ rows+0(FP), AX
+	MOVQ at+8(FP), CX
+	MOVQ base+16(FP), DX
+	MOVQ stride+24(FP), BX
 
 rows:
-	MOVQ    CX, SI
-	LEAQ    (SI)(DX*1), R9
-	MOVQ    SI, R8
-	CMPQ    AX, $0x00000001
-	CMOVQGT R9, R8
-	LEAQ    (R8)(DX*1), R10
-	MOVQ    R8, R9
-	CMPQ    AX, $0x00000002
-	CMOVQGT R10, R9
-	LEAQ    (R9)(DX*1), R11
-	MOVQ    R9, R10
-	CMPQ    AX, $0x00000003
-	CMOVQGT R11, R10
-	VPXORD  Z0, Z0, Z0
-	VPXORD  Z1, Z1, Z1
-	VPXORD  Z2, Z2, Z2
-	VPXORD  Z3, Z3, Z3
-	MOVQ    width+0(FP), R11
-	MOVQ    q+40(FP), R12
+	MOVLQSX (CX), SI
+	IMULQ   BX, SI
+	ADDQ    DX, SI
+	LEAQ    (SI)(BX*1), DI
+
+line:
+	PREFETCHT1 (SI)
+	ADDQ       $0x40, SI
+	CMPQ       SI, DI
+	JCS        line
+	ADDQ       $0x04, CX
+	DECQ       AX
+	JNZ        rows
+	RET
+
+// func projectF32AVX512(rows int, width int, w *byte, x *float32, y *float32)
+// Requires: AVX, AVX512F, AVX512VL
+TEXT ·projectF32AVX512(SB), NOSPLIT, $0-40
+	MOVQ rows+0(FP), AX
+	MOVQ w+16(FP), CX
+	MOVQ y+32(FP), DX
+
+rows:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	MOVQ   width+8(FP), BX
+	MOVQ   x+24(FP), SI
 
 width:
 	VMOVUPS       (SI), Z4
-	PREFETCHT1    16384(SI)
-	PREFETCHT1    (SI)(DI*1)
+	VMOVUPS       (CX), Z5
+	VFMADD231PS   Z4, Z5, Z0
+	VMOVUPS       64(CX), Z5
+	VFMADD231PS   Z4, Z5, Z1
+	VMOVUPS       128(CX), Z5
+	VFMADD231PS   Z4, Z5, Z2
+	VMOVUPS       192(CX), Z5
+	VFMADD231PS   Z4, Z5, Z3
 	ADDQ          $0x00000040, SI
-	VMOVUPS       (R8), Z5
-	PREFETCHT1    16384(R8)
-	PREFETCHT1    (R8)(DI*1)
-	ADDQ          $0x00000040, R8
-	VMOVUPS       (R9), Z6
-	PREFETCHT1    16384(R9)
-	PREFETCHT1    (R9)(DI*1)
-	ADDQ          $0x00000040, R9
-	VMOVUPS       (R10), Z7
-	PREFETCHT1    16384(R10)
-	PREFETCHT1    (R10)(DI*1)
-	ADDQ          $0x00000040, R10
-	VMOVUPS       (R12), Z8
-	VFMADD231PS   Z8, Z4, Z0
-	VFMADD231PS   Z8, Z5, Z1
-	VFMADD231PS   Z8, Z6, Z2
-	VFMADD231PS   Z8, Z7, Z3
-	ADDQ          $0x00000040, R12
-	SUBQ          $0x00000010, R11
+	ADDQ          $0x00000100, CX
+	SUBQ          $0x00000010, BX
 	JG            width
-	MOVQ          ldo+64(FP), R8
-	MOVQ          BX, SI
-	SHLQ          $0x02, R8
 	VUNPCKLPS     Z1, Z0, Z4
 	VUNPCKHPS     Z1, Z0, Z6
 	VADDPS        Z6, Z4, Z4
@@ -76,10 +68,217 @@ width:
 	VADDPS        Y4, Y6, Y4
 	VEXTRACTF32X4 $0x01, Y4, X5
 	VADDPS        X5, X4, X5
-	VMOVUPS       X5, (SI)
-	ADDQ          $0x00000010, BX
-	LEAQ          (CX)(DX*4), CX
+	VMOVUPS       X5, (DX)
+	ADDQ          $0x10, DX
 	SUBQ          $0x00000004, AX
+	JG            rows
+	VZEROUPPER
+	RET
+
+// func projectBF16AVX512(rows int, width int, w *byte, x *float32, y *float32)
+// Requires: AVX, AVX512F, AVX512VL
+TEXT ·projectBF16AVX512(SB), NOSPLIT, $0-40
+	MOVQ rows+0(FP), AX
+	MOVQ w+16(FP), CX
+	MOVQ y+32(FP), DX
+
+rows:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	MOVQ   width+8(FP), BX
+	MOVQ   x+24(FP), SI
+
+width:
+	VMOVUPS       (SI), Z4
+	VPMOVZXWD     (CX), Z5
+	VPSLLD        $0x10, Z5, Z5
+	VFMADD231PS   Z4, Z5, Z0
+	VPMOVZXWD     32(CX), Z5
+	VPSLLD        $0x10, Z5, Z5
+	VFMADD231PS   Z4, Z5, Z1
+	VPMOVZXWD     64(CX), Z5
+	VPSLLD        $0x10, Z5, Z5
+	VFMADD231PS   Z4, Z5, Z2
+	VPMOVZXWD     96(CX), Z5
+	VPSLLD        $0x10, Z5, Z5
+	VFMADD231PS   Z4, Z5, Z3
+	ADDQ          $0x00000040, SI
+	ADDQ          $0x00000080, CX
+	SUBQ          $0x00000010, BX
+	JG            width
+	VUNPCKLPS     Z1, Z0, Z4
+	VUNPCKHPS     Z1, Z0, Z6
+	VADDPS        Z6, Z4, Z4
+	VUNPCKLPS     Z3, Z2, Z5
+	VUNPCKHPS     Z3, Z2, Z7
+	VADDPS        Z7, Z5, Z5
+	VUNPCKLPD     Z5, Z4, Z6
+	VUNPCKHPD     Z5, Z4, Z7
+	VADDPS        Z7, Z6, Z6
+	VEXTRACTF64X4 $0x01, Z6, Y4
+	VADDPS        Y4, Y6, Y4
+	VEXTRACTF32X4 $0x01, Y4, X5
+	VADDPS        X5, X4, X5
+	VMOVUPS       X5, (DX)
+	ADDQ          $0x10, DX
+	SUBQ          $0x00000004, AX
+	JG            rows
+	VZEROUPPER
+	RET
+
+// func projectF32AVX2(rows int, width int, w *byte, x *float32, y *float32)
+// Requires: AVX, FMA3
+TEXT ·projectF32AVX2(SB), NOSPLIT, $0-40
+	MOVQ rows+0(FP), AX
+	MOVQ w+16(FP), CX
+	MOVQ y+32(FP), DX
+
+rows:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	MOVQ   width+8(FP), BX
+	MOVQ   x+24(FP), SI
+
+width:
+	VMOVUPS      (SI), Y2
+	VMOVUPS      (CX), Y3
+	VFMADD231PS  Y2, Y3, Y0
+	VMOVUPS      32(CX), Y3
+	VFMADD231PS  Y2, Y3, Y1
+	ADDQ         $0x00000020, SI
+	ADDQ         $0x00000040, CX
+	SUBQ         $0x00000008, BX
+	JG           width
+	VHADDPS      Y1, Y0, Y0
+	VHADDPS      Y0, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X1
+	VMOVSD       X1, (DX)
+	ADDQ         $0x08, DX
+	SUBQ         $0x00000002, AX
+	JG           rows
+	VZEROUPPER
+	RET
+
+// func projectBF16AVX2(rows int, width int, w *byte, x *float32, y *float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·projectBF16AVX2(SB), NOSPLIT, $0-40
+	MOVQ rows+0(FP), AX
+	MOVQ w+16(FP), CX
+	MOVQ y+32(FP), DX
+
+rows:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	MOVQ   width+8(FP), BX
+	MOVQ   x+24(FP), SI
+
+width:
+	VMOVUPS      (SI), Y2
+	VPMOVZXWD    (CX), Y3
+	VPSLLD       $0x10, Y3, Y3
+	VFMADD231PS  Y2, Y3, Y0
+	VPMOVZXWD    16(CX), Y3
+	VPSLLD       $0x10, Y3, Y3
+	VFMADD231PS  Y2, Y3, Y1
+	ADDQ         $0x00000020, SI
+	ADDQ         $0x00000020, CX
+	SUBQ         $0x00000008, BX
+	JG           width
+	VHADDPS      Y1, Y0, Y0
+	VHADDPS      Y0, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VADDPS       X1, X0, X1
+	VMOVSD       X1, (DX)
+	ADDQ         $0x08, DX
+	SUBQ         $0x00000002, AX
+	JG           rows
+	VZEROUPPER
+	RET
+
+// func dotF321AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
+TEXT ·dotF321AVX512(SB), NOSPLIT, $0-72
+	MOVQ ldq+48(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+32(FP), AX
+	SHLQ $0x02, AX
+	MOVQ AX, ldk+32(FP)
+	MOVQ k+24(FP), AX
+
+rows:
+	MOVQ    AX, CX
+	MOVQ    ldk+32(FP), BX
+	ADDQ    CX, BX
+	MOVQ    CX, DX
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT BX, DX
+	MOVQ    ldk+32(FP), SI
+	ADDQ    DX, SI
+	MOVQ    DX, BX
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQGT SI, BX
+	MOVQ    ldk+32(FP), DI
+	ADDQ    BX, DI
+	MOVQ    BX, SI
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQGT DI, SI
+	MOVQ    ahead+16(FP), DI
+	VPXORD  Z0, Z0, Z0
+	VPXORD  Z1, Z1, Z1
+	VPXORD  Z2, Z2, Z2
+	VPXORD  Z3, Z3, Z3
+	MOVQ    width+0(FP), R8
+	MOVQ    q+40(FP), R9
+
+width:
+	VMOVUPS       (CX), Z4
+	PREFETCHT1    16384(CX)
+	PREFETCHT1    (CX)(DI*1)
+	ADDQ          $0x00000040, CX
+	VMOVUPS       (DX), Z5
+	PREFETCHT1    16384(DX)
+	PREFETCHT1    (DX)(DI*1)
+	ADDQ          $0x00000040, DX
+	VMOVUPS       (BX), Z6
+	PREFETCHT1    16384(BX)
+	PREFETCHT1    (BX)(DI*1)
+	ADDQ          $0x00000040, BX
+	VMOVUPS       (SI), Z7
+	PREFETCHT1    16384(SI)
+	PREFETCHT1    (SI)(DI*1)
+	ADDQ          $0x00000040, SI
+	VMOVUPS       (R9), Z8
+	VFMADD231PS   Z8, Z4, Z0
+	VFMADD231PS   Z8, Z5, Z1
+	VFMADD231PS   Z8, Z6, Z2
+	VFMADD231PS   Z8, Z7, Z3
+	ADDQ          $0x00000040, R9
+	SUBQ          $0x00000010, R8
+	JG            width
+	MOVQ          out+56(FP), CX
+	MOVQ          ldo+64(FP), DX
+	SHLQ          $0x02, DX
+	VUNPCKLPS     Z1, Z0, Z4
+	VUNPCKHPS     Z1, Z0, Z6
+	VADDPS        Z6, Z4, Z4
+	VUNPCKLPS     Z3, Z2, Z5
+	VUNPCKHPS     Z3, Z2, Z7
+	VADDPS        Z7, Z5, Z5
+	VUNPCKLPD     Z5, Z4, Z6
+	VUNPCKHPD     Z5, Z4, Z7
+	VADDPS        Z7, Z6, Z6
+	VEXTRACTF64X4 $0x01, Z6, Y4
+	VADDPS        Y4, Y6, Y4
+	VEXTRACTF32X4 $0x01, Y4, X5
+	VADDPS        X5, X4, X5
+	VMOVUPS       X5, (CX)
+	ADDQ          $0x10, out+56(FP)
+	MOVQ          ldk+32(FP), CX
+	LEAQ          (AX)(CX*4), AX
+	SUBQ          $0x04, rows+8(FP)
 	JG            rows
 	VZEROUPPER
 	RET
@@ -173,160 +372,143 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotAtF321AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotAtF321AVX512(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotAtF321AVX512(SB), NOSPLIT, $0-80
-	MOVQ rows+8(FP), AX
-	MOVQ k+32(FP), CX
-	MOVQ ldk+40(FP), DX
-	MOVQ out+64(FP), BX
-	MOVQ ldq+56(FP), SI
-	MOVQ at+16(FP), DI
-	SHLQ $0x02, DX
-	SHLQ $0x02, SI
+	MOVQ ldq+56(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+40(FP), AX
+	SHLQ $0x02, AX
+	MOVQ AX, ldk+40(FP)
+	MOVQ at+24(FP), AX
 
 rows:
-	CMPQ    AX, $0x00000014
+	CMPQ    listed+16(FP), $0x00000008
 	JL      near
-	MOVLQSX 64(DI), SI
-	IMULQ   DX, SI
-	ADDQ    CX, SI
-	LEAQ    (SI)(DX*1), R8
+	MOVLQSX 16(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
 
-key0:
-	PREFETCHT1 (SI)
-	ADDQ       $0x40, SI
-	CMPQ       SI, R8
-	JCS        key0
-	MOVLQSX    68(DI), SI
-	IMULQ      DX, SI
-	ADDQ       CX, SI
-	LEAQ       (SI)(DX*1), R8
+line0:
+	PREFETCHT0 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        line0
+	MOVLQSX    20(AX), CX
+	IMULQ      ldk+40(FP), CX
+	ADDQ       k+32(FP), CX
+	MOVQ       ldk+40(FP), DX
+	ADDQ       CX, DX
 
-key1:
-	PREFETCHT1 (SI)
-	ADDQ       $0x40, SI
-	CMPQ       SI, R8
-	JCS        key1
-	MOVLQSX    72(DI), SI
-	IMULQ      DX, SI
-	ADDQ       CX, SI
-	LEAQ       (SI)(DX*1), R8
+line1:
+	PREFETCHT0 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        line1
+	MOVLQSX    24(AX), CX
+	IMULQ      ldk+40(FP), CX
+	ADDQ       k+32(FP), CX
+	MOVQ       ldk+40(FP), DX
+	ADDQ       CX, DX
 
-key2:
-	PREFETCHT1 (SI)
-	ADDQ       $0x40, SI
-	CMPQ       SI, R8
-	JCS        key2
-	MOVLQSX    76(DI), SI
-	IMULQ      DX, SI
-	ADDQ       CX, SI
-	LEAQ       (SI)(DX*1), R8
+line2:
+	PREFETCHT0 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        line2
+	MOVLQSX    28(AX), CX
+	IMULQ      ldk+40(FP), CX
+	ADDQ       k+32(FP), CX
+	MOVQ       ldk+40(FP), DX
+	ADDQ       CX, DX
 
-key3:
-	PREFETCHT1 (SI)
-	ADDQ       $0x40, SI
-	CMPQ       SI, R8
-	JCS        key3
+line3:
+	PREFETCHT0 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        line3
 
 near:
-	MOVQ    v+24(FP), SI
-	TESTQ   SI, SI
-	JZ      alone
-	CMPQ    AX, $0x00000004
-	JL      alone
-	MOVLQSX (DI), R8
-	IMULQ   DX, R8
-	ADDQ    SI, R8
-	LEAQ    (R8)(DX*1), R9
-
-value0:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        value0
-	MOVLQSX    4(DI), R8
-	IMULQ      DX, R8
-	ADDQ       SI, R8
-	LEAQ       (R8)(DX*1), R9
-
-value1:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        value1
-	MOVLQSX    8(DI), R8
-	IMULQ      DX, R8
-	ADDQ       SI, R8
-	LEAQ       (R8)(DX*1), R9
-
-value2:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        value2
-	MOVLQSX    12(DI), R8
-	IMULQ      DX, R8
-	ADDQ       SI, R8
-	LEAQ       (R8)(DX*1), SI
-
-value3:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, SI
-	JCS        value3
-
-alone:
-	MOVQ    DI, SI
+	MOVQ    AX, CX
+	MOVLQSX (CX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    AX, DX
+	LEAQ    4(AX), BX
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT BX, DX
+	MOVLQSX (DX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    AX, BX
+	LEAQ    8(AX), SI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQGT SI, BX
+	LEAQ    4(AX), SI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQEQ SI, BX
+	MOVLQSX (BX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    AX, SI
+	LEAQ    12(AX), DI
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQGT DI, SI
+	LEAQ    8(AX), DI
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQEQ DI, SI
+	LEAQ    4(AX), DI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQEQ DI, SI
 	MOVLQSX (SI), SI
-	IMULQ   DX, SI
-	ADDQ    CX, SI
-	MOVQ    DI, R8
-	LEAQ    4(DI), R9
-	CMPQ    AX, $0x00000001
-	CMOVQGT R9, R8
-	MOVLQSX (R8), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
-	MOVQ    DI, R9
-	LEAQ    8(DI), R10
-	CMPQ    AX, $0x00000002
-	CMOVQGT R10, R9
-	LEAQ    4(DI), R10
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R10, R9
-	MOVLQSX (R9), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	MOVQ    DI, R10
-	LEAQ    12(DI), R11
-	CMPQ    AX, $0x00000003
-	CMOVQGT R11, R10
-	LEAQ    8(DI), R11
-	CMPQ    AX, $0x00000003
-	CMOVQEQ R11, R10
-	LEAQ    4(DI), R11
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R11, R10
-	MOVLQSX (R10), R10
-	IMULQ   DX, R10
-	ADDQ    CX, R10
-	VPXORD  Z0, Z0, Z0
-	VPXORD  Z1, Z1, Z1
-	VPXORD  Z2, Z2, Z2
-	VPXORD  Z3, Z3, Z3
-	MOVQ    width+0(FP), R11
-	MOVQ    q+48(FP), R12
+	IMULQ   ldk+40(FP), SI
+	ADDQ    k+32(FP), SI
+	MOVQ    CX, DI
+	MOVQ    DX, R8
+	MOVQ    BX, R9
+	MOVQ    SI, R10
+	CMPQ    listed+16(FP), $0x00000024
+	JL      asked
+	MOVLQSX 128(AX), DI
+	IMULQ   ldk+40(FP), DI
+	ADDQ    k+32(FP), DI
+	MOVLQSX 132(AX), R8
+	IMULQ   ldk+40(FP), R8
+	ADDQ    k+32(FP), R8
+	MOVLQSX 136(AX), R9
+	IMULQ   ldk+40(FP), R9
+	ADDQ    k+32(FP), R9
+	MOVLQSX 140(AX), R10
+	IMULQ   ldk+40(FP), R10
+	ADDQ    k+32(FP), R10
+
+asked:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	MOVQ   width+0(FP), R11
+	MOVQ   q+48(FP), R12
 
 width:
-	VMOVUPS       (SI), Z4
-	ADDQ          $0x00000040, SI
-	VMOVUPS       (R8), Z5
+	VMOVUPS       (CX), Z4
+	PREFETCHT1    (DI)
+	ADDQ          $0x00000040, DI
+	ADDQ          $0x00000040, CX
+	VMOVUPS       (DX), Z5
+	PREFETCHT1    (R8)
 	ADDQ          $0x00000040, R8
-	VMOVUPS       (R9), Z6
+	ADDQ          $0x00000040, DX
+	VMOVUPS       (BX), Z6
+	PREFETCHT1    (R9)
 	ADDQ          $0x00000040, R9
-	VMOVUPS       (R10), Z7
+	ADDQ          $0x00000040, BX
+	VMOVUPS       (SI), Z7
+	PREFETCHT1    (R10)
 	ADDQ          $0x00000040, R10
+	ADDQ          $0x00000040, SI
 	VMOVUPS       (R12), Z8
 	VFMADD231PS   Z8, Z4, Z0
 	VFMADD231PS   Z8, Z5, Z1
@@ -335,9 +517,9 @@ width:
 	ADDQ          $0x00000040, R12
 	SUBQ          $0x00000010, R11
 	JG            width
-	MOVQ          ldo+72(FP), R8
-	MOVQ          BX, SI
-	SHLQ          $0x02, R8
+	MOVQ          out+64(FP), CX
+	MOVQ          ldo+72(FP), DX
+	SHLQ          $0x02, DX
 	VUNPCKLPS     Z1, Z0, Z4
 	VUNPCKHPS     Z1, Z0, Z6
 	VADDPS        Z6, Z4, Z4
@@ -351,29 +533,30 @@ width:
 	VADDPS        Y4, Y6, Y4
 	VEXTRACTF32X4 $0x01, Y4, X5
 	VADDPS        X5, X4, X5
-	VMOVUPS       X5, (SI)
-	ADDQ          $0x00000010, BX
-	ADDQ          $0x10, DI
-	SUBQ          $0x00000004, AX
+	VMOVUPS       X5, (CX)
+	ADDQ          $0x10, out+64(FP)
+	ADDQ          $0x10, AX
+	SUBQ          $0x04, listed+16(FP)
+	SUBQ          $0x04, rows+8(FP)
 	JG            rows
 	VZEROUPPER
 	RET
 
-// func mixAtF321AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// func mixAtF321AVX512(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mixAtF321AVX512(SB), NOSPLIT, $0-72
+TEXT ·mixAtF321AVX512(SB), NOSPLIT, $0-80
 	MOVQ width+0(FP), AX
-	MOVQ v+24(FP), CX
-	MOVQ ldv+32(FP), DX
-	MOVQ ldp+48(FP), BX
-	MOVQ out+56(FP), SI
+	MOVQ v+32(FP), CX
+	MOVQ ldv+40(FP), DX
+	MOVQ ldp+56(FP), BX
+	MOVQ out+64(FP), SI
 	SHLQ $0x02, DX
 	SHLQ $0x02, BX
 
 chunk4:
 	CMPQ    AX, $0x00000040
 	JL      chunk4done
-	MOVQ    ldo+64(FP), DI
+	MOVQ    ldo+72(FP), DI
 	MOVQ    SI, BX
 	SHLQ    $0x02, DI
 	VMOVUPS (BX), Z0
@@ -381,74 +564,111 @@ chunk4:
 	VMOVUPS 128(BX), Z2
 	VMOVUPS 192(BX), Z3
 	MOVQ    rows+8(FP), BX
-	MOVQ    p+40(FP), R8
-	MOVQ    at+16(FP), R9
+	MOVQ    p+48(FP), R8
+	MOVQ    at+24(FP), R9
+	MOVQ    listed+16(FP), R10
 
 chunk4rows:
 	MOVLQSX      (R9), DI
 	IMULQ        DX, DI
 	ADDQ         CX, DI
-	ADDQ         $0x04, R9
 	VMOVUPS      (DI), Z4
 	VMOVUPS      64(DI), Z5
 	VMOVUPS      128(DI), Z6
 	VMOVUPS      192(DI), Z7
-	PREFETCHT0   256(DI)
-	PREFETCHT0   320(DI)
-	PREFETCHT0   384(DI)
-	PREFETCHT0   448(DI)
 	VBROADCASTSS (R8), Z8
 	VFMADD231PS  Z8, Z4, Z0
 	VFMADD231PS  Z8, Z5, Z1
 	VFMADD231PS  Z8, Z6, Z2
 	VFMADD231PS  Z8, Z7, Z3
-	ADDQ         $0x04, R8
-	DECQ         BX
-	JNZ          chunk4rows
-	MOVQ         SI, BX
-	MOVQ         ldo+64(FP), DI
-	SHLQ         $0x02, DI
-	VMOVUPS      Z0, (BX)
-	VMOVUPS      Z1, 64(BX)
-	VMOVUPS      Z2, 128(BX)
-	VMOVUPS      Z3, 192(BX)
-	ADDQ         $0x00000100, SI
-	ADDQ         $0x00000100, CX
-	SUBQ         $0x00000040, AX
-	JMP          chunk4
+	CMPQ         R10, $0x00000004
+	JLE          chunk4near
+	MOVLQSX      16(R9), DI
+	IMULQ        DX, DI
+	ADDQ         CX, DI
+	PREFETCHT0   (DI)
+	PREFETCHT0   64(DI)
+	PREFETCHT0   128(DI)
+	PREFETCHT0   192(DI)
+
+chunk4near:
+	CMPQ       R10, $0x00000020
+	JLE        chunk4ahead
+	MOVLQSX    128(R9), DI
+	IMULQ      DX, DI
+	ADDQ       CX, DI
+	PREFETCHT1 (DI)
+	PREFETCHT1 64(DI)
+	PREFETCHT1 128(DI)
+	PREFETCHT1 192(DI)
+
+chunk4ahead:
+	ADDQ    $0x04, R9
+	DECQ    R10
+	ADDQ    $0x04, R8
+	DECQ    BX
+	JNZ     chunk4rows
+	MOVQ    SI, BX
+	MOVQ    ldo+72(FP), DI
+	SHLQ    $0x02, DI
+	VMOVUPS Z0, (BX)
+	VMOVUPS Z1, 64(BX)
+	VMOVUPS Z2, 128(BX)
+	VMOVUPS Z3, 192(BX)
+	ADDQ    $0x00000100, SI
+	ADDQ    $0x00000100, CX
+	SUBQ    $0x00000040, AX
+	JMP     chunk4
 
 chunk4done:
 chunk1:
 	CMPQ    AX, $0x00000010
 	JL      chunk1done
-	MOVQ    ldo+64(FP), DI
+	MOVQ    ldo+72(FP), DI
 	MOVQ    SI, BX
 	SHLQ    $0x02, DI
 	VMOVUPS (BX), Z0
 	MOVQ    rows+8(FP), BX
-	MOVQ    p+40(FP), R8
-	MOVQ    at+16(FP), R9
+	MOVQ    p+48(FP), R8
+	MOVQ    at+24(FP), R9
+	MOVQ    listed+16(FP), R10
 
 chunk1rows:
 	MOVLQSX      (R9), DI
 	IMULQ        DX, DI
 	ADDQ         CX, DI
-	ADDQ         $0x04, R9
 	VMOVUPS      (DI), Z1
-	PREFETCHT0   64(DI)
 	VBROADCASTSS (R8), Z2
 	VFMADD231PS  Z2, Z1, Z0
-	ADDQ         $0x04, R8
-	DECQ         BX
-	JNZ          chunk1rows
-	MOVQ         SI, BX
-	MOVQ         ldo+64(FP), DI
-	SHLQ         $0x02, DI
-	VMOVUPS      Z0, (BX)
-	ADDQ         $0x00000040, SI
-	ADDQ         $0x00000040, CX
-	SUBQ         $0x00000010, AX
-	JMP          chunk1
+	CMPQ         R10, $0x00000004
+	JLE          chunk1near
+	MOVLQSX      16(R9), DI
+	IMULQ        DX, DI
+	ADDQ         CX, DI
+	PREFETCHT0   (DI)
+
+chunk1near:
+	CMPQ       R10, $0x00000020
+	JLE        chunk1ahead
+	MOVLQSX    128(R9), DI
+	IMULQ      DX, DI
+	ADDQ       CX, DI
+	PREFETCHT1 (DI)
+
+chunk1ahead:
+	ADDQ    $0x04, R9
+	DECQ    R10
+	ADDQ    $0x04, R8
+	DECQ    BX
+	JNZ     chunk1rows
+	MOVQ    SI, BX
+	MOVQ    ldo+72(FP), DI
+	SHLQ    $0x02, DI
+	VMOVUPS Z0, (BX)
+	ADDQ    $0x00000040, SI
+	ADDQ    $0x00000040, CX
+	SUBQ    $0x00000010, AX
+	JMP     chunk1
 
 chunk1done:
 	VZEROUPPER
@@ -457,29 +677,31 @@ chunk1done:
 // func dotF322AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotF322AVX512(SB), NOSPLIT, $0-72
-	MOVQ rows+8(FP), AX
+	MOVQ ldq+48(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+32(FP), CX
+	SHLQ $0x02, CX
+	MOVQ CX, ldk+32(FP)
 	MOVQ k+24(FP), CX
-	MOVQ ldk+32(FP), DX
-	MOVQ out+56(FP), BX
-	MOVQ ldq+48(FP), SI
-	MOVQ ahead+16(FP), DI
-	SHLQ $0x02, DX
-	SHLQ $0x02, SI
 
 rows:
-	MOVQ    CX, R8
-	LEAQ    (R8)(DX*1), R10
-	MOVQ    R8, R9
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
-	LEAQ    (R9)(DX*1), R11
-	MOVQ    R9, R10
-	CMPQ    AX, $0x00000002
-	CMOVQGT R11, R10
-	LEAQ    (R10)(DX*1), R12
-	MOVQ    R10, R11
-	CMPQ    AX, $0x00000003
-	CMOVQGT R12, R11
+	MOVQ    CX, DX
+	MOVQ    ldk+32(FP), SI
+	ADDQ    DX, SI
+	MOVQ    DX, BX
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT SI, BX
+	MOVQ    ldk+32(FP), DI
+	ADDQ    BX, DI
+	MOVQ    BX, SI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQGT DI, SI
+	MOVQ    ldk+32(FP), R8
+	ADDQ    SI, R8
+	MOVQ    SI, DI
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQGT R8, DI
+	MOVQ    ahead+16(FP), R8
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
 	VPXORD  Z2, Z2, Z2
@@ -488,42 +710,42 @@ rows:
 	VPXORD  Z5, Z5, Z5
 	VPXORD  Z6, Z6, Z6
 	VPXORD  Z7, Z7, Z7
-	MOVQ    width+0(FP), R12
-	MOVQ    q+40(FP), R13
+	MOVQ    width+0(FP), R9
+	MOVQ    q+40(FP), R10
 
 width:
-	VMOVUPS       (R8), Z8
-	PREFETCHT1    16384(R8)
-	PREFETCHT1    (R8)(DI*1)
-	ADDQ          $0x00000040, R8
-	VMOVUPS       (R9), Z9
-	PREFETCHT1    16384(R9)
-	PREFETCHT1    (R9)(DI*1)
-	ADDQ          $0x00000040, R9
-	VMOVUPS       (R10), Z10
-	PREFETCHT1    16384(R10)
-	PREFETCHT1    (R10)(DI*1)
-	ADDQ          $0x00000040, R10
-	VMOVUPS       (R11), Z11
-	PREFETCHT1    16384(R11)
-	PREFETCHT1    (R11)(DI*1)
-	ADDQ          $0x00000040, R11
-	VMOVUPS       (R13), Z12
+	VMOVUPS       (DX), Z8
+	PREFETCHT1    16384(DX)
+	PREFETCHT1    (DX)(R8*1)
+	ADDQ          $0x00000040, DX
+	VMOVUPS       (BX), Z9
+	PREFETCHT1    16384(BX)
+	PREFETCHT1    (BX)(R8*1)
+	ADDQ          $0x00000040, BX
+	VMOVUPS       (SI), Z10
+	PREFETCHT1    16384(SI)
+	PREFETCHT1    (SI)(R8*1)
+	ADDQ          $0x00000040, SI
+	VMOVUPS       (DI), Z11
+	PREFETCHT1    16384(DI)
+	PREFETCHT1    (DI)(R8*1)
+	ADDQ          $0x00000040, DI
+	VMOVUPS       (R10), Z12
 	VFMADD231PS   Z12, Z8, Z0
 	VFMADD231PS   Z12, Z9, Z1
 	VFMADD231PS   Z12, Z10, Z2
 	VFMADD231PS   Z12, Z11, Z3
-	VMOVUPS       (R13)(SI*1), Z12
+	VMOVUPS       (R10)(AX*1), Z12
 	VFMADD231PS   Z12, Z8, Z4
 	VFMADD231PS   Z12, Z9, Z5
 	VFMADD231PS   Z12, Z10, Z6
 	VFMADD231PS   Z12, Z11, Z7
-	ADDQ          $0x00000040, R13
-	SUBQ          $0x00000010, R12
+	ADDQ          $0x00000040, R10
+	SUBQ          $0x00000010, R9
 	JG            width
-	MOVQ          ldo+64(FP), R9
-	MOVQ          BX, R8
-	SHLQ          $0x02, R9
+	MOVQ          out+56(FP), DX
+	MOVQ          ldo+64(FP), BX
+	SHLQ          $0x02, BX
 	VUNPCKLPS     Z1, Z0, Z8
 	VUNPCKHPS     Z1, Z0, Z10
 	VADDPS        Z10, Z8, Z8
@@ -537,8 +759,8 @@ width:
 	VADDPS        Y8, Y10, Y8
 	VEXTRACTF32X4 $0x01, Y8, X9
 	VADDPS        X9, X8, X9
-	VMOVUPS       X9, (R8)
-	ADDQ          R9, R8
+	VMOVUPS       X9, (DX)
+	ADDQ          BX, DX
 	VUNPCKLPS     Z5, Z4, Z8
 	VUNPCKHPS     Z5, Z4, Z10
 	VADDPS        Z10, Z8, Z8
@@ -552,10 +774,11 @@ width:
 	VADDPS        Y8, Y10, Y8
 	VEXTRACTF32X4 $0x01, Y8, X9
 	VADDPS        X9, X8, X9
-	VMOVUPS       X9, (R8)
-	ADDQ          $0x00000010, BX
+	VMOVUPS       X9, (DX)
+	ADDQ          $0x10, out+56(FP)
+	MOVQ          ldk+32(FP), DX
 	LEAQ          (CX)(DX*4), CX
-	SUBQ          $0x00000004, AX
+	SUBQ          $0x04, rows+8(FP)
 	JG            rows
 	VZEROUPPER
 	RET
@@ -670,170 +893,153 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotAtF322AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotAtF322AVX512(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotAtF322AVX512(SB), NOSPLIT, $0-80
-	MOVQ rows+8(FP), AX
-	MOVQ k+32(FP), CX
-	MOVQ ldk+40(FP), DX
-	MOVQ out+64(FP), BX
-	MOVQ ldq+56(FP), SI
-	MOVQ at+16(FP), DI
-	SHLQ $0x02, DX
-	SHLQ $0x02, SI
+	MOVQ ldq+56(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+40(FP), CX
+	SHLQ $0x02, CX
+	MOVQ CX, ldk+40(FP)
+	MOVQ at+24(FP), CX
 
 rows:
-	CMPQ    AX, $0x00000014
+	CMPQ    listed+16(FP), $0x00000008
 	JL      near
-	MOVLQSX 64(DI), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
-	LEAQ    (R8)(DX*1), R9
+	MOVLQSX 16(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
 
-key0:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key0
-	MOVLQSX    68(DI), R8
-	IMULQ      DX, R8
-	ADDQ       CX, R8
-	LEAQ       (R8)(DX*1), R9
+line0:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line0
+	MOVLQSX    20(CX), DX
+	IMULQ      ldk+40(FP), DX
+	ADDQ       k+32(FP), DX
+	MOVQ       ldk+40(FP), BX
+	ADDQ       DX, BX
 
-key1:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key1
-	MOVLQSX    72(DI), R8
-	IMULQ      DX, R8
-	ADDQ       CX, R8
-	LEAQ       (R8)(DX*1), R9
+line1:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line1
+	MOVLQSX    24(CX), DX
+	IMULQ      ldk+40(FP), DX
+	ADDQ       k+32(FP), DX
+	MOVQ       ldk+40(FP), BX
+	ADDQ       DX, BX
 
-key2:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key2
-	MOVLQSX    76(DI), R8
-	IMULQ      DX, R8
-	ADDQ       CX, R8
-	LEAQ       (R8)(DX*1), R9
+line2:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line2
+	MOVLQSX    28(CX), DX
+	IMULQ      ldk+40(FP), DX
+	ADDQ       k+32(FP), DX
+	MOVQ       ldk+40(FP), BX
+	ADDQ       DX, BX
 
-key3:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key3
+line3:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line3
 
 near:
-	MOVQ    v+24(FP), R8
-	TESTQ   R8, R8
-	JZ      alone
-	CMPQ    AX, $0x00000004
-	JL      alone
-	MOVLQSX (DI), R9
-	IMULQ   DX, R9
-	ADDQ    R8, R9
-	LEAQ    (R9)(DX*1), R10
-
-value0:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        value0
-	MOVLQSX    4(DI), R9
-	IMULQ      DX, R9
-	ADDQ       R8, R9
-	LEAQ       (R9)(DX*1), R10
-
-value1:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        value1
-	MOVLQSX    8(DI), R9
-	IMULQ      DX, R9
-	ADDQ       R8, R9
-	LEAQ       (R9)(DX*1), R10
-
-value2:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        value2
-	MOVLQSX    12(DI), R9
-	IMULQ      DX, R9
-	ADDQ       R8, R9
-	LEAQ       (R9)(DX*1), R8
-
-value3:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R8
-	JCS        value3
-
-alone:
-	MOVQ    DI, R8
-	MOVLQSX (R8), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
-	MOVQ    DI, R9
-	LEAQ    4(DI), R10
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
-	MOVLQSX (R9), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	MOVQ    DI, R10
-	LEAQ    8(DI), R11
-	CMPQ    AX, $0x00000002
-	CMOVQGT R11, R10
-	LEAQ    4(DI), R11
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R11, R10
-	MOVLQSX (R10), R10
-	IMULQ   DX, R10
-	ADDQ    CX, R10
+	MOVQ    CX, DX
+	MOVLQSX (DX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    CX, BX
+	LEAQ    4(CX), SI
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT SI, BX
+	MOVLQSX (BX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    CX, SI
+	LEAQ    8(CX), DI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQGT DI, SI
+	LEAQ    4(CX), DI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQEQ DI, SI
+	MOVLQSX (SI), SI
+	IMULQ   ldk+40(FP), SI
+	ADDQ    k+32(FP), SI
+	MOVQ    CX, DI
+	LEAQ    12(CX), R8
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQGT R8, DI
+	LEAQ    8(CX), R8
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQEQ R8, DI
+	LEAQ    4(CX), R8
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQEQ R8, DI
+	MOVLQSX (DI), DI
+	IMULQ   ldk+40(FP), DI
+	ADDQ    k+32(FP), DI
+	MOVQ    DX, R8
+	MOVQ    BX, R9
+	MOVQ    SI, R10
 	MOVQ    DI, R11
-	LEAQ    12(DI), R12
-	CMPQ    AX, $0x00000003
-	CMOVQGT R12, R11
-	LEAQ    8(DI), R12
-	CMPQ    AX, $0x00000003
-	CMOVQEQ R12, R11
-	LEAQ    4(DI), R12
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R12, R11
-	MOVLQSX (R11), R11
-	IMULQ   DX, R11
-	ADDQ    CX, R11
-	VPXORD  Z0, Z0, Z0
-	VPXORD  Z1, Z1, Z1
-	VPXORD  Z2, Z2, Z2
-	VPXORD  Z3, Z3, Z3
-	VPXORD  Z4, Z4, Z4
-	VPXORD  Z5, Z5, Z5
-	VPXORD  Z6, Z6, Z6
-	VPXORD  Z7, Z7, Z7
-	MOVQ    width+0(FP), R12
-	MOVQ    q+48(FP), R13
+	CMPQ    listed+16(FP), $0x00000024
+	JL      asked
+	MOVLQSX 128(CX), R8
+	IMULQ   ldk+40(FP), R8
+	ADDQ    k+32(FP), R8
+	MOVLQSX 132(CX), R9
+	IMULQ   ldk+40(FP), R9
+	ADDQ    k+32(FP), R9
+	MOVLQSX 136(CX), R10
+	IMULQ   ldk+40(FP), R10
+	ADDQ    k+32(FP), R10
+	MOVLQSX 140(CX), R11
+	IMULQ   ldk+40(FP), R11
+	ADDQ    k+32(FP), R11
+
+asked:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	MOVQ   width+0(FP), R12
+	MOVQ   q+48(FP), R13
 
 width:
-	VMOVUPS       (R8), Z8
+	VMOVUPS       (DX), Z8
+	PREFETCHT1    (R8)
 	ADDQ          $0x00000040, R8
-	VMOVUPS       (R9), Z9
+	ADDQ          $0x00000040, DX
+	VMOVUPS       (BX), Z9
+	PREFETCHT1    (R9)
 	ADDQ          $0x00000040, R9
-	VMOVUPS       (R10), Z10
+	ADDQ          $0x00000040, BX
+	VMOVUPS       (SI), Z10
+	PREFETCHT1    (R10)
 	ADDQ          $0x00000040, R10
-	VMOVUPS       (R11), Z11
+	ADDQ          $0x00000040, SI
+	VMOVUPS       (DI), Z11
+	PREFETCHT1    (R11)
 	ADDQ          $0x00000040, R11
+	ADDQ          $0x00000040, DI
 	VMOVUPS       (R13), Z12
 	VFMADD231PS   Z12, Z8, Z0
 	VFMADD231PS   Z12, Z9, Z1
 	VFMADD231PS   Z12, Z10, Z2
 	VFMADD231PS   Z12, Z11, Z3
-	VMOVUPS       (R13)(SI*1), Z12
+	VMOVUPS       (R13)(AX*1), Z12
 	VFMADD231PS   Z12, Z8, Z4
 	VFMADD231PS   Z12, Z9, Z5
 	VFMADD231PS   Z12, Z10, Z6
@@ -841,9 +1047,9 @@ width:
 	ADDQ          $0x00000040, R13
 	SUBQ          $0x00000010, R12
 	JG            width
-	MOVQ          ldo+72(FP), R9
-	MOVQ          BX, R8
-	SHLQ          $0x02, R9
+	MOVQ          out+64(FP), DX
+	MOVQ          ldo+72(FP), BX
+	SHLQ          $0x02, BX
 	VUNPCKLPS     Z1, Z0, Z8
 	VUNPCKHPS     Z1, Z0, Z10
 	VADDPS        Z10, Z8, Z8
@@ -857,8 +1063,8 @@ width:
 	VADDPS        Y8, Y10, Y8
 	VEXTRACTF32X4 $0x01, Y8, X9
 	VADDPS        X9, X8, X9
-	VMOVUPS       X9, (R8)
-	ADDQ          R9, R8
+	VMOVUPS       X9, (DX)
+	ADDQ          BX, DX
 	VUNPCKLPS     Z5, Z4, Z8
 	VUNPCKHPS     Z5, Z4, Z10
 	VADDPS        Z10, Z8, Z8
@@ -872,29 +1078,30 @@ width:
 	VADDPS        Y8, Y10, Y8
 	VEXTRACTF32X4 $0x01, Y8, X9
 	VADDPS        X9, X8, X9
-	VMOVUPS       X9, (R8)
-	ADDQ          $0x00000010, BX
-	ADDQ          $0x10, DI
-	SUBQ          $0x00000004, AX
+	VMOVUPS       X9, (DX)
+	ADDQ          $0x10, out+64(FP)
+	ADDQ          $0x10, CX
+	SUBQ          $0x04, listed+16(FP)
+	SUBQ          $0x04, rows+8(FP)
 	JG            rows
 	VZEROUPPER
 	RET
 
-// func mixAtF322AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// func mixAtF322AVX512(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mixAtF322AVX512(SB), NOSPLIT, $0-72
+TEXT ·mixAtF322AVX512(SB), NOSPLIT, $0-80
 	MOVQ width+0(FP), AX
-	MOVQ v+24(FP), CX
-	MOVQ ldv+32(FP), DX
-	MOVQ ldp+48(FP), BX
-	MOVQ out+56(FP), SI
+	MOVQ v+32(FP), CX
+	MOVQ ldv+40(FP), DX
+	MOVQ ldp+56(FP), BX
+	MOVQ out+64(FP), SI
 	SHLQ $0x02, DX
 	SHLQ $0x02, BX
 
 chunk4:
 	CMPQ    AX, $0x00000040
 	JL      chunk4done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Z0
@@ -907,22 +1114,18 @@ chunk4:
 	VMOVUPS 128(DI), Z6
 	VMOVUPS 192(DI), Z7
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
 
 chunk4rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VMOVUPS      (R8), Z8
 	VMOVUPS      64(R8), Z9
 	VMOVUPS      128(R8), Z10
 	VMOVUPS      192(R8), Z11
-	PREFETCHT0   256(R8)
-	PREFETCHT0   320(R8)
-	PREFETCHT0   384(R8)
-	PREFETCHT0   448(R8)
 	VBROADCASTSS (R9), Z12
 	VFMADD231PS  Z12, Z8, Z0
 	VFMADD231PS  Z12, Z9, Z1
@@ -933,64 +1136,105 @@ chunk4rows:
 	VFMADD231PS  Z12, Z9, Z5
 	VFMADD231PS  Z12, Z10, Z6
 	VFMADD231PS  Z12, Z11, Z7
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk4rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Z0, (DI)
-	VMOVUPS      Z1, 64(DI)
-	VMOVUPS      Z2, 128(DI)
-	VMOVUPS      Z3, 192(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z4, (DI)
-	VMOVUPS      Z5, 64(DI)
-	VMOVUPS      Z6, 128(DI)
-	VMOVUPS      Z7, 192(DI)
-	ADDQ         $0x00000100, SI
-	ADDQ         $0x00000100, CX
-	SUBQ         $0x00000040, AX
-	JMP          chunk4
+	CMPQ         R11, $0x00000004
+	JLE          chunk4near
+	MOVLQSX      16(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT0   (R8)
+	PREFETCHT0   64(R8)
+	PREFETCHT0   128(R8)
+	PREFETCHT0   192(R8)
+
+chunk4near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk4ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+	PREFETCHT1 64(R8)
+	PREFETCHT1 128(R8)
+	PREFETCHT1 192(R8)
+
+chunk4ahead:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk4rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Z0, (DI)
+	VMOVUPS Z1, 64(DI)
+	VMOVUPS Z2, 128(DI)
+	VMOVUPS Z3, 192(DI)
+	ADDQ    R8, DI
+	VMOVUPS Z4, (DI)
+	VMOVUPS Z5, 64(DI)
+	VMOVUPS Z6, 128(DI)
+	VMOVUPS Z7, 192(DI)
+	ADDQ    $0x00000100, SI
+	ADDQ    $0x00000100, CX
+	SUBQ    $0x00000040, AX
+	JMP     chunk4
 
 chunk4done:
 chunk1:
 	CMPQ    AX, $0x00000010
 	JL      chunk1done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Z0
 	ADDQ    R8, DI
 	VMOVUPS (DI), Z1
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
 
 chunk1rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VMOVUPS      (R8), Z2
-	PREFETCHT0   64(R8)
 	VBROADCASTSS (R9), Z3
 	VFMADD231PS  Z3, Z2, Z0
 	VBROADCASTSS (R9)(BX*1), Z3
 	VFMADD231PS  Z3, Z2, Z1
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk1rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Z0, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z1, (DI)
-	ADDQ         $0x00000040, SI
-	ADDQ         $0x00000040, CX
-	SUBQ         $0x00000010, AX
-	JMP          chunk1
+	CMPQ         R11, $0x00000004
+	JLE          chunk1near
+	MOVLQSX      16(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT0   (R8)
+
+chunk1near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk1ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1ahead:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk1rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Z0, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Z1, (DI)
+	ADDQ    $0x00000040, SI
+	ADDQ    $0x00000040, CX
+	SUBQ    $0x00000010, AX
+	JMP     chunk1
 
 chunk1done:
 	VZEROUPPER
@@ -999,29 +1243,31 @@ chunk1done:
 // func dotF323AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotF323AVX512(SB), NOSPLIT, $0-72
-	MOVQ rows+8(FP), AX
+	MOVQ ldq+48(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+32(FP), CX
+	SHLQ $0x02, CX
+	MOVQ CX, ldk+32(FP)
 	MOVQ k+24(FP), CX
-	MOVQ ldk+32(FP), DX
-	MOVQ out+56(FP), BX
-	MOVQ ldq+48(FP), SI
-	MOVQ ahead+16(FP), DI
-	SHLQ $0x02, DX
-	SHLQ $0x02, SI
 
 rows:
-	MOVQ    CX, R8
-	LEAQ    (R8)(DX*1), R10
-	MOVQ    R8, R9
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
-	LEAQ    (R9)(DX*1), R11
-	MOVQ    R9, R10
-	CMPQ    AX, $0x00000002
-	CMOVQGT R11, R10
-	LEAQ    (R10)(DX*1), R12
-	MOVQ    R10, R11
-	CMPQ    AX, $0x00000003
-	CMOVQGT R12, R11
+	MOVQ    CX, DX
+	MOVQ    ldk+32(FP), SI
+	ADDQ    DX, SI
+	MOVQ    DX, BX
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT SI, BX
+	MOVQ    ldk+32(FP), DI
+	ADDQ    BX, DI
+	MOVQ    BX, SI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQGT DI, SI
+	MOVQ    ldk+32(FP), R8
+	ADDQ    SI, R8
+	MOVQ    SI, DI
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQGT R8, DI
+	MOVQ    ahead+16(FP), R8
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
 	VPXORD  Z2, Z2, Z2
@@ -1034,47 +1280,47 @@ rows:
 	VPXORD  Z9, Z9, Z9
 	VPXORD  Z10, Z10, Z10
 	VPXORD  Z11, Z11, Z11
-	MOVQ    width+0(FP), R12
-	MOVQ    q+40(FP), R13
+	MOVQ    width+0(FP), R9
+	MOVQ    q+40(FP), R10
 
 width:
-	VMOVUPS       (R8), Z12
-	PREFETCHT1    16384(R8)
-	PREFETCHT1    (R8)(DI*1)
-	ADDQ          $0x00000040, R8
-	VMOVUPS       (R9), Z13
-	PREFETCHT1    16384(R9)
-	PREFETCHT1    (R9)(DI*1)
-	ADDQ          $0x00000040, R9
-	VMOVUPS       (R10), Z14
-	PREFETCHT1    16384(R10)
-	PREFETCHT1    (R10)(DI*1)
-	ADDQ          $0x00000040, R10
-	VMOVUPS       (R11), Z15
-	PREFETCHT1    16384(R11)
-	PREFETCHT1    (R11)(DI*1)
-	ADDQ          $0x00000040, R11
-	VMOVUPS       (R13), Z16
+	VMOVUPS       (DX), Z12
+	PREFETCHT1    16384(DX)
+	PREFETCHT1    (DX)(R8*1)
+	ADDQ          $0x00000040, DX
+	VMOVUPS       (BX), Z13
+	PREFETCHT1    16384(BX)
+	PREFETCHT1    (BX)(R8*1)
+	ADDQ          $0x00000040, BX
+	VMOVUPS       (SI), Z14
+	PREFETCHT1    16384(SI)
+	PREFETCHT1    (SI)(R8*1)
+	ADDQ          $0x00000040, SI
+	VMOVUPS       (DI), Z15
+	PREFETCHT1    16384(DI)
+	PREFETCHT1    (DI)(R8*1)
+	ADDQ          $0x00000040, DI
+	VMOVUPS       (R10), Z16
 	VFMADD231PS   Z16, Z12, Z0
 	VFMADD231PS   Z16, Z13, Z1
 	VFMADD231PS   Z16, Z14, Z2
 	VFMADD231PS   Z16, Z15, Z3
-	VMOVUPS       (R13)(SI*1), Z16
+	VMOVUPS       (R10)(AX*1), Z16
 	VFMADD231PS   Z16, Z12, Z4
 	VFMADD231PS   Z16, Z13, Z5
 	VFMADD231PS   Z16, Z14, Z6
 	VFMADD231PS   Z16, Z15, Z7
-	VMOVUPS       (R13)(SI*2), Z16
+	VMOVUPS       (R10)(AX*2), Z16
 	VFMADD231PS   Z16, Z12, Z8
 	VFMADD231PS   Z16, Z13, Z9
 	VFMADD231PS   Z16, Z14, Z10
 	VFMADD231PS   Z16, Z15, Z11
-	ADDQ          $0x00000040, R13
-	SUBQ          $0x00000010, R12
+	ADDQ          $0x00000040, R10
+	SUBQ          $0x00000010, R9
 	JG            width
-	MOVQ          ldo+64(FP), R9
-	MOVQ          BX, R8
-	SHLQ          $0x02, R9
+	MOVQ          out+56(FP), DX
+	MOVQ          ldo+64(FP), BX
+	SHLQ          $0x02, BX
 	VUNPCKLPS     Z1, Z0, Z12
 	VUNPCKHPS     Z1, Z0, Z14
 	VADDPS        Z14, Z12, Z12
@@ -1088,8 +1334,8 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (R8)
-	ADDQ          R9, R8
+	VMOVUPS       X13, (DX)
+	ADDQ          BX, DX
 	VUNPCKLPS     Z5, Z4, Z12
 	VUNPCKHPS     Z5, Z4, Z14
 	VADDPS        Z14, Z12, Z12
@@ -1103,8 +1349,8 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (R8)
-	ADDQ          R9, R8
+	VMOVUPS       X13, (DX)
+	ADDQ          BX, DX
 	VUNPCKLPS     Z9, Z8, Z12
 	VUNPCKHPS     Z9, Z8, Z14
 	VADDPS        Z14, Z12, Z12
@@ -1118,10 +1364,11 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (R8)
-	ADDQ          $0x00000010, BX
+	VMOVUPS       X13, (DX)
+	ADDQ          $0x10, out+56(FP)
+	MOVQ          ldk+32(FP), DX
 	LEAQ          (CX)(DX*4), CX
-	SUBQ          $0x00000004, AX
+	SUBQ          $0x04, rows+8(FP)
 	JG            rows
 	VZEROUPPER
 	RET
@@ -1257,179 +1504,162 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotAtF323AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotAtF323AVX512(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotAtF323AVX512(SB), NOSPLIT, $0-80
-	MOVQ rows+8(FP), AX
-	MOVQ k+32(FP), CX
-	MOVQ ldk+40(FP), DX
-	MOVQ out+64(FP), BX
-	MOVQ ldq+56(FP), SI
-	MOVQ at+16(FP), DI
-	SHLQ $0x02, DX
-	SHLQ $0x02, SI
+	MOVQ ldq+56(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+40(FP), CX
+	SHLQ $0x02, CX
+	MOVQ CX, ldk+40(FP)
+	MOVQ at+24(FP), CX
 
 rows:
-	CMPQ    AX, $0x00000014
+	CMPQ    listed+16(FP), $0x00000008
 	JL      near
-	MOVLQSX 64(DI), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
-	LEAQ    (R8)(DX*1), R9
+	MOVLQSX 16(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
 
-key0:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key0
-	MOVLQSX    68(DI), R8
-	IMULQ      DX, R8
-	ADDQ       CX, R8
-	LEAQ       (R8)(DX*1), R9
+line0:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line0
+	MOVLQSX    20(CX), DX
+	IMULQ      ldk+40(FP), DX
+	ADDQ       k+32(FP), DX
+	MOVQ       ldk+40(FP), BX
+	ADDQ       DX, BX
 
-key1:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key1
-	MOVLQSX    72(DI), R8
-	IMULQ      DX, R8
-	ADDQ       CX, R8
-	LEAQ       (R8)(DX*1), R9
+line1:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line1
+	MOVLQSX    24(CX), DX
+	IMULQ      ldk+40(FP), DX
+	ADDQ       k+32(FP), DX
+	MOVQ       ldk+40(FP), BX
+	ADDQ       DX, BX
 
-key2:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key2
-	MOVLQSX    76(DI), R8
-	IMULQ      DX, R8
-	ADDQ       CX, R8
-	LEAQ       (R8)(DX*1), R9
+line2:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line2
+	MOVLQSX    28(CX), DX
+	IMULQ      ldk+40(FP), DX
+	ADDQ       k+32(FP), DX
+	MOVQ       ldk+40(FP), BX
+	ADDQ       DX, BX
 
-key3:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key3
+line3:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line3
 
 near:
-	MOVQ    v+24(FP), R8
-	TESTQ   R8, R8
-	JZ      alone
-	CMPQ    AX, $0x00000004
-	JL      alone
-	MOVLQSX (DI), R9
-	IMULQ   DX, R9
-	ADDQ    R8, R9
-	LEAQ    (R9)(DX*1), R10
-
-value0:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        value0
-	MOVLQSX    4(DI), R9
-	IMULQ      DX, R9
-	ADDQ       R8, R9
-	LEAQ       (R9)(DX*1), R10
-
-value1:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        value1
-	MOVLQSX    8(DI), R9
-	IMULQ      DX, R9
-	ADDQ       R8, R9
-	LEAQ       (R9)(DX*1), R10
-
-value2:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        value2
-	MOVLQSX    12(DI), R9
-	IMULQ      DX, R9
-	ADDQ       R8, R9
-	LEAQ       (R9)(DX*1), R8
-
-value3:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R8
-	JCS        value3
-
-alone:
-	MOVQ    DI, R8
-	MOVLQSX (R8), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
-	MOVQ    DI, R9
-	LEAQ    4(DI), R10
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
-	MOVLQSX (R9), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	MOVQ    DI, R10
-	LEAQ    8(DI), R11
-	CMPQ    AX, $0x00000002
-	CMOVQGT R11, R10
-	LEAQ    4(DI), R11
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R11, R10
-	MOVLQSX (R10), R10
-	IMULQ   DX, R10
-	ADDQ    CX, R10
+	MOVQ    CX, DX
+	MOVLQSX (DX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    CX, BX
+	LEAQ    4(CX), SI
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT SI, BX
+	MOVLQSX (BX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    CX, SI
+	LEAQ    8(CX), DI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQGT DI, SI
+	LEAQ    4(CX), DI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQEQ DI, SI
+	MOVLQSX (SI), SI
+	IMULQ   ldk+40(FP), SI
+	ADDQ    k+32(FP), SI
+	MOVQ    CX, DI
+	LEAQ    12(CX), R8
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQGT R8, DI
+	LEAQ    8(CX), R8
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQEQ R8, DI
+	LEAQ    4(CX), R8
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQEQ R8, DI
+	MOVLQSX (DI), DI
+	IMULQ   ldk+40(FP), DI
+	ADDQ    k+32(FP), DI
+	MOVQ    DX, R8
+	MOVQ    BX, R9
+	MOVQ    SI, R10
 	MOVQ    DI, R11
-	LEAQ    12(DI), R12
-	CMPQ    AX, $0x00000003
-	CMOVQGT R12, R11
-	LEAQ    8(DI), R12
-	CMPQ    AX, $0x00000003
-	CMOVQEQ R12, R11
-	LEAQ    4(DI), R12
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R12, R11
-	MOVLQSX (R11), R11
-	IMULQ   DX, R11
-	ADDQ    CX, R11
-	VPXORD  Z0, Z0, Z0
-	VPXORD  Z1, Z1, Z1
-	VPXORD  Z2, Z2, Z2
-	VPXORD  Z3, Z3, Z3
-	VPXORD  Z4, Z4, Z4
-	VPXORD  Z5, Z5, Z5
-	VPXORD  Z6, Z6, Z6
-	VPXORD  Z7, Z7, Z7
-	VPXORD  Z8, Z8, Z8
-	VPXORD  Z9, Z9, Z9
-	VPXORD  Z10, Z10, Z10
-	VPXORD  Z11, Z11, Z11
-	MOVQ    width+0(FP), R12
-	MOVQ    q+48(FP), R13
+	CMPQ    listed+16(FP), $0x00000024
+	JL      asked
+	MOVLQSX 128(CX), R8
+	IMULQ   ldk+40(FP), R8
+	ADDQ    k+32(FP), R8
+	MOVLQSX 132(CX), R9
+	IMULQ   ldk+40(FP), R9
+	ADDQ    k+32(FP), R9
+	MOVLQSX 136(CX), R10
+	IMULQ   ldk+40(FP), R10
+	ADDQ    k+32(FP), R10
+	MOVLQSX 140(CX), R11
+	IMULQ   ldk+40(FP), R11
+	ADDQ    k+32(FP), R11
+
+asked:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	MOVQ   width+0(FP), R12
+	MOVQ   q+48(FP), R13
 
 width:
-	VMOVUPS       (R8), Z12
+	VMOVUPS       (DX), Z12
+	PREFETCHT1    (R8)
 	ADDQ          $0x00000040, R8
-	VMOVUPS       (R9), Z13
+	ADDQ          $0x00000040, DX
+	VMOVUPS       (BX), Z13
+	PREFETCHT1    (R9)
 	ADDQ          $0x00000040, R9
-	VMOVUPS       (R10), Z14
+	ADDQ          $0x00000040, BX
+	VMOVUPS       (SI), Z14
+	PREFETCHT1    (R10)
 	ADDQ          $0x00000040, R10
-	VMOVUPS       (R11), Z15
+	ADDQ          $0x00000040, SI
+	VMOVUPS       (DI), Z15
+	PREFETCHT1    (R11)
 	ADDQ          $0x00000040, R11
+	ADDQ          $0x00000040, DI
 	VMOVUPS       (R13), Z16
 	VFMADD231PS   Z16, Z12, Z0
 	VFMADD231PS   Z16, Z13, Z1
 	VFMADD231PS   Z16, Z14, Z2
 	VFMADD231PS   Z16, Z15, Z3
-	VMOVUPS       (R13)(SI*1), Z16
+	VMOVUPS       (R13)(AX*1), Z16
 	VFMADD231PS   Z16, Z12, Z4
 	VFMADD231PS   Z16, Z13, Z5
 	VFMADD231PS   Z16, Z14, Z6
 	VFMADD231PS   Z16, Z15, Z7
-	VMOVUPS       (R13)(SI*2), Z16
+	VMOVUPS       (R13)(AX*2), Z16
 	VFMADD231PS   Z16, Z12, Z8
 	VFMADD231PS   Z16, Z13, Z9
 	VFMADD231PS   Z16, Z14, Z10
@@ -1437,9 +1667,9 @@ width:
 	ADDQ          $0x00000040, R13
 	SUBQ          $0x00000010, R12
 	JG            width
-	MOVQ          ldo+72(FP), R9
-	MOVQ          BX, R8
-	SHLQ          $0x02, R9
+	MOVQ          out+64(FP), DX
+	MOVQ          ldo+72(FP), BX
+	SHLQ          $0x02, BX
 	VUNPCKLPS     Z1, Z0, Z12
 	VUNPCKHPS     Z1, Z0, Z14
 	VADDPS        Z14, Z12, Z12
@@ -1453,8 +1683,8 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (R8)
-	ADDQ          R9, R8
+	VMOVUPS       X13, (DX)
+	ADDQ          BX, DX
 	VUNPCKLPS     Z5, Z4, Z12
 	VUNPCKHPS     Z5, Z4, Z14
 	VADDPS        Z14, Z12, Z12
@@ -1468,8 +1698,8 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (R8)
-	ADDQ          R9, R8
+	VMOVUPS       X13, (DX)
+	ADDQ          BX, DX
 	VUNPCKLPS     Z9, Z8, Z12
 	VUNPCKHPS     Z9, Z8, Z14
 	VADDPS        Z14, Z12, Z12
@@ -1483,29 +1713,30 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (R8)
-	ADDQ          $0x00000010, BX
-	ADDQ          $0x10, DI
-	SUBQ          $0x00000004, AX
+	VMOVUPS       X13, (DX)
+	ADDQ          $0x10, out+64(FP)
+	ADDQ          $0x10, CX
+	SUBQ          $0x04, listed+16(FP)
+	SUBQ          $0x04, rows+8(FP)
 	JG            rows
 	VZEROUPPER
 	RET
 
-// func mixAtF323AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// func mixAtF323AVX512(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mixAtF323AVX512(SB), NOSPLIT, $0-72
+TEXT ·mixAtF323AVX512(SB), NOSPLIT, $0-80
 	MOVQ width+0(FP), AX
-	MOVQ v+24(FP), CX
-	MOVQ ldv+32(FP), DX
-	MOVQ ldp+48(FP), BX
-	MOVQ out+56(FP), SI
+	MOVQ v+32(FP), CX
+	MOVQ ldv+40(FP), DX
+	MOVQ ldp+56(FP), BX
+	MOVQ out+64(FP), SI
 	SHLQ $0x02, DX
 	SHLQ $0x02, BX
 
 chunk4:
 	CMPQ    AX, $0x00000040
 	JL      chunk4done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Z0
@@ -1523,22 +1754,18 @@ chunk4:
 	VMOVUPS 128(DI), Z10
 	VMOVUPS 192(DI), Z11
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
 
 chunk4rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VMOVUPS      (R8), Z12
 	VMOVUPS      64(R8), Z13
 	VMOVUPS      128(R8), Z14
 	VMOVUPS      192(R8), Z15
-	PREFETCHT0   256(R8)
-	PREFETCHT0   320(R8)
-	PREFETCHT0   384(R8)
-	PREFETCHT0   448(R8)
 	VBROADCASTSS (R9), Z16
 	VFMADD231PS  Z16, Z12, Z0
 	VFMADD231PS  Z16, Z13, Z1
@@ -1554,36 +1781,60 @@ chunk4rows:
 	VFMADD231PS  Z16, Z13, Z9
 	VFMADD231PS  Z16, Z14, Z10
 	VFMADD231PS  Z16, Z15, Z11
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk4rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Z0, (DI)
-	VMOVUPS      Z1, 64(DI)
-	VMOVUPS      Z2, 128(DI)
-	VMOVUPS      Z3, 192(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z4, (DI)
-	VMOVUPS      Z5, 64(DI)
-	VMOVUPS      Z6, 128(DI)
-	VMOVUPS      Z7, 192(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z8, (DI)
-	VMOVUPS      Z9, 64(DI)
-	VMOVUPS      Z10, 128(DI)
-	VMOVUPS      Z11, 192(DI)
-	ADDQ         $0x00000100, SI
-	ADDQ         $0x00000100, CX
-	SUBQ         $0x00000040, AX
-	JMP          chunk4
+	CMPQ         R11, $0x00000004
+	JLE          chunk4near
+	MOVLQSX      16(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT0   (R8)
+	PREFETCHT0   64(R8)
+	PREFETCHT0   128(R8)
+	PREFETCHT0   192(R8)
+
+chunk4near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk4ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+	PREFETCHT1 64(R8)
+	PREFETCHT1 128(R8)
+	PREFETCHT1 192(R8)
+
+chunk4ahead:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk4rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Z0, (DI)
+	VMOVUPS Z1, 64(DI)
+	VMOVUPS Z2, 128(DI)
+	VMOVUPS Z3, 192(DI)
+	ADDQ    R8, DI
+	VMOVUPS Z4, (DI)
+	VMOVUPS Z5, 64(DI)
+	VMOVUPS Z6, 128(DI)
+	VMOVUPS Z7, 192(DI)
+	ADDQ    R8, DI
+	VMOVUPS Z8, (DI)
+	VMOVUPS Z9, 64(DI)
+	VMOVUPS Z10, 128(DI)
+	VMOVUPS Z11, 192(DI)
+	ADDQ    $0x00000100, SI
+	ADDQ    $0x00000100, CX
+	SUBQ    $0x00000040, AX
+	JMP     chunk4
 
 chunk4done:
 chunk1:
 	CMPQ    AX, $0x00000010
 	JL      chunk1done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Z0
@@ -1592,37 +1843,54 @@ chunk1:
 	ADDQ    R8, DI
 	VMOVUPS (DI), Z2
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
 
 chunk1rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VMOVUPS      (R8), Z3
-	PREFETCHT0   64(R8)
 	VBROADCASTSS (R9), Z4
 	VFMADD231PS  Z4, Z3, Z0
 	VBROADCASTSS (R9)(BX*1), Z4
 	VFMADD231PS  Z4, Z3, Z1
 	VBROADCASTSS (R9)(BX*2), Z4
 	VFMADD231PS  Z4, Z3, Z2
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk1rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Z0, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z1, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z2, (DI)
-	ADDQ         $0x00000040, SI
-	ADDQ         $0x00000040, CX
-	SUBQ         $0x00000010, AX
-	JMP          chunk1
+	CMPQ         R11, $0x00000004
+	JLE          chunk1near
+	MOVLQSX      16(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT0   (R8)
+
+chunk1near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk1ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1ahead:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk1rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Z0, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Z1, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Z2, (DI)
+	ADDQ    $0x00000040, SI
+	ADDQ    $0x00000040, CX
+	SUBQ    $0x00000010, AX
+	JMP     chunk1
 
 chunk1done:
 	VZEROUPPER
@@ -1631,30 +1899,32 @@ chunk1done:
 // func dotF324AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotF324AVX512(SB), NOSPLIT, $0-72
-	MOVQ rows+8(FP), AX
+	MOVQ ldq+48(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+32(FP), CX
+	SHLQ $0x02, CX
+	MOVQ CX, ldk+32(FP)
 	MOVQ k+24(FP), CX
-	MOVQ ldk+32(FP), DX
-	MOVQ out+56(FP), BX
-	MOVQ ldq+48(FP), SI
-	MOVQ ahead+16(FP), DI
-	SHLQ $0x02, DX
-	SHLQ $0x02, SI
-	LEAQ (SI)(SI*2), R8
+	LEAQ (AX)(AX*2), DX
 
 rows:
-	MOVQ    CX, R9
-	LEAQ    (R9)(DX*1), R11
-	MOVQ    R9, R10
-	CMPQ    AX, $0x00000001
-	CMOVQGT R11, R10
-	LEAQ    (R10)(DX*1), R12
-	MOVQ    R10, R11
-	CMPQ    AX, $0x00000002
-	CMOVQGT R12, R11
-	LEAQ    (R11)(DX*1), R13
-	MOVQ    R11, R12
-	CMPQ    AX, $0x00000003
-	CMOVQGT R13, R12
+	MOVQ    CX, BX
+	MOVQ    ldk+32(FP), DI
+	ADDQ    BX, DI
+	MOVQ    BX, SI
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT DI, SI
+	MOVQ    ldk+32(FP), R8
+	ADDQ    SI, R8
+	MOVQ    SI, DI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQGT R8, DI
+	MOVQ    ldk+32(FP), R9
+	ADDQ    DI, R9
+	MOVQ    DI, R8
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQGT R9, R8
+	MOVQ    ahead+16(FP), R9
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
 	VPXORD  Z2, Z2, Z2
@@ -1671,52 +1941,52 @@ rows:
 	VPXORD  Z13, Z13, Z13
 	VPXORD  Z14, Z14, Z14
 	VPXORD  Z15, Z15, Z15
-	MOVQ    width+0(FP), R13
-	MOVQ    q+40(FP), R14
+	MOVQ    width+0(FP), R10
+	MOVQ    q+40(FP), R11
 
 width:
-	VMOVUPS       (R9), Z16
-	PREFETCHT1    16384(R9)
-	PREFETCHT1    (R9)(DI*1)
-	ADDQ          $0x00000040, R9
-	VMOVUPS       (R10), Z17
-	PREFETCHT1    16384(R10)
-	PREFETCHT1    (R10)(DI*1)
-	ADDQ          $0x00000040, R10
-	VMOVUPS       (R11), Z18
-	PREFETCHT1    16384(R11)
-	PREFETCHT1    (R11)(DI*1)
-	ADDQ          $0x00000040, R11
-	VMOVUPS       (R12), Z19
-	PREFETCHT1    16384(R12)
-	PREFETCHT1    (R12)(DI*1)
-	ADDQ          $0x00000040, R12
-	VMOVUPS       (R14), Z20
+	VMOVUPS       (BX), Z16
+	PREFETCHT1    16384(BX)
+	PREFETCHT1    (BX)(R9*1)
+	ADDQ          $0x00000040, BX
+	VMOVUPS       (SI), Z17
+	PREFETCHT1    16384(SI)
+	PREFETCHT1    (SI)(R9*1)
+	ADDQ          $0x00000040, SI
+	VMOVUPS       (DI), Z18
+	PREFETCHT1    16384(DI)
+	PREFETCHT1    (DI)(R9*1)
+	ADDQ          $0x00000040, DI
+	VMOVUPS       (R8), Z19
+	PREFETCHT1    16384(R8)
+	PREFETCHT1    (R8)(R9*1)
+	ADDQ          $0x00000040, R8
+	VMOVUPS       (R11), Z20
 	VFMADD231PS   Z20, Z16, Z0
 	VFMADD231PS   Z20, Z17, Z1
 	VFMADD231PS   Z20, Z18, Z2
 	VFMADD231PS   Z20, Z19, Z3
-	VMOVUPS       (R14)(SI*1), Z20
+	VMOVUPS       (R11)(AX*1), Z20
 	VFMADD231PS   Z20, Z16, Z4
 	VFMADD231PS   Z20, Z17, Z5
 	VFMADD231PS   Z20, Z18, Z6
 	VFMADD231PS   Z20, Z19, Z7
-	VMOVUPS       (R14)(SI*2), Z20
+	VMOVUPS       (R11)(AX*2), Z20
 	VFMADD231PS   Z20, Z16, Z8
 	VFMADD231PS   Z20, Z17, Z9
 	VFMADD231PS   Z20, Z18, Z10
 	VFMADD231PS   Z20, Z19, Z11
-	VMOVUPS       (R14)(R8*1), Z20
+	VMOVUPS       (R11)(DX*1), Z20
 	VFMADD231PS   Z20, Z16, Z12
 	VFMADD231PS   Z20, Z17, Z13
 	VFMADD231PS   Z20, Z18, Z14
 	VFMADD231PS   Z20, Z19, Z15
-	ADDQ          $0x00000040, R14
-	SUBQ          $0x00000010, R13
+	ADDQ          $0x00000040, R11
+	SUBQ          $0x00000010, R10
 	JG            width
-	MOVQ          ldo+64(FP), R10
-	MOVQ          BX, R9
-	SHLQ          $0x02, R10
+	MOVQ          out+56(FP), BX
+	MOVQ          ldo+64(FP), SI
+	SHLQ          $0x02, SI
 	VUNPCKLPS     Z1, Z0, Z16
 	VUNPCKHPS     Z1, Z0, Z18
 	VADDPS        Z18, Z16, Z16
@@ -1730,8 +2000,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R9)
-	ADDQ          R10, R9
+	VMOVUPS       X17, (BX)
+	ADDQ          SI, BX
 	VUNPCKLPS     Z5, Z4, Z16
 	VUNPCKHPS     Z5, Z4, Z18
 	VADDPS        Z18, Z16, Z16
@@ -1745,8 +2015,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R9)
-	ADDQ          R10, R9
+	VMOVUPS       X17, (BX)
+	ADDQ          SI, BX
 	VUNPCKLPS     Z9, Z8, Z16
 	VUNPCKHPS     Z9, Z8, Z18
 	VADDPS        Z18, Z16, Z16
@@ -1760,8 +2030,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R9)
-	ADDQ          R10, R9
+	VMOVUPS       X17, (BX)
+	ADDQ          SI, BX
 	VUNPCKLPS     Z13, Z12, Z16
 	VUNPCKHPS     Z13, Z12, Z18
 	VADDPS        Z18, Z16, Z16
@@ -1775,10 +2045,11 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R9)
-	ADDQ          $0x00000010, BX
-	LEAQ          (CX)(DX*4), CX
-	SUBQ          $0x00000004, AX
+	VMOVUPS       X17, (BX)
+	ADDQ          $0x10, out+56(FP)
+	MOVQ          ldk+32(FP), BX
+	LEAQ          (CX)(BX*4), CX
+	SUBQ          $0x04, rows+8(FP)
 	JG            rows
 	VZEROUPPER
 	RET
@@ -1937,189 +2208,172 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotAtF324AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotAtF324AVX512(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotAtF324AVX512(SB), NOSPLIT, $0-80
-	MOVQ rows+8(FP), AX
-	MOVQ k+32(FP), CX
-	MOVQ ldk+40(FP), DX
-	MOVQ out+64(FP), BX
-	MOVQ ldq+56(FP), SI
-	MOVQ at+16(FP), DI
-	SHLQ $0x02, DX
-	SHLQ $0x02, SI
-	LEAQ (SI)(SI*2), R8
+	MOVQ ldq+56(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+40(FP), CX
+	SHLQ $0x02, CX
+	MOVQ CX, ldk+40(FP)
+	MOVQ at+24(FP), CX
+	LEAQ (AX)(AX*2), DX
 
 rows:
-	CMPQ    AX, $0x00000014
+	CMPQ    listed+16(FP), $0x00000008
 	JL      near
-	MOVLQSX 64(DI), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	LEAQ    (R9)(DX*1), R10
+	MOVLQSX 16(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
 
-key0:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        key0
-	MOVLQSX    68(DI), R9
-	IMULQ      DX, R9
-	ADDQ       CX, R9
-	LEAQ       (R9)(DX*1), R10
+line0:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        line0
+	MOVLQSX    20(CX), BX
+	IMULQ      ldk+40(FP), BX
+	ADDQ       k+32(FP), BX
+	MOVQ       ldk+40(FP), SI
+	ADDQ       BX, SI
 
-key1:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        key1
-	MOVLQSX    72(DI), R9
-	IMULQ      DX, R9
-	ADDQ       CX, R9
-	LEAQ       (R9)(DX*1), R10
+line1:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        line1
+	MOVLQSX    24(CX), BX
+	IMULQ      ldk+40(FP), BX
+	ADDQ       k+32(FP), BX
+	MOVQ       ldk+40(FP), SI
+	ADDQ       BX, SI
 
-key2:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        key2
-	MOVLQSX    76(DI), R9
-	IMULQ      DX, R9
-	ADDQ       CX, R9
-	LEAQ       (R9)(DX*1), R10
+line2:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        line2
+	MOVLQSX    28(CX), BX
+	IMULQ      ldk+40(FP), BX
+	ADDQ       k+32(FP), BX
+	MOVQ       ldk+40(FP), SI
+	ADDQ       BX, SI
 
-key3:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        key3
+line3:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        line3
 
 near:
-	MOVQ    v+24(FP), R9
-	TESTQ   R9, R9
-	JZ      alone
-	CMPQ    AX, $0x00000004
-	JL      alone
-	MOVLQSX (DI), R10
-	IMULQ   DX, R10
-	ADDQ    R9, R10
-	LEAQ    (R10)(DX*1), R11
-
-value0:
-	PREFETCHT1 (R10)
-	ADDQ       $0x40, R10
-	CMPQ       R10, R11
-	JCS        value0
-	MOVLQSX    4(DI), R10
-	IMULQ      DX, R10
-	ADDQ       R9, R10
-	LEAQ       (R10)(DX*1), R11
-
-value1:
-	PREFETCHT1 (R10)
-	ADDQ       $0x40, R10
-	CMPQ       R10, R11
-	JCS        value1
-	MOVLQSX    8(DI), R10
-	IMULQ      DX, R10
-	ADDQ       R9, R10
-	LEAQ       (R10)(DX*1), R11
-
-value2:
-	PREFETCHT1 (R10)
-	ADDQ       $0x40, R10
-	CMPQ       R10, R11
-	JCS        value2
-	MOVLQSX    12(DI), R10
-	IMULQ      DX, R10
-	ADDQ       R9, R10
-	LEAQ       (R10)(DX*1), R9
-
-value3:
-	PREFETCHT1 (R10)
-	ADDQ       $0x40, R10
-	CMPQ       R10, R9
-	JCS        value3
-
-alone:
-	MOVQ    DI, R9
-	MOVLQSX (R9), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	MOVQ    DI, R10
-	LEAQ    4(DI), R11
-	CMPQ    AX, $0x00000001
-	CMOVQGT R11, R10
-	MOVLQSX (R10), R10
-	IMULQ   DX, R10
-	ADDQ    CX, R10
+	MOVQ    CX, BX
+	MOVLQSX (BX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    CX, SI
+	LEAQ    4(CX), DI
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT DI, SI
+	MOVLQSX (SI), SI
+	IMULQ   ldk+40(FP), SI
+	ADDQ    k+32(FP), SI
+	MOVQ    CX, DI
+	LEAQ    8(CX), R8
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQGT R8, DI
+	LEAQ    4(CX), R8
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQEQ R8, DI
+	MOVLQSX (DI), DI
+	IMULQ   ldk+40(FP), DI
+	ADDQ    k+32(FP), DI
+	MOVQ    CX, R8
+	LEAQ    12(CX), R9
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQGT R9, R8
+	LEAQ    8(CX), R9
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQEQ R9, R8
+	LEAQ    4(CX), R9
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQEQ R9, R8
+	MOVLQSX (R8), R8
+	IMULQ   ldk+40(FP), R8
+	ADDQ    k+32(FP), R8
+	MOVQ    BX, R9
+	MOVQ    SI, R10
 	MOVQ    DI, R11
-	LEAQ    8(DI), R12
-	CMPQ    AX, $0x00000002
-	CMOVQGT R12, R11
-	LEAQ    4(DI), R12
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R12, R11
-	MOVLQSX (R11), R11
-	IMULQ   DX, R11
-	ADDQ    CX, R11
-	MOVQ    DI, R12
-	LEAQ    12(DI), R13
-	CMPQ    AX, $0x00000003
-	CMOVQGT R13, R12
-	LEAQ    8(DI), R13
-	CMPQ    AX, $0x00000003
-	CMOVQEQ R13, R12
-	LEAQ    4(DI), R13
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R13, R12
-	MOVLQSX (R12), R12
-	IMULQ   DX, R12
-	ADDQ    CX, R12
-	VPXORD  Z0, Z0, Z0
-	VPXORD  Z1, Z1, Z1
-	VPXORD  Z2, Z2, Z2
-	VPXORD  Z3, Z3, Z3
-	VPXORD  Z4, Z4, Z4
-	VPXORD  Z5, Z5, Z5
-	VPXORD  Z6, Z6, Z6
-	VPXORD  Z7, Z7, Z7
-	VPXORD  Z8, Z8, Z8
-	VPXORD  Z9, Z9, Z9
-	VPXORD  Z10, Z10, Z10
-	VPXORD  Z11, Z11, Z11
-	VPXORD  Z12, Z12, Z12
-	VPXORD  Z13, Z13, Z13
-	VPXORD  Z14, Z14, Z14
-	VPXORD  Z15, Z15, Z15
-	MOVQ    width+0(FP), R13
-	MOVQ    q+48(FP), R14
+	MOVQ    R8, R12
+	CMPQ    listed+16(FP), $0x00000024
+	JL      asked
+	MOVLQSX 128(CX), R9
+	IMULQ   ldk+40(FP), R9
+	ADDQ    k+32(FP), R9
+	MOVLQSX 132(CX), R10
+	IMULQ   ldk+40(FP), R10
+	ADDQ    k+32(FP), R10
+	MOVLQSX 136(CX), R11
+	IMULQ   ldk+40(FP), R11
+	ADDQ    k+32(FP), R11
+	MOVLQSX 140(CX), R12
+	IMULQ   ldk+40(FP), R12
+	ADDQ    k+32(FP), R12
+
+asked:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	MOVQ   width+0(FP), R13
+	MOVQ   q+48(FP), R14
 
 width:
-	VMOVUPS       (R9), Z16
+	VMOVUPS       (BX), Z16
+	PREFETCHT1    (R9)
 	ADDQ          $0x00000040, R9
-	VMOVUPS       (R10), Z17
+	ADDQ          $0x00000040, BX
+	VMOVUPS       (SI), Z17
+	PREFETCHT1    (R10)
 	ADDQ          $0x00000040, R10
-	VMOVUPS       (R11), Z18
+	ADDQ          $0x00000040, SI
+	VMOVUPS       (DI), Z18
+	PREFETCHT1    (R11)
 	ADDQ          $0x00000040, R11
-	VMOVUPS       (R12), Z19
+	ADDQ          $0x00000040, DI
+	VMOVUPS       (R8), Z19
+	PREFETCHT1    (R12)
 	ADDQ          $0x00000040, R12
+	ADDQ          $0x00000040, R8
 	VMOVUPS       (R14), Z20
 	VFMADD231PS   Z20, Z16, Z0
 	VFMADD231PS   Z20, Z17, Z1
 	VFMADD231PS   Z20, Z18, Z2
 	VFMADD231PS   Z20, Z19, Z3
-	VMOVUPS       (R14)(SI*1), Z20
+	VMOVUPS       (R14)(AX*1), Z20
 	VFMADD231PS   Z20, Z16, Z4
 	VFMADD231PS   Z20, Z17, Z5
 	VFMADD231PS   Z20, Z18, Z6
 	VFMADD231PS   Z20, Z19, Z7
-	VMOVUPS       (R14)(SI*2), Z20
+	VMOVUPS       (R14)(AX*2), Z20
 	VFMADD231PS   Z20, Z16, Z8
 	VFMADD231PS   Z20, Z17, Z9
 	VFMADD231PS   Z20, Z18, Z10
 	VFMADD231PS   Z20, Z19, Z11
-	VMOVUPS       (R14)(R8*1), Z20
+	VMOVUPS       (R14)(DX*1), Z20
 	VFMADD231PS   Z20, Z16, Z12
 	VFMADD231PS   Z20, Z17, Z13
 	VFMADD231PS   Z20, Z18, Z14
@@ -2127,9 +2381,9 @@ width:
 	ADDQ          $0x00000040, R14
 	SUBQ          $0x00000010, R13
 	JG            width
-	MOVQ          ldo+72(FP), R10
-	MOVQ          BX, R9
-	SHLQ          $0x02, R10
+	MOVQ          out+64(FP), BX
+	MOVQ          ldo+72(FP), SI
+	SHLQ          $0x02, SI
 	VUNPCKLPS     Z1, Z0, Z16
 	VUNPCKHPS     Z1, Z0, Z18
 	VADDPS        Z18, Z16, Z16
@@ -2143,8 +2397,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R9)
-	ADDQ          R10, R9
+	VMOVUPS       X17, (BX)
+	ADDQ          SI, BX
 	VUNPCKLPS     Z5, Z4, Z16
 	VUNPCKHPS     Z5, Z4, Z18
 	VADDPS        Z18, Z16, Z16
@@ -2158,8 +2412,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R9)
-	ADDQ          R10, R9
+	VMOVUPS       X17, (BX)
+	ADDQ          SI, BX
 	VUNPCKLPS     Z9, Z8, Z16
 	VUNPCKHPS     Z9, Z8, Z18
 	VADDPS        Z18, Z16, Z16
@@ -2173,8 +2427,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R9)
-	ADDQ          R10, R9
+	VMOVUPS       X17, (BX)
+	ADDQ          SI, BX
 	VUNPCKLPS     Z13, Z12, Z16
 	VUNPCKHPS     Z13, Z12, Z18
 	VADDPS        Z18, Z16, Z16
@@ -2188,29 +2442,30 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R9)
-	ADDQ          $0x00000010, BX
-	ADDQ          $0x10, DI
-	SUBQ          $0x00000004, AX
+	VMOVUPS       X17, (BX)
+	ADDQ          $0x10, out+64(FP)
+	ADDQ          $0x10, CX
+	SUBQ          $0x04, listed+16(FP)
+	SUBQ          $0x04, rows+8(FP)
 	JG            rows
 	VZEROUPPER
 	RET
 
-// func mixAtF324AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// func mixAtF324AVX512(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mixAtF324AVX512(SB), NOSPLIT, $0-72
+TEXT ·mixAtF324AVX512(SB), NOSPLIT, $0-80
 	MOVQ width+0(FP), AX
-	MOVQ v+24(FP), CX
-	MOVQ ldv+32(FP), DX
-	MOVQ ldp+48(FP), BX
-	MOVQ out+56(FP), SI
+	MOVQ v+32(FP), CX
+	MOVQ ldv+40(FP), DX
+	MOVQ ldp+56(FP), BX
+	MOVQ out+64(FP), SI
 	SHLQ $0x02, DX
 	SHLQ $0x02, BX
 
 chunk4:
 	CMPQ    AX, $0x00000040
 	JL      chunk4done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Z0
@@ -2233,23 +2488,19 @@ chunk4:
 	VMOVUPS 128(DI), Z14
 	VMOVUPS 192(DI), Z15
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
-	LEAQ    (BX)(BX*2), R11
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
+	LEAQ    (BX)(BX*2), R12
 
 chunk4rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VMOVUPS      (R8), Z16
 	VMOVUPS      64(R8), Z17
 	VMOVUPS      128(R8), Z18
 	VMOVUPS      192(R8), Z19
-	PREFETCHT0   256(R8)
-	PREFETCHT0   320(R8)
-	PREFETCHT0   384(R8)
-	PREFETCHT0   448(R8)
 	VBROADCASTSS (R9), Z20
 	VFMADD231PS  Z20, Z16, Z0
 	VFMADD231PS  Z20, Z17, Z1
@@ -2265,46 +2516,70 @@ chunk4rows:
 	VFMADD231PS  Z20, Z17, Z9
 	VFMADD231PS  Z20, Z18, Z10
 	VFMADD231PS  Z20, Z19, Z11
-	VBROADCASTSS (R9)(R11*1), Z20
+	VBROADCASTSS (R9)(R12*1), Z20
 	VFMADD231PS  Z20, Z16, Z12
 	VFMADD231PS  Z20, Z17, Z13
 	VFMADD231PS  Z20, Z18, Z14
 	VFMADD231PS  Z20, Z19, Z15
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk4rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Z0, (DI)
-	VMOVUPS      Z1, 64(DI)
-	VMOVUPS      Z2, 128(DI)
-	VMOVUPS      Z3, 192(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z4, (DI)
-	VMOVUPS      Z5, 64(DI)
-	VMOVUPS      Z6, 128(DI)
-	VMOVUPS      Z7, 192(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z8, (DI)
-	VMOVUPS      Z9, 64(DI)
-	VMOVUPS      Z10, 128(DI)
-	VMOVUPS      Z11, 192(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z12, (DI)
-	VMOVUPS      Z13, 64(DI)
-	VMOVUPS      Z14, 128(DI)
-	VMOVUPS      Z15, 192(DI)
-	ADDQ         $0x00000100, SI
-	ADDQ         $0x00000100, CX
-	SUBQ         $0x00000040, AX
-	JMP          chunk4
+	CMPQ         R11, $0x00000004
+	JLE          chunk4near
+	MOVLQSX      16(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT0   (R8)
+	PREFETCHT0   64(R8)
+	PREFETCHT0   128(R8)
+	PREFETCHT0   192(R8)
+
+chunk4near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk4ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+	PREFETCHT1 64(R8)
+	PREFETCHT1 128(R8)
+	PREFETCHT1 192(R8)
+
+chunk4ahead:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk4rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Z0, (DI)
+	VMOVUPS Z1, 64(DI)
+	VMOVUPS Z2, 128(DI)
+	VMOVUPS Z3, 192(DI)
+	ADDQ    R8, DI
+	VMOVUPS Z4, (DI)
+	VMOVUPS Z5, 64(DI)
+	VMOVUPS Z6, 128(DI)
+	VMOVUPS Z7, 192(DI)
+	ADDQ    R8, DI
+	VMOVUPS Z8, (DI)
+	VMOVUPS Z9, 64(DI)
+	VMOVUPS Z10, 128(DI)
+	VMOVUPS Z11, 192(DI)
+	ADDQ    R8, DI
+	VMOVUPS Z12, (DI)
+	VMOVUPS Z13, 64(DI)
+	VMOVUPS Z14, 128(DI)
+	VMOVUPS Z15, 192(DI)
+	ADDQ    $0x00000100, SI
+	ADDQ    $0x00000100, CX
+	SUBQ    $0x00000040, AX
+	JMP     chunk4
 
 chunk4done:
 chunk1:
 	CMPQ    AX, $0x00000010
 	JL      chunk1done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Z0
@@ -2315,42 +2590,59 @@ chunk1:
 	ADDQ    R8, DI
 	VMOVUPS (DI), Z3
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
-	LEAQ    (BX)(BX*2), R11
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
+	LEAQ    (BX)(BX*2), R12
 
 chunk1rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VMOVUPS      (R8), Z4
-	PREFETCHT0   64(R8)
 	VBROADCASTSS (R9), Z5
 	VFMADD231PS  Z5, Z4, Z0
 	VBROADCASTSS (R9)(BX*1), Z5
 	VFMADD231PS  Z5, Z4, Z1
 	VBROADCASTSS (R9)(BX*2), Z5
 	VFMADD231PS  Z5, Z4, Z2
-	VBROADCASTSS (R9)(R11*1), Z5
+	VBROADCASTSS (R9)(R12*1), Z5
 	VFMADD231PS  Z5, Z4, Z3
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk1rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Z0, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z1, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z2, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z3, (DI)
-	ADDQ         $0x00000040, SI
-	ADDQ         $0x00000040, CX
-	SUBQ         $0x00000010, AX
-	JMP          chunk1
+	CMPQ         R11, $0x00000004
+	JLE          chunk1near
+	MOVLQSX      16(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT0   (R8)
+
+chunk1near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk1ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1ahead:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk1rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Z0, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Z1, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Z2, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Z3, (DI)
+	ADDQ    $0x00000040, SI
+	ADDQ    $0x00000040, CX
+	SUBQ    $0x00000010, AX
+	JMP     chunk1
 
 chunk1done:
 	VZEROUPPER
@@ -2359,68 +2651,70 @@ chunk1done:
 // func dotBF161AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotBF161AVX512(SB), NOSPLIT, $0-72
-	MOVQ rows+8(FP), AX
-	MOVQ k+24(FP), CX
-	MOVQ ldk+32(FP), DX
-	MOVQ out+56(FP), BX
-	MOVQ ldq+48(FP), SI
-	MOVQ ahead+16(FP), DI
-	SHLQ $0x01, DX
-	SHLQ $0x02, SI
+	MOVQ ldq+48(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+32(FP), AX
+	SHLQ $0x01, AX
+	MOVQ AX, ldk+32(FP)
+	MOVQ k+24(FP), AX
 
 rows:
-	MOVQ    CX, SI
-	LEAQ    (SI)(DX*1), R9
-	MOVQ    SI, R8
-	CMPQ    AX, $0x00000001
-	CMOVQGT R9, R8
-	LEAQ    (R8)(DX*1), R10
-	MOVQ    R8, R9
-	CMPQ    AX, $0x00000002
-	CMOVQGT R10, R9
-	LEAQ    (R9)(DX*1), R11
-	MOVQ    R9, R10
-	CMPQ    AX, $0x00000003
-	CMOVQGT R11, R10
+	MOVQ    AX, CX
+	MOVQ    ldk+32(FP), BX
+	ADDQ    CX, BX
+	MOVQ    CX, DX
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT BX, DX
+	MOVQ    ldk+32(FP), SI
+	ADDQ    DX, SI
+	MOVQ    DX, BX
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQGT SI, BX
+	MOVQ    ldk+32(FP), DI
+	ADDQ    BX, DI
+	MOVQ    BX, SI
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQGT DI, SI
+	MOVQ    ahead+16(FP), DI
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
 	VPXORD  Z2, Z2, Z2
 	VPXORD  Z3, Z3, Z3
-	MOVQ    width+0(FP), R11
-	MOVQ    q+40(FP), R12
+	MOVQ    width+0(FP), R8
+	MOVQ    q+40(FP), R9
 
 width:
-	VPMOVZXWD     (SI), Z4
+	VPMOVZXWD     (CX), Z4
 	VPSLLD        $0x10, Z4, Z4
+	PREFETCHT1    16384(CX)
+	PREFETCHT1    (CX)(DI*1)
+	ADDQ          $0x00000020, CX
+	VPMOVZXWD     (DX), Z5
+	VPSLLD        $0x10, Z5, Z5
+	PREFETCHT1    16384(DX)
+	PREFETCHT1    (DX)(DI*1)
+	ADDQ          $0x00000020, DX
+	VPMOVZXWD     (BX), Z6
+	VPSLLD        $0x10, Z6, Z6
+	PREFETCHT1    16384(BX)
+	PREFETCHT1    (BX)(DI*1)
+	ADDQ          $0x00000020, BX
+	VPMOVZXWD     (SI), Z7
+	VPSLLD        $0x10, Z7, Z7
 	PREFETCHT1    16384(SI)
 	PREFETCHT1    (SI)(DI*1)
 	ADDQ          $0x00000020, SI
-	VPMOVZXWD     (R8), Z5
-	VPSLLD        $0x10, Z5, Z5
-	PREFETCHT1    16384(R8)
-	PREFETCHT1    (R8)(DI*1)
-	ADDQ          $0x00000020, R8
-	VPMOVZXWD     (R9), Z6
-	VPSLLD        $0x10, Z6, Z6
-	PREFETCHT1    16384(R9)
-	PREFETCHT1    (R9)(DI*1)
-	ADDQ          $0x00000020, R9
-	VPMOVZXWD     (R10), Z7
-	VPSLLD        $0x10, Z7, Z7
-	PREFETCHT1    16384(R10)
-	PREFETCHT1    (R10)(DI*1)
-	ADDQ          $0x00000020, R10
-	VMOVUPS       (R12), Z8
+	VMOVUPS       (R9), Z8
 	VFMADD231PS   Z8, Z4, Z0
 	VFMADD231PS   Z8, Z5, Z1
 	VFMADD231PS   Z8, Z6, Z2
 	VFMADD231PS   Z8, Z7, Z3
-	ADDQ          $0x00000040, R12
-	SUBQ          $0x00000010, R11
+	ADDQ          $0x00000040, R9
+	SUBQ          $0x00000010, R8
 	JG            width
-	MOVQ          ldo+64(FP), R8
-	MOVQ          BX, SI
-	SHLQ          $0x02, R8
+	MOVQ          out+56(FP), CX
+	MOVQ          ldo+64(FP), DX
+	SHLQ          $0x02, DX
 	VUNPCKLPS     Z1, Z0, Z4
 	VUNPCKHPS     Z1, Z0, Z6
 	VADDPS        Z6, Z4, Z4
@@ -2434,10 +2728,11 @@ width:
 	VADDPS        Y4, Y6, Y4
 	VEXTRACTF32X4 $0x01, Y4, X5
 	VADDPS        X5, X4, X5
-	VMOVUPS       X5, (SI)
-	ADDQ          $0x00000010, BX
-	LEAQ          (CX)(DX*4), CX
-	SUBQ          $0x00000004, AX
+	VMOVUPS       X5, (CX)
+	ADDQ          $0x10, out+56(FP)
+	MOVQ          ldk+32(FP), CX
+	LEAQ          (AX)(CX*4), AX
+	SUBQ          $0x04, rows+8(FP)
 	JG            rows
 	VZEROUPPER
 	RET
@@ -2534,164 +2829,147 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotAtBF161AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotAtBF161AVX512(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotAtBF161AVX512(SB), NOSPLIT, $0-80
-	MOVQ rows+8(FP), AX
-	MOVQ k+32(FP), CX
-	MOVQ ldk+40(FP), DX
-	MOVQ out+64(FP), BX
-	MOVQ ldq+56(FP), SI
-	MOVQ at+16(FP), DI
-	SHLQ $0x01, DX
-	SHLQ $0x02, SI
+	MOVQ ldq+56(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+40(FP), AX
+	SHLQ $0x01, AX
+	MOVQ AX, ldk+40(FP)
+	MOVQ at+24(FP), AX
 
 rows:
-	CMPQ    AX, $0x00000014
+	CMPQ    listed+16(FP), $0x00000008
 	JL      near
-	MOVLQSX 64(DI), SI
-	IMULQ   DX, SI
-	ADDQ    CX, SI
-	LEAQ    (SI)(DX*1), R8
+	MOVLQSX 16(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
 
-key0:
-	PREFETCHT1 (SI)
-	ADDQ       $0x40, SI
-	CMPQ       SI, R8
-	JCS        key0
-	MOVLQSX    68(DI), SI
-	IMULQ      DX, SI
-	ADDQ       CX, SI
-	LEAQ       (SI)(DX*1), R8
+line0:
+	PREFETCHT0 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        line0
+	MOVLQSX    20(AX), CX
+	IMULQ      ldk+40(FP), CX
+	ADDQ       k+32(FP), CX
+	MOVQ       ldk+40(FP), DX
+	ADDQ       CX, DX
 
-key1:
-	PREFETCHT1 (SI)
-	ADDQ       $0x40, SI
-	CMPQ       SI, R8
-	JCS        key1
-	MOVLQSX    72(DI), SI
-	IMULQ      DX, SI
-	ADDQ       CX, SI
-	LEAQ       (SI)(DX*1), R8
+line1:
+	PREFETCHT0 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        line1
+	MOVLQSX    24(AX), CX
+	IMULQ      ldk+40(FP), CX
+	ADDQ       k+32(FP), CX
+	MOVQ       ldk+40(FP), DX
+	ADDQ       CX, DX
 
-key2:
-	PREFETCHT1 (SI)
-	ADDQ       $0x40, SI
-	CMPQ       SI, R8
-	JCS        key2
-	MOVLQSX    76(DI), SI
-	IMULQ      DX, SI
-	ADDQ       CX, SI
-	LEAQ       (SI)(DX*1), R8
+line2:
+	PREFETCHT0 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        line2
+	MOVLQSX    28(AX), CX
+	IMULQ      ldk+40(FP), CX
+	ADDQ       k+32(FP), CX
+	MOVQ       ldk+40(FP), DX
+	ADDQ       CX, DX
 
-key3:
-	PREFETCHT1 (SI)
-	ADDQ       $0x40, SI
-	CMPQ       SI, R8
-	JCS        key3
+line3:
+	PREFETCHT0 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        line3
 
 near:
-	MOVQ    v+24(FP), SI
-	TESTQ   SI, SI
-	JZ      alone
-	CMPQ    AX, $0x00000004
-	JL      alone
-	MOVLQSX (DI), R8
-	IMULQ   DX, R8
-	ADDQ    SI, R8
-	LEAQ    (R8)(DX*1), R9
-
-value0:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        value0
-	MOVLQSX    4(DI), R8
-	IMULQ      DX, R8
-	ADDQ       SI, R8
-	LEAQ       (R8)(DX*1), R9
-
-value1:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        value1
-	MOVLQSX    8(DI), R8
-	IMULQ      DX, R8
-	ADDQ       SI, R8
-	LEAQ       (R8)(DX*1), R9
-
-value2:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        value2
-	MOVLQSX    12(DI), R8
-	IMULQ      DX, R8
-	ADDQ       SI, R8
-	LEAQ       (R8)(DX*1), SI
-
-value3:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, SI
-	JCS        value3
-
-alone:
-	MOVQ    DI, SI
+	MOVQ    AX, CX
+	MOVLQSX (CX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    AX, DX
+	LEAQ    4(AX), BX
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT BX, DX
+	MOVLQSX (DX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    AX, BX
+	LEAQ    8(AX), SI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQGT SI, BX
+	LEAQ    4(AX), SI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQEQ SI, BX
+	MOVLQSX (BX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    AX, SI
+	LEAQ    12(AX), DI
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQGT DI, SI
+	LEAQ    8(AX), DI
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQEQ DI, SI
+	LEAQ    4(AX), DI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQEQ DI, SI
 	MOVLQSX (SI), SI
-	IMULQ   DX, SI
-	ADDQ    CX, SI
-	MOVQ    DI, R8
-	LEAQ    4(DI), R9
-	CMPQ    AX, $0x00000001
-	CMOVQGT R9, R8
-	MOVLQSX (R8), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
-	MOVQ    DI, R9
-	LEAQ    8(DI), R10
-	CMPQ    AX, $0x00000002
-	CMOVQGT R10, R9
-	LEAQ    4(DI), R10
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R10, R9
-	MOVLQSX (R9), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	MOVQ    DI, R10
-	LEAQ    12(DI), R11
-	CMPQ    AX, $0x00000003
-	CMOVQGT R11, R10
-	LEAQ    8(DI), R11
-	CMPQ    AX, $0x00000003
-	CMOVQEQ R11, R10
-	LEAQ    4(DI), R11
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R11, R10
-	MOVLQSX (R10), R10
-	IMULQ   DX, R10
-	ADDQ    CX, R10
-	VPXORD  Z0, Z0, Z0
-	VPXORD  Z1, Z1, Z1
-	VPXORD  Z2, Z2, Z2
-	VPXORD  Z3, Z3, Z3
-	MOVQ    width+0(FP), R11
-	MOVQ    q+48(FP), R12
+	IMULQ   ldk+40(FP), SI
+	ADDQ    k+32(FP), SI
+	MOVQ    CX, DI
+	MOVQ    DX, R8
+	MOVQ    BX, R9
+	MOVQ    SI, R10
+	CMPQ    listed+16(FP), $0x00000024
+	JL      asked
+	MOVLQSX 128(AX), DI
+	IMULQ   ldk+40(FP), DI
+	ADDQ    k+32(FP), DI
+	MOVLQSX 132(AX), R8
+	IMULQ   ldk+40(FP), R8
+	ADDQ    k+32(FP), R8
+	MOVLQSX 136(AX), R9
+	IMULQ   ldk+40(FP), R9
+	ADDQ    k+32(FP), R9
+	MOVLQSX 140(AX), R10
+	IMULQ   ldk+40(FP), R10
+	ADDQ    k+32(FP), R10
+
+asked:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	MOVQ   width+0(FP), R11
+	MOVQ   q+48(FP), R12
 
 width:
-	VPMOVZXWD     (SI), Z4
+	VPMOVZXWD     (CX), Z4
 	VPSLLD        $0x10, Z4, Z4
-	ADDQ          $0x00000020, SI
-	VPMOVZXWD     (R8), Z5
+	PREFETCHT1    (DI)
+	ADDQ          $0x00000020, DI
+	ADDQ          $0x00000020, CX
+	VPMOVZXWD     (DX), Z5
 	VPSLLD        $0x10, Z5, Z5
+	PREFETCHT1    (R8)
 	ADDQ          $0x00000020, R8
-	VPMOVZXWD     (R9), Z6
+	ADDQ          $0x00000020, DX
+	VPMOVZXWD     (BX), Z6
 	VPSLLD        $0x10, Z6, Z6
+	PREFETCHT1    (R9)
 	ADDQ          $0x00000020, R9
-	VPMOVZXWD     (R10), Z7
+	ADDQ          $0x00000020, BX
+	VPMOVZXWD     (SI), Z7
 	VPSLLD        $0x10, Z7, Z7
+	PREFETCHT1    (R10)
 	ADDQ          $0x00000020, R10
+	ADDQ          $0x00000020, SI
 	VMOVUPS       (R12), Z8
 	VFMADD231PS   Z8, Z4, Z0
 	VFMADD231PS   Z8, Z5, Z1
@@ -2700,9 +2978,9 @@ width:
 	ADDQ          $0x00000040, R12
 	SUBQ          $0x00000010, R11
 	JG            width
-	MOVQ          ldo+72(FP), R8
-	MOVQ          BX, SI
-	SHLQ          $0x02, R8
+	MOVQ          out+64(FP), CX
+	MOVQ          ldo+72(FP), DX
+	SHLQ          $0x02, DX
 	VUNPCKLPS     Z1, Z0, Z4
 	VUNPCKHPS     Z1, Z0, Z6
 	VADDPS        Z6, Z4, Z4
@@ -2716,29 +2994,30 @@ width:
 	VADDPS        Y4, Y6, Y4
 	VEXTRACTF32X4 $0x01, Y4, X5
 	VADDPS        X5, X4, X5
-	VMOVUPS       X5, (SI)
-	ADDQ          $0x00000010, BX
-	ADDQ          $0x10, DI
-	SUBQ          $0x00000004, AX
+	VMOVUPS       X5, (CX)
+	ADDQ          $0x10, out+64(FP)
+	ADDQ          $0x10, AX
+	SUBQ          $0x04, listed+16(FP)
+	SUBQ          $0x04, rows+8(FP)
 	JG            rows
 	VZEROUPPER
 	RET
 
-// func mixAtBF161AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// func mixAtBF161AVX512(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mixAtBF161AVX512(SB), NOSPLIT, $0-72
+TEXT ·mixAtBF161AVX512(SB), NOSPLIT, $0-80
 	MOVQ width+0(FP), AX
-	MOVQ v+24(FP), CX
-	MOVQ ldv+32(FP), DX
-	MOVQ ldp+48(FP), BX
-	MOVQ out+56(FP), SI
+	MOVQ v+32(FP), CX
+	MOVQ ldv+40(FP), DX
+	MOVQ ldp+56(FP), BX
+	MOVQ out+64(FP), SI
 	SHLQ $0x01, DX
 	SHLQ $0x02, BX
 
 chunk4:
 	CMPQ    AX, $0x00000040
 	JL      chunk4done
-	MOVQ    ldo+64(FP), DI
+	MOVQ    ldo+72(FP), DI
 	MOVQ    SI, BX
 	SHLQ    $0x02, DI
 	VMOVUPS (BX), Z0
@@ -2746,14 +3025,14 @@ chunk4:
 	VMOVUPS 128(BX), Z2
 	VMOVUPS 192(BX), Z3
 	MOVQ    rows+8(FP), BX
-	MOVQ    p+40(FP), R8
-	MOVQ    at+16(FP), R9
+	MOVQ    p+48(FP), R8
+	MOVQ    at+24(FP), R9
+	MOVQ    listed+16(FP), R10
 
 chunk4rows:
 	MOVLQSX      (R9), DI
 	IMULQ        DX, DI
 	ADDQ         CX, DI
-	ADDQ         $0x04, R9
 	VPMOVZXWD    (DI), Z4
 	VPSLLD       $0x10, Z4, Z4
 	VPMOVZXWD    32(DI), Z5
@@ -2762,61 +3041,96 @@ chunk4rows:
 	VPSLLD       $0x10, Z6, Z6
 	VPMOVZXWD    96(DI), Z7
 	VPSLLD       $0x10, Z7, Z7
-	PREFETCHT0   128(DI)
-	PREFETCHT0   192(DI)
 	VBROADCASTSS (R8), Z8
 	VFMADD231PS  Z8, Z4, Z0
 	VFMADD231PS  Z8, Z5, Z1
 	VFMADD231PS  Z8, Z6, Z2
 	VFMADD231PS  Z8, Z7, Z3
-	ADDQ         $0x04, R8
-	DECQ         BX
-	JNZ          chunk4rows
-	MOVQ         SI, BX
-	MOVQ         ldo+64(FP), DI
-	SHLQ         $0x02, DI
-	VMOVUPS      Z0, (BX)
-	VMOVUPS      Z1, 64(BX)
-	VMOVUPS      Z2, 128(BX)
-	VMOVUPS      Z3, 192(BX)
-	ADDQ         $0x00000100, SI
-	ADDQ         $0x00000080, CX
-	SUBQ         $0x00000040, AX
-	JMP          chunk4
+	CMPQ         R10, $0x00000004
+	JLE          chunk4near
+	MOVLQSX      16(R9), DI
+	IMULQ        DX, DI
+	ADDQ         CX, DI
+	PREFETCHT0   (DI)
+	PREFETCHT0   64(DI)
+
+chunk4near:
+	CMPQ       R10, $0x00000020
+	JLE        chunk4ahead
+	MOVLQSX    128(R9), DI
+	IMULQ      DX, DI
+	ADDQ       CX, DI
+	PREFETCHT1 (DI)
+	PREFETCHT1 64(DI)
+
+chunk4ahead:
+	ADDQ    $0x04, R9
+	DECQ    R10
+	ADDQ    $0x04, R8
+	DECQ    BX
+	JNZ     chunk4rows
+	MOVQ    SI, BX
+	MOVQ    ldo+72(FP), DI
+	SHLQ    $0x02, DI
+	VMOVUPS Z0, (BX)
+	VMOVUPS Z1, 64(BX)
+	VMOVUPS Z2, 128(BX)
+	VMOVUPS Z3, 192(BX)
+	ADDQ    $0x00000100, SI
+	ADDQ    $0x00000080, CX
+	SUBQ    $0x00000040, AX
+	JMP     chunk4
 
 chunk4done:
 chunk1:
 	CMPQ    AX, $0x00000010
 	JL      chunk1done
-	MOVQ    ldo+64(FP), DI
+	MOVQ    ldo+72(FP), DI
 	MOVQ    SI, BX
 	SHLQ    $0x02, DI
 	VMOVUPS (BX), Z0
 	MOVQ    rows+8(FP), BX
-	MOVQ    p+40(FP), R8
-	MOVQ    at+16(FP), R9
+	MOVQ    p+48(FP), R8
+	MOVQ    at+24(FP), R9
+	MOVQ    listed+16(FP), R10
 
 chunk1rows:
 	MOVLQSX      (R9), DI
 	IMULQ        DX, DI
 	ADDQ         CX, DI
-	ADDQ         $0x04, R9
 	VPMOVZXWD    (DI), Z1
 	VPSLLD       $0x10, Z1, Z1
-	PREFETCHT0   32(DI)
 	VBROADCASTSS (R8), Z2
 	VFMADD231PS  Z2, Z1, Z0
-	ADDQ         $0x04, R8
-	DECQ         BX
-	JNZ          chunk1rows
-	MOVQ         SI, BX
-	MOVQ         ldo+64(FP), DI
-	SHLQ         $0x02, DI
-	VMOVUPS      Z0, (BX)
-	ADDQ         $0x00000040, SI
-	ADDQ         $0x00000020, CX
-	SUBQ         $0x00000010, AX
-	JMP          chunk1
+	CMPQ         R10, $0x00000004
+	JLE          chunk1near
+	MOVLQSX      16(R9), DI
+	IMULQ        DX, DI
+	ADDQ         CX, DI
+	PREFETCHT0   (DI)
+
+chunk1near:
+	CMPQ       R10, $0x00000020
+	JLE        chunk1ahead
+	MOVLQSX    128(R9), DI
+	IMULQ      DX, DI
+	ADDQ       CX, DI
+	PREFETCHT1 (DI)
+
+chunk1ahead:
+	ADDQ    $0x04, R9
+	DECQ    R10
+	ADDQ    $0x04, R8
+	DECQ    BX
+	JNZ     chunk1rows
+	MOVQ    SI, BX
+	MOVQ    ldo+72(FP), DI
+	SHLQ    $0x02, DI
+	VMOVUPS Z0, (BX)
+	ADDQ    $0x00000040, SI
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000010, AX
+	JMP     chunk1
 
 chunk1done:
 	VZEROUPPER
@@ -2825,29 +3139,31 @@ chunk1done:
 // func dotBF162AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotBF162AVX512(SB), NOSPLIT, $0-72
-	MOVQ rows+8(FP), AX
+	MOVQ ldq+48(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+32(FP), CX
+	SHLQ $0x01, CX
+	MOVQ CX, ldk+32(FP)
 	MOVQ k+24(FP), CX
-	MOVQ ldk+32(FP), DX
-	MOVQ out+56(FP), BX
-	MOVQ ldq+48(FP), SI
-	MOVQ ahead+16(FP), DI
-	SHLQ $0x01, DX
-	SHLQ $0x02, SI
 
 rows:
-	MOVQ    CX, R8
-	LEAQ    (R8)(DX*1), R10
-	MOVQ    R8, R9
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
-	LEAQ    (R9)(DX*1), R11
-	MOVQ    R9, R10
-	CMPQ    AX, $0x00000002
-	CMOVQGT R11, R10
-	LEAQ    (R10)(DX*1), R12
-	MOVQ    R10, R11
-	CMPQ    AX, $0x00000003
-	CMOVQGT R12, R11
+	MOVQ    CX, DX
+	MOVQ    ldk+32(FP), SI
+	ADDQ    DX, SI
+	MOVQ    DX, BX
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT SI, BX
+	MOVQ    ldk+32(FP), DI
+	ADDQ    BX, DI
+	MOVQ    BX, SI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQGT DI, SI
+	MOVQ    ldk+32(FP), R8
+	ADDQ    SI, R8
+	MOVQ    SI, DI
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQGT R8, DI
+	MOVQ    ahead+16(FP), R8
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
 	VPXORD  Z2, Z2, Z2
@@ -2856,46 +3172,46 @@ rows:
 	VPXORD  Z5, Z5, Z5
 	VPXORD  Z6, Z6, Z6
 	VPXORD  Z7, Z7, Z7
-	MOVQ    width+0(FP), R12
-	MOVQ    q+40(FP), R13
+	MOVQ    width+0(FP), R9
+	MOVQ    q+40(FP), R10
 
 width:
-	VPMOVZXWD     (R8), Z8
+	VPMOVZXWD     (DX), Z8
 	VPSLLD        $0x10, Z8, Z8
-	PREFETCHT1    16384(R8)
-	PREFETCHT1    (R8)(DI*1)
-	ADDQ          $0x00000020, R8
-	VPMOVZXWD     (R9), Z9
+	PREFETCHT1    16384(DX)
+	PREFETCHT1    (DX)(R8*1)
+	ADDQ          $0x00000020, DX
+	VPMOVZXWD     (BX), Z9
 	VPSLLD        $0x10, Z9, Z9
-	PREFETCHT1    16384(R9)
-	PREFETCHT1    (R9)(DI*1)
-	ADDQ          $0x00000020, R9
-	VPMOVZXWD     (R10), Z10
+	PREFETCHT1    16384(BX)
+	PREFETCHT1    (BX)(R8*1)
+	ADDQ          $0x00000020, BX
+	VPMOVZXWD     (SI), Z10
 	VPSLLD        $0x10, Z10, Z10
-	PREFETCHT1    16384(R10)
-	PREFETCHT1    (R10)(DI*1)
-	ADDQ          $0x00000020, R10
-	VPMOVZXWD     (R11), Z11
+	PREFETCHT1    16384(SI)
+	PREFETCHT1    (SI)(R8*1)
+	ADDQ          $0x00000020, SI
+	VPMOVZXWD     (DI), Z11
 	VPSLLD        $0x10, Z11, Z11
-	PREFETCHT1    16384(R11)
-	PREFETCHT1    (R11)(DI*1)
-	ADDQ          $0x00000020, R11
-	VMOVUPS       (R13), Z12
+	PREFETCHT1    16384(DI)
+	PREFETCHT1    (DI)(R8*1)
+	ADDQ          $0x00000020, DI
+	VMOVUPS       (R10), Z12
 	VFMADD231PS   Z12, Z8, Z0
 	VFMADD231PS   Z12, Z9, Z1
 	VFMADD231PS   Z12, Z10, Z2
 	VFMADD231PS   Z12, Z11, Z3
-	VMOVUPS       (R13)(SI*1), Z12
+	VMOVUPS       (R10)(AX*1), Z12
 	VFMADD231PS   Z12, Z8, Z4
 	VFMADD231PS   Z12, Z9, Z5
 	VFMADD231PS   Z12, Z10, Z6
 	VFMADD231PS   Z12, Z11, Z7
-	ADDQ          $0x00000040, R13
-	SUBQ          $0x00000010, R12
+	ADDQ          $0x00000040, R10
+	SUBQ          $0x00000010, R9
 	JG            width
-	MOVQ          ldo+64(FP), R9
-	MOVQ          BX, R8
-	SHLQ          $0x02, R9
+	MOVQ          out+56(FP), DX
+	MOVQ          ldo+64(FP), BX
+	SHLQ          $0x02, BX
 	VUNPCKLPS     Z1, Z0, Z8
 	VUNPCKHPS     Z1, Z0, Z10
 	VADDPS        Z10, Z8, Z8
@@ -2909,8 +3225,8 @@ width:
 	VADDPS        Y8, Y10, Y8
 	VEXTRACTF32X4 $0x01, Y8, X9
 	VADDPS        X9, X8, X9
-	VMOVUPS       X9, (R8)
-	ADDQ          R9, R8
+	VMOVUPS       X9, (DX)
+	ADDQ          BX, DX
 	VUNPCKLPS     Z5, Z4, Z8
 	VUNPCKHPS     Z5, Z4, Z10
 	VADDPS        Z10, Z8, Z8
@@ -2924,10 +3240,11 @@ width:
 	VADDPS        Y8, Y10, Y8
 	VEXTRACTF32X4 $0x01, Y8, X9
 	VADDPS        X9, X8, X9
-	VMOVUPS       X9, (R8)
-	ADDQ          $0x00000010, BX
+	VMOVUPS       X9, (DX)
+	ADDQ          $0x10, out+56(FP)
+	MOVQ          ldk+32(FP), DX
 	LEAQ          (CX)(DX*4), CX
-	SUBQ          $0x00000004, AX
+	SUBQ          $0x04, rows+8(FP)
 	JG            rows
 	VZEROUPPER
 	RET
@@ -3045,174 +3362,157 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotAtBF162AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotAtBF162AVX512(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotAtBF162AVX512(SB), NOSPLIT, $0-80
-	MOVQ rows+8(FP), AX
-	MOVQ k+32(FP), CX
-	MOVQ ldk+40(FP), DX
-	MOVQ out+64(FP), BX
-	MOVQ ldq+56(FP), SI
-	MOVQ at+16(FP), DI
-	SHLQ $0x01, DX
-	SHLQ $0x02, SI
+	MOVQ ldq+56(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+40(FP), CX
+	SHLQ $0x01, CX
+	MOVQ CX, ldk+40(FP)
+	MOVQ at+24(FP), CX
 
 rows:
-	CMPQ    AX, $0x00000014
+	CMPQ    listed+16(FP), $0x00000008
 	JL      near
-	MOVLQSX 64(DI), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
-	LEAQ    (R8)(DX*1), R9
+	MOVLQSX 16(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
 
-key0:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key0
-	MOVLQSX    68(DI), R8
-	IMULQ      DX, R8
-	ADDQ       CX, R8
-	LEAQ       (R8)(DX*1), R9
+line0:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line0
+	MOVLQSX    20(CX), DX
+	IMULQ      ldk+40(FP), DX
+	ADDQ       k+32(FP), DX
+	MOVQ       ldk+40(FP), BX
+	ADDQ       DX, BX
 
-key1:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key1
-	MOVLQSX    72(DI), R8
-	IMULQ      DX, R8
-	ADDQ       CX, R8
-	LEAQ       (R8)(DX*1), R9
+line1:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line1
+	MOVLQSX    24(CX), DX
+	IMULQ      ldk+40(FP), DX
+	ADDQ       k+32(FP), DX
+	MOVQ       ldk+40(FP), BX
+	ADDQ       DX, BX
 
-key2:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key2
-	MOVLQSX    76(DI), R8
-	IMULQ      DX, R8
-	ADDQ       CX, R8
-	LEAQ       (R8)(DX*1), R9
+line2:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line2
+	MOVLQSX    28(CX), DX
+	IMULQ      ldk+40(FP), DX
+	ADDQ       k+32(FP), DX
+	MOVQ       ldk+40(FP), BX
+	ADDQ       DX, BX
 
-key3:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key3
+line3:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line3
 
 near:
-	MOVQ    v+24(FP), R8
-	TESTQ   R8, R8
-	JZ      alone
-	CMPQ    AX, $0x00000004
-	JL      alone
-	MOVLQSX (DI), R9
-	IMULQ   DX, R9
-	ADDQ    R8, R9
-	LEAQ    (R9)(DX*1), R10
-
-value0:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        value0
-	MOVLQSX    4(DI), R9
-	IMULQ      DX, R9
-	ADDQ       R8, R9
-	LEAQ       (R9)(DX*1), R10
-
-value1:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        value1
-	MOVLQSX    8(DI), R9
-	IMULQ      DX, R9
-	ADDQ       R8, R9
-	LEAQ       (R9)(DX*1), R10
-
-value2:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        value2
-	MOVLQSX    12(DI), R9
-	IMULQ      DX, R9
-	ADDQ       R8, R9
-	LEAQ       (R9)(DX*1), R8
-
-value3:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R8
-	JCS        value3
-
-alone:
-	MOVQ    DI, R8
-	MOVLQSX (R8), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
-	MOVQ    DI, R9
-	LEAQ    4(DI), R10
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
-	MOVLQSX (R9), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	MOVQ    DI, R10
-	LEAQ    8(DI), R11
-	CMPQ    AX, $0x00000002
-	CMOVQGT R11, R10
-	LEAQ    4(DI), R11
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R11, R10
-	MOVLQSX (R10), R10
-	IMULQ   DX, R10
-	ADDQ    CX, R10
+	MOVQ    CX, DX
+	MOVLQSX (DX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    CX, BX
+	LEAQ    4(CX), SI
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT SI, BX
+	MOVLQSX (BX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    CX, SI
+	LEAQ    8(CX), DI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQGT DI, SI
+	LEAQ    4(CX), DI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQEQ DI, SI
+	MOVLQSX (SI), SI
+	IMULQ   ldk+40(FP), SI
+	ADDQ    k+32(FP), SI
+	MOVQ    CX, DI
+	LEAQ    12(CX), R8
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQGT R8, DI
+	LEAQ    8(CX), R8
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQEQ R8, DI
+	LEAQ    4(CX), R8
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQEQ R8, DI
+	MOVLQSX (DI), DI
+	IMULQ   ldk+40(FP), DI
+	ADDQ    k+32(FP), DI
+	MOVQ    DX, R8
+	MOVQ    BX, R9
+	MOVQ    SI, R10
 	MOVQ    DI, R11
-	LEAQ    12(DI), R12
-	CMPQ    AX, $0x00000003
-	CMOVQGT R12, R11
-	LEAQ    8(DI), R12
-	CMPQ    AX, $0x00000003
-	CMOVQEQ R12, R11
-	LEAQ    4(DI), R12
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R12, R11
-	MOVLQSX (R11), R11
-	IMULQ   DX, R11
-	ADDQ    CX, R11
-	VPXORD  Z0, Z0, Z0
-	VPXORD  Z1, Z1, Z1
-	VPXORD  Z2, Z2, Z2
-	VPXORD  Z3, Z3, Z3
-	VPXORD  Z4, Z4, Z4
-	VPXORD  Z5, Z5, Z5
-	VPXORD  Z6, Z6, Z6
-	VPXORD  Z7, Z7, Z7
-	MOVQ    width+0(FP), R12
-	MOVQ    q+48(FP), R13
+	CMPQ    listed+16(FP), $0x00000024
+	JL      asked
+	MOVLQSX 128(CX), R8
+	IMULQ   ldk+40(FP), R8
+	ADDQ    k+32(FP), R8
+	MOVLQSX 132(CX), R9
+	IMULQ   ldk+40(FP), R9
+	ADDQ    k+32(FP), R9
+	MOVLQSX 136(CX), R10
+	IMULQ   ldk+40(FP), R10
+	ADDQ    k+32(FP), R10
+	MOVLQSX 140(CX), R11
+	IMULQ   ldk+40(FP), R11
+	ADDQ    k+32(FP), R11
+
+asked:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	MOVQ   width+0(FP), R12
+	MOVQ   q+48(FP), R13
 
 width:
-	VPMOVZXWD     (R8), Z8
+	VPMOVZXWD     (DX), Z8
 	VPSLLD        $0x10, Z8, Z8
+	PREFETCHT1    (R8)
 	ADDQ          $0x00000020, R8
-	VPMOVZXWD     (R9), Z9
+	ADDQ          $0x00000020, DX
+	VPMOVZXWD     (BX), Z9
 	VPSLLD        $0x10, Z9, Z9
+	PREFETCHT1    (R9)
 	ADDQ          $0x00000020, R9
-	VPMOVZXWD     (R10), Z10
+	ADDQ          $0x00000020, BX
+	VPMOVZXWD     (SI), Z10
 	VPSLLD        $0x10, Z10, Z10
+	PREFETCHT1    (R10)
 	ADDQ          $0x00000020, R10
-	VPMOVZXWD     (R11), Z11
+	ADDQ          $0x00000020, SI
+	VPMOVZXWD     (DI), Z11
 	VPSLLD        $0x10, Z11, Z11
+	PREFETCHT1    (R11)
 	ADDQ          $0x00000020, R11
+	ADDQ          $0x00000020, DI
 	VMOVUPS       (R13), Z12
 	VFMADD231PS   Z12, Z8, Z0
 	VFMADD231PS   Z12, Z9, Z1
 	VFMADD231PS   Z12, Z10, Z2
 	VFMADD231PS   Z12, Z11, Z3
-	VMOVUPS       (R13)(SI*1), Z12
+	VMOVUPS       (R13)(AX*1), Z12
 	VFMADD231PS   Z12, Z8, Z4
 	VFMADD231PS   Z12, Z9, Z5
 	VFMADD231PS   Z12, Z10, Z6
@@ -3220,9 +3520,9 @@ width:
 	ADDQ          $0x00000040, R13
 	SUBQ          $0x00000010, R12
 	JG            width
-	MOVQ          ldo+72(FP), R9
-	MOVQ          BX, R8
-	SHLQ          $0x02, R9
+	MOVQ          out+64(FP), DX
+	MOVQ          ldo+72(FP), BX
+	SHLQ          $0x02, BX
 	VUNPCKLPS     Z1, Z0, Z8
 	VUNPCKHPS     Z1, Z0, Z10
 	VADDPS        Z10, Z8, Z8
@@ -3236,8 +3536,8 @@ width:
 	VADDPS        Y8, Y10, Y8
 	VEXTRACTF32X4 $0x01, Y8, X9
 	VADDPS        X9, X8, X9
-	VMOVUPS       X9, (R8)
-	ADDQ          R9, R8
+	VMOVUPS       X9, (DX)
+	ADDQ          BX, DX
 	VUNPCKLPS     Z5, Z4, Z8
 	VUNPCKHPS     Z5, Z4, Z10
 	VADDPS        Z10, Z8, Z8
@@ -3251,29 +3551,30 @@ width:
 	VADDPS        Y8, Y10, Y8
 	VEXTRACTF32X4 $0x01, Y8, X9
 	VADDPS        X9, X8, X9
-	VMOVUPS       X9, (R8)
-	ADDQ          $0x00000010, BX
-	ADDQ          $0x10, DI
-	SUBQ          $0x00000004, AX
+	VMOVUPS       X9, (DX)
+	ADDQ          $0x10, out+64(FP)
+	ADDQ          $0x10, CX
+	SUBQ          $0x04, listed+16(FP)
+	SUBQ          $0x04, rows+8(FP)
 	JG            rows
 	VZEROUPPER
 	RET
 
-// func mixAtBF162AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// func mixAtBF162AVX512(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mixAtBF162AVX512(SB), NOSPLIT, $0-72
+TEXT ·mixAtBF162AVX512(SB), NOSPLIT, $0-80
 	MOVQ width+0(FP), AX
-	MOVQ v+24(FP), CX
-	MOVQ ldv+32(FP), DX
-	MOVQ ldp+48(FP), BX
-	MOVQ out+56(FP), SI
+	MOVQ v+32(FP), CX
+	MOVQ ldv+40(FP), DX
+	MOVQ ldp+56(FP), BX
+	MOVQ out+64(FP), SI
 	SHLQ $0x01, DX
 	SHLQ $0x02, BX
 
 chunk4:
 	CMPQ    AX, $0x00000040
 	JL      chunk4done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Z0
@@ -3286,14 +3587,14 @@ chunk4:
 	VMOVUPS 128(DI), Z6
 	VMOVUPS 192(DI), Z7
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
 
 chunk4rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VPMOVZXWD    (R8), Z8
 	VPSLLD       $0x10, Z8, Z8
 	VPMOVZXWD    32(R8), Z9
@@ -3302,8 +3603,6 @@ chunk4rows:
 	VPSLLD       $0x10, Z10, Z10
 	VPMOVZXWD    96(R8), Z11
 	VPSLLD       $0x10, Z11, Z11
-	PREFETCHT0   128(R8)
-	PREFETCHT0   192(R8)
 	VBROADCASTSS (R9), Z12
 	VFMADD231PS  Z12, Z8, Z0
 	VFMADD231PS  Z12, Z9, Z1
@@ -3314,65 +3613,102 @@ chunk4rows:
 	VFMADD231PS  Z12, Z9, Z5
 	VFMADD231PS  Z12, Z10, Z6
 	VFMADD231PS  Z12, Z11, Z7
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk4rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Z0, (DI)
-	VMOVUPS      Z1, 64(DI)
-	VMOVUPS      Z2, 128(DI)
-	VMOVUPS      Z3, 192(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z4, (DI)
-	VMOVUPS      Z5, 64(DI)
-	VMOVUPS      Z6, 128(DI)
-	VMOVUPS      Z7, 192(DI)
-	ADDQ         $0x00000100, SI
-	ADDQ         $0x00000080, CX
-	SUBQ         $0x00000040, AX
-	JMP          chunk4
+	CMPQ         R11, $0x00000004
+	JLE          chunk4near
+	MOVLQSX      16(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT0   (R8)
+	PREFETCHT0   64(R8)
+
+chunk4near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk4ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+	PREFETCHT1 64(R8)
+
+chunk4ahead:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk4rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Z0, (DI)
+	VMOVUPS Z1, 64(DI)
+	VMOVUPS Z2, 128(DI)
+	VMOVUPS Z3, 192(DI)
+	ADDQ    R8, DI
+	VMOVUPS Z4, (DI)
+	VMOVUPS Z5, 64(DI)
+	VMOVUPS Z6, 128(DI)
+	VMOVUPS Z7, 192(DI)
+	ADDQ    $0x00000100, SI
+	ADDQ    $0x00000080, CX
+	SUBQ    $0x00000040, AX
+	JMP     chunk4
 
 chunk4done:
 chunk1:
 	CMPQ    AX, $0x00000010
 	JL      chunk1done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Z0
 	ADDQ    R8, DI
 	VMOVUPS (DI), Z1
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
 
 chunk1rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VPMOVZXWD    (R8), Z2
 	VPSLLD       $0x10, Z2, Z2
-	PREFETCHT0   32(R8)
 	VBROADCASTSS (R9), Z3
 	VFMADD231PS  Z3, Z2, Z0
 	VBROADCASTSS (R9)(BX*1), Z3
 	VFMADD231PS  Z3, Z2, Z1
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk1rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Z0, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z1, (DI)
-	ADDQ         $0x00000040, SI
-	ADDQ         $0x00000020, CX
-	SUBQ         $0x00000010, AX
-	JMP          chunk1
+	CMPQ         R11, $0x00000004
+	JLE          chunk1near
+	MOVLQSX      16(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT0   (R8)
+
+chunk1near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk1ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1ahead:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk1rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Z0, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Z1, (DI)
+	ADDQ    $0x00000040, SI
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000010, AX
+	JMP     chunk1
 
 chunk1done:
 	VZEROUPPER
@@ -3381,29 +3717,31 @@ chunk1done:
 // func dotBF163AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotBF163AVX512(SB), NOSPLIT, $0-72
-	MOVQ rows+8(FP), AX
+	MOVQ ldq+48(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+32(FP), CX
+	SHLQ $0x01, CX
+	MOVQ CX, ldk+32(FP)
 	MOVQ k+24(FP), CX
-	MOVQ ldk+32(FP), DX
-	MOVQ out+56(FP), BX
-	MOVQ ldq+48(FP), SI
-	MOVQ ahead+16(FP), DI
-	SHLQ $0x01, DX
-	SHLQ $0x02, SI
 
 rows:
-	MOVQ    CX, R8
-	LEAQ    (R8)(DX*1), R10
-	MOVQ    R8, R9
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
-	LEAQ    (R9)(DX*1), R11
-	MOVQ    R9, R10
-	CMPQ    AX, $0x00000002
-	CMOVQGT R11, R10
-	LEAQ    (R10)(DX*1), R12
-	MOVQ    R10, R11
-	CMPQ    AX, $0x00000003
-	CMOVQGT R12, R11
+	MOVQ    CX, DX
+	MOVQ    ldk+32(FP), SI
+	ADDQ    DX, SI
+	MOVQ    DX, BX
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT SI, BX
+	MOVQ    ldk+32(FP), DI
+	ADDQ    BX, DI
+	MOVQ    BX, SI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQGT DI, SI
+	MOVQ    ldk+32(FP), R8
+	ADDQ    SI, R8
+	MOVQ    SI, DI
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQGT R8, DI
+	MOVQ    ahead+16(FP), R8
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
 	VPXORD  Z2, Z2, Z2
@@ -3416,51 +3754,51 @@ rows:
 	VPXORD  Z9, Z9, Z9
 	VPXORD  Z10, Z10, Z10
 	VPXORD  Z11, Z11, Z11
-	MOVQ    width+0(FP), R12
-	MOVQ    q+40(FP), R13
+	MOVQ    width+0(FP), R9
+	MOVQ    q+40(FP), R10
 
 width:
-	VPMOVZXWD     (R8), Z12
+	VPMOVZXWD     (DX), Z12
 	VPSLLD        $0x10, Z12, Z12
-	PREFETCHT1    16384(R8)
-	PREFETCHT1    (R8)(DI*1)
-	ADDQ          $0x00000020, R8
-	VPMOVZXWD     (R9), Z13
+	PREFETCHT1    16384(DX)
+	PREFETCHT1    (DX)(R8*1)
+	ADDQ          $0x00000020, DX
+	VPMOVZXWD     (BX), Z13
 	VPSLLD        $0x10, Z13, Z13
-	PREFETCHT1    16384(R9)
-	PREFETCHT1    (R9)(DI*1)
-	ADDQ          $0x00000020, R9
-	VPMOVZXWD     (R10), Z14
+	PREFETCHT1    16384(BX)
+	PREFETCHT1    (BX)(R8*1)
+	ADDQ          $0x00000020, BX
+	VPMOVZXWD     (SI), Z14
 	VPSLLD        $0x10, Z14, Z14
-	PREFETCHT1    16384(R10)
-	PREFETCHT1    (R10)(DI*1)
-	ADDQ          $0x00000020, R10
-	VPMOVZXWD     (R11), Z15
+	PREFETCHT1    16384(SI)
+	PREFETCHT1    (SI)(R8*1)
+	ADDQ          $0x00000020, SI
+	VPMOVZXWD     (DI), Z15
 	VPSLLD        $0x10, Z15, Z15
-	PREFETCHT1    16384(R11)
-	PREFETCHT1    (R11)(DI*1)
-	ADDQ          $0x00000020, R11
-	VMOVUPS       (R13), Z16
+	PREFETCHT1    16384(DI)
+	PREFETCHT1    (DI)(R8*1)
+	ADDQ          $0x00000020, DI
+	VMOVUPS       (R10), Z16
 	VFMADD231PS   Z16, Z12, Z0
 	VFMADD231PS   Z16, Z13, Z1
 	VFMADD231PS   Z16, Z14, Z2
 	VFMADD231PS   Z16, Z15, Z3
-	VMOVUPS       (R13)(SI*1), Z16
+	VMOVUPS       (R10)(AX*1), Z16
 	VFMADD231PS   Z16, Z12, Z4
 	VFMADD231PS   Z16, Z13, Z5
 	VFMADD231PS   Z16, Z14, Z6
 	VFMADD231PS   Z16, Z15, Z7
-	VMOVUPS       (R13)(SI*2), Z16
+	VMOVUPS       (R10)(AX*2), Z16
 	VFMADD231PS   Z16, Z12, Z8
 	VFMADD231PS   Z16, Z13, Z9
 	VFMADD231PS   Z16, Z14, Z10
 	VFMADD231PS   Z16, Z15, Z11
-	ADDQ          $0x00000040, R13
-	SUBQ          $0x00000010, R12
+	ADDQ          $0x00000040, R10
+	SUBQ          $0x00000010, R9
 	JG            width
-	MOVQ          ldo+64(FP), R9
-	MOVQ          BX, R8
-	SHLQ          $0x02, R9
+	MOVQ          out+56(FP), DX
+	MOVQ          ldo+64(FP), BX
+	SHLQ          $0x02, BX
 	VUNPCKLPS     Z1, Z0, Z12
 	VUNPCKHPS     Z1, Z0, Z14
 	VADDPS        Z14, Z12, Z12
@@ -3474,8 +3812,8 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (R8)
-	ADDQ          R9, R8
+	VMOVUPS       X13, (DX)
+	ADDQ          BX, DX
 	VUNPCKLPS     Z5, Z4, Z12
 	VUNPCKHPS     Z5, Z4, Z14
 	VADDPS        Z14, Z12, Z12
@@ -3489,8 +3827,8 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (R8)
-	ADDQ          R9, R8
+	VMOVUPS       X13, (DX)
+	ADDQ          BX, DX
 	VUNPCKLPS     Z9, Z8, Z12
 	VUNPCKHPS     Z9, Z8, Z14
 	VADDPS        Z14, Z12, Z12
@@ -3504,10 +3842,11 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (R8)
-	ADDQ          $0x00000010, BX
+	VMOVUPS       X13, (DX)
+	ADDQ          $0x10, out+56(FP)
+	MOVQ          ldk+32(FP), DX
 	LEAQ          (CX)(DX*4), CX
-	SUBQ          $0x00000004, AX
+	SUBQ          $0x04, rows+8(FP)
 	JG            rows
 	VZEROUPPER
 	RET
@@ -3646,183 +3985,166 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotAtBF163AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotAtBF163AVX512(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotAtBF163AVX512(SB), NOSPLIT, $0-80
-	MOVQ rows+8(FP), AX
-	MOVQ k+32(FP), CX
-	MOVQ ldk+40(FP), DX
-	MOVQ out+64(FP), BX
-	MOVQ ldq+56(FP), SI
-	MOVQ at+16(FP), DI
-	SHLQ $0x01, DX
-	SHLQ $0x02, SI
+	MOVQ ldq+56(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+40(FP), CX
+	SHLQ $0x01, CX
+	MOVQ CX, ldk+40(FP)
+	MOVQ at+24(FP), CX
 
 rows:
-	CMPQ    AX, $0x00000014
+	CMPQ    listed+16(FP), $0x00000008
 	JL      near
-	MOVLQSX 64(DI), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
-	LEAQ    (R8)(DX*1), R9
+	MOVLQSX 16(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
 
-key0:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key0
-	MOVLQSX    68(DI), R8
-	IMULQ      DX, R8
-	ADDQ       CX, R8
-	LEAQ       (R8)(DX*1), R9
+line0:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line0
+	MOVLQSX    20(CX), DX
+	IMULQ      ldk+40(FP), DX
+	ADDQ       k+32(FP), DX
+	MOVQ       ldk+40(FP), BX
+	ADDQ       DX, BX
 
-key1:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key1
-	MOVLQSX    72(DI), R8
-	IMULQ      DX, R8
-	ADDQ       CX, R8
-	LEAQ       (R8)(DX*1), R9
+line1:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line1
+	MOVLQSX    24(CX), DX
+	IMULQ      ldk+40(FP), DX
+	ADDQ       k+32(FP), DX
+	MOVQ       ldk+40(FP), BX
+	ADDQ       DX, BX
 
-key2:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key2
-	MOVLQSX    76(DI), R8
-	IMULQ      DX, R8
-	ADDQ       CX, R8
-	LEAQ       (R8)(DX*1), R9
+line2:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line2
+	MOVLQSX    28(CX), DX
+	IMULQ      ldk+40(FP), DX
+	ADDQ       k+32(FP), DX
+	MOVQ       ldk+40(FP), BX
+	ADDQ       DX, BX
 
-key3:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key3
+line3:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line3
 
 near:
-	MOVQ    v+24(FP), R8
-	TESTQ   R8, R8
-	JZ      alone
-	CMPQ    AX, $0x00000004
-	JL      alone
-	MOVLQSX (DI), R9
-	IMULQ   DX, R9
-	ADDQ    R8, R9
-	LEAQ    (R9)(DX*1), R10
-
-value0:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        value0
-	MOVLQSX    4(DI), R9
-	IMULQ      DX, R9
-	ADDQ       R8, R9
-	LEAQ       (R9)(DX*1), R10
-
-value1:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        value1
-	MOVLQSX    8(DI), R9
-	IMULQ      DX, R9
-	ADDQ       R8, R9
-	LEAQ       (R9)(DX*1), R10
-
-value2:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        value2
-	MOVLQSX    12(DI), R9
-	IMULQ      DX, R9
-	ADDQ       R8, R9
-	LEAQ       (R9)(DX*1), R8
-
-value3:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R8
-	JCS        value3
-
-alone:
-	MOVQ    DI, R8
-	MOVLQSX (R8), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
-	MOVQ    DI, R9
-	LEAQ    4(DI), R10
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
-	MOVLQSX (R9), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	MOVQ    DI, R10
-	LEAQ    8(DI), R11
-	CMPQ    AX, $0x00000002
-	CMOVQGT R11, R10
-	LEAQ    4(DI), R11
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R11, R10
-	MOVLQSX (R10), R10
-	IMULQ   DX, R10
-	ADDQ    CX, R10
+	MOVQ    CX, DX
+	MOVLQSX (DX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    CX, BX
+	LEAQ    4(CX), SI
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT SI, BX
+	MOVLQSX (BX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    CX, SI
+	LEAQ    8(CX), DI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQGT DI, SI
+	LEAQ    4(CX), DI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQEQ DI, SI
+	MOVLQSX (SI), SI
+	IMULQ   ldk+40(FP), SI
+	ADDQ    k+32(FP), SI
+	MOVQ    CX, DI
+	LEAQ    12(CX), R8
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQGT R8, DI
+	LEAQ    8(CX), R8
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQEQ R8, DI
+	LEAQ    4(CX), R8
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQEQ R8, DI
+	MOVLQSX (DI), DI
+	IMULQ   ldk+40(FP), DI
+	ADDQ    k+32(FP), DI
+	MOVQ    DX, R8
+	MOVQ    BX, R9
+	MOVQ    SI, R10
 	MOVQ    DI, R11
-	LEAQ    12(DI), R12
-	CMPQ    AX, $0x00000003
-	CMOVQGT R12, R11
-	LEAQ    8(DI), R12
-	CMPQ    AX, $0x00000003
-	CMOVQEQ R12, R11
-	LEAQ    4(DI), R12
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R12, R11
-	MOVLQSX (R11), R11
-	IMULQ   DX, R11
-	ADDQ    CX, R11
-	VPXORD  Z0, Z0, Z0
-	VPXORD  Z1, Z1, Z1
-	VPXORD  Z2, Z2, Z2
-	VPXORD  Z3, Z3, Z3
-	VPXORD  Z4, Z4, Z4
-	VPXORD  Z5, Z5, Z5
-	VPXORD  Z6, Z6, Z6
-	VPXORD  Z7, Z7, Z7
-	VPXORD  Z8, Z8, Z8
-	VPXORD  Z9, Z9, Z9
-	VPXORD  Z10, Z10, Z10
-	VPXORD  Z11, Z11, Z11
-	MOVQ    width+0(FP), R12
-	MOVQ    q+48(FP), R13
+	CMPQ    listed+16(FP), $0x00000024
+	JL      asked
+	MOVLQSX 128(CX), R8
+	IMULQ   ldk+40(FP), R8
+	ADDQ    k+32(FP), R8
+	MOVLQSX 132(CX), R9
+	IMULQ   ldk+40(FP), R9
+	ADDQ    k+32(FP), R9
+	MOVLQSX 136(CX), R10
+	IMULQ   ldk+40(FP), R10
+	ADDQ    k+32(FP), R10
+	MOVLQSX 140(CX), R11
+	IMULQ   ldk+40(FP), R11
+	ADDQ    k+32(FP), R11
+
+asked:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	MOVQ   width+0(FP), R12
+	MOVQ   q+48(FP), R13
 
 width:
-	VPMOVZXWD     (R8), Z12
+	VPMOVZXWD     (DX), Z12
 	VPSLLD        $0x10, Z12, Z12
+	PREFETCHT1    (R8)
 	ADDQ          $0x00000020, R8
-	VPMOVZXWD     (R9), Z13
+	ADDQ          $0x00000020, DX
+	VPMOVZXWD     (BX), Z13
 	VPSLLD        $0x10, Z13, Z13
+	PREFETCHT1    (R9)
 	ADDQ          $0x00000020, R9
-	VPMOVZXWD     (R10), Z14
+	ADDQ          $0x00000020, BX
+	VPMOVZXWD     (SI), Z14
 	VPSLLD        $0x10, Z14, Z14
+	PREFETCHT1    (R10)
 	ADDQ          $0x00000020, R10
-	VPMOVZXWD     (R11), Z15
+	ADDQ          $0x00000020, SI
+	VPMOVZXWD     (DI), Z15
 	VPSLLD        $0x10, Z15, Z15
+	PREFETCHT1    (R11)
 	ADDQ          $0x00000020, R11
+	ADDQ          $0x00000020, DI
 	VMOVUPS       (R13), Z16
 	VFMADD231PS   Z16, Z12, Z0
 	VFMADD231PS   Z16, Z13, Z1
 	VFMADD231PS   Z16, Z14, Z2
 	VFMADD231PS   Z16, Z15, Z3
-	VMOVUPS       (R13)(SI*1), Z16
+	VMOVUPS       (R13)(AX*1), Z16
 	VFMADD231PS   Z16, Z12, Z4
 	VFMADD231PS   Z16, Z13, Z5
 	VFMADD231PS   Z16, Z14, Z6
 	VFMADD231PS   Z16, Z15, Z7
-	VMOVUPS       (R13)(SI*2), Z16
+	VMOVUPS       (R13)(AX*2), Z16
 	VFMADD231PS   Z16, Z12, Z8
 	VFMADD231PS   Z16, Z13, Z9
 	VFMADD231PS   Z16, Z14, Z10
@@ -3830,9 +4152,9 @@ width:
 	ADDQ          $0x00000040, R13
 	SUBQ          $0x00000010, R12
 	JG            width
-	MOVQ          ldo+72(FP), R9
-	MOVQ          BX, R8
-	SHLQ          $0x02, R9
+	MOVQ          out+64(FP), DX
+	MOVQ          ldo+72(FP), BX
+	SHLQ          $0x02, BX
 	VUNPCKLPS     Z1, Z0, Z12
 	VUNPCKHPS     Z1, Z0, Z14
 	VADDPS        Z14, Z12, Z12
@@ -3846,8 +4168,8 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (R8)
-	ADDQ          R9, R8
+	VMOVUPS       X13, (DX)
+	ADDQ          BX, DX
 	VUNPCKLPS     Z5, Z4, Z12
 	VUNPCKHPS     Z5, Z4, Z14
 	VADDPS        Z14, Z12, Z12
@@ -3861,8 +4183,8 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (R8)
-	ADDQ          R9, R8
+	VMOVUPS       X13, (DX)
+	ADDQ          BX, DX
 	VUNPCKLPS     Z9, Z8, Z12
 	VUNPCKHPS     Z9, Z8, Z14
 	VADDPS        Z14, Z12, Z12
@@ -3876,29 +4198,30 @@ width:
 	VADDPS        Y12, Y14, Y12
 	VEXTRACTF32X4 $0x01, Y12, X13
 	VADDPS        X13, X12, X13
-	VMOVUPS       X13, (R8)
-	ADDQ          $0x00000010, BX
-	ADDQ          $0x10, DI
-	SUBQ          $0x00000004, AX
+	VMOVUPS       X13, (DX)
+	ADDQ          $0x10, out+64(FP)
+	ADDQ          $0x10, CX
+	SUBQ          $0x04, listed+16(FP)
+	SUBQ          $0x04, rows+8(FP)
 	JG            rows
 	VZEROUPPER
 	RET
 
-// func mixAtBF163AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// func mixAtBF163AVX512(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mixAtBF163AVX512(SB), NOSPLIT, $0-72
+TEXT ·mixAtBF163AVX512(SB), NOSPLIT, $0-80
 	MOVQ width+0(FP), AX
-	MOVQ v+24(FP), CX
-	MOVQ ldv+32(FP), DX
-	MOVQ ldp+48(FP), BX
-	MOVQ out+56(FP), SI
+	MOVQ v+32(FP), CX
+	MOVQ ldv+40(FP), DX
+	MOVQ ldp+56(FP), BX
+	MOVQ out+64(FP), SI
 	SHLQ $0x01, DX
 	SHLQ $0x02, BX
 
 chunk4:
 	CMPQ    AX, $0x00000040
 	JL      chunk4done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Z0
@@ -3916,14 +4239,14 @@ chunk4:
 	VMOVUPS 128(DI), Z10
 	VMOVUPS 192(DI), Z11
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
 
 chunk4rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VPMOVZXWD    (R8), Z12
 	VPSLLD       $0x10, Z12, Z12
 	VPMOVZXWD    32(R8), Z13
@@ -3932,8 +4255,6 @@ chunk4rows:
 	VPSLLD       $0x10, Z14, Z14
 	VPMOVZXWD    96(R8), Z15
 	VPSLLD       $0x10, Z15, Z15
-	PREFETCHT0   128(R8)
-	PREFETCHT0   192(R8)
 	VBROADCASTSS (R9), Z16
 	VFMADD231PS  Z16, Z12, Z0
 	VFMADD231PS  Z16, Z13, Z1
@@ -3949,36 +4270,56 @@ chunk4rows:
 	VFMADD231PS  Z16, Z13, Z9
 	VFMADD231PS  Z16, Z14, Z10
 	VFMADD231PS  Z16, Z15, Z11
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk4rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Z0, (DI)
-	VMOVUPS      Z1, 64(DI)
-	VMOVUPS      Z2, 128(DI)
-	VMOVUPS      Z3, 192(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z4, (DI)
-	VMOVUPS      Z5, 64(DI)
-	VMOVUPS      Z6, 128(DI)
-	VMOVUPS      Z7, 192(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z8, (DI)
-	VMOVUPS      Z9, 64(DI)
-	VMOVUPS      Z10, 128(DI)
-	VMOVUPS      Z11, 192(DI)
-	ADDQ         $0x00000100, SI
-	ADDQ         $0x00000080, CX
-	SUBQ         $0x00000040, AX
-	JMP          chunk4
+	CMPQ         R11, $0x00000004
+	JLE          chunk4near
+	MOVLQSX      16(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT0   (R8)
+	PREFETCHT0   64(R8)
+
+chunk4near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk4ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+	PREFETCHT1 64(R8)
+
+chunk4ahead:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk4rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Z0, (DI)
+	VMOVUPS Z1, 64(DI)
+	VMOVUPS Z2, 128(DI)
+	VMOVUPS Z3, 192(DI)
+	ADDQ    R8, DI
+	VMOVUPS Z4, (DI)
+	VMOVUPS Z5, 64(DI)
+	VMOVUPS Z6, 128(DI)
+	VMOVUPS Z7, 192(DI)
+	ADDQ    R8, DI
+	VMOVUPS Z8, (DI)
+	VMOVUPS Z9, 64(DI)
+	VMOVUPS Z10, 128(DI)
+	VMOVUPS Z11, 192(DI)
+	ADDQ    $0x00000100, SI
+	ADDQ    $0x00000080, CX
+	SUBQ    $0x00000040, AX
+	JMP     chunk4
 
 chunk4done:
 chunk1:
 	CMPQ    AX, $0x00000010
 	JL      chunk1done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Z0
@@ -3987,38 +4328,55 @@ chunk1:
 	ADDQ    R8, DI
 	VMOVUPS (DI), Z2
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
 
 chunk1rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VPMOVZXWD    (R8), Z3
 	VPSLLD       $0x10, Z3, Z3
-	PREFETCHT0   32(R8)
 	VBROADCASTSS (R9), Z4
 	VFMADD231PS  Z4, Z3, Z0
 	VBROADCASTSS (R9)(BX*1), Z4
 	VFMADD231PS  Z4, Z3, Z1
 	VBROADCASTSS (R9)(BX*2), Z4
 	VFMADD231PS  Z4, Z3, Z2
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk1rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Z0, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z1, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z2, (DI)
-	ADDQ         $0x00000040, SI
-	ADDQ         $0x00000020, CX
-	SUBQ         $0x00000010, AX
-	JMP          chunk1
+	CMPQ         R11, $0x00000004
+	JLE          chunk1near
+	MOVLQSX      16(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT0   (R8)
+
+chunk1near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk1ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1ahead:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk1rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Z0, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Z1, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Z2, (DI)
+	ADDQ    $0x00000040, SI
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000010, AX
+	JMP     chunk1
 
 chunk1done:
 	VZEROUPPER
@@ -4027,30 +4385,32 @@ chunk1done:
 // func dotBF164AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotBF164AVX512(SB), NOSPLIT, $0-72
-	MOVQ rows+8(FP), AX
+	MOVQ ldq+48(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+32(FP), CX
+	SHLQ $0x01, CX
+	MOVQ CX, ldk+32(FP)
 	MOVQ k+24(FP), CX
-	MOVQ ldk+32(FP), DX
-	MOVQ out+56(FP), BX
-	MOVQ ldq+48(FP), SI
-	MOVQ ahead+16(FP), DI
-	SHLQ $0x01, DX
-	SHLQ $0x02, SI
-	LEAQ (SI)(SI*2), R8
+	LEAQ (AX)(AX*2), DX
 
 rows:
-	MOVQ    CX, R9
-	LEAQ    (R9)(DX*1), R11
-	MOVQ    R9, R10
-	CMPQ    AX, $0x00000001
-	CMOVQGT R11, R10
-	LEAQ    (R10)(DX*1), R12
-	MOVQ    R10, R11
-	CMPQ    AX, $0x00000002
-	CMOVQGT R12, R11
-	LEAQ    (R11)(DX*1), R13
-	MOVQ    R11, R12
-	CMPQ    AX, $0x00000003
-	CMOVQGT R13, R12
+	MOVQ    CX, BX
+	MOVQ    ldk+32(FP), DI
+	ADDQ    BX, DI
+	MOVQ    BX, SI
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT DI, SI
+	MOVQ    ldk+32(FP), R8
+	ADDQ    SI, R8
+	MOVQ    SI, DI
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQGT R8, DI
+	MOVQ    ldk+32(FP), R9
+	ADDQ    DI, R9
+	MOVQ    DI, R8
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQGT R9, R8
+	MOVQ    ahead+16(FP), R9
 	VPXORD  Z0, Z0, Z0
 	VPXORD  Z1, Z1, Z1
 	VPXORD  Z2, Z2, Z2
@@ -4067,56 +4427,56 @@ rows:
 	VPXORD  Z13, Z13, Z13
 	VPXORD  Z14, Z14, Z14
 	VPXORD  Z15, Z15, Z15
-	MOVQ    width+0(FP), R13
-	MOVQ    q+40(FP), R14
+	MOVQ    width+0(FP), R10
+	MOVQ    q+40(FP), R11
 
 width:
-	VPMOVZXWD     (R9), Z16
+	VPMOVZXWD     (BX), Z16
 	VPSLLD        $0x10, Z16, Z16
-	PREFETCHT1    16384(R9)
-	PREFETCHT1    (R9)(DI*1)
-	ADDQ          $0x00000020, R9
-	VPMOVZXWD     (R10), Z17
+	PREFETCHT1    16384(BX)
+	PREFETCHT1    (BX)(R9*1)
+	ADDQ          $0x00000020, BX
+	VPMOVZXWD     (SI), Z17
 	VPSLLD        $0x10, Z17, Z17
-	PREFETCHT1    16384(R10)
-	PREFETCHT1    (R10)(DI*1)
-	ADDQ          $0x00000020, R10
-	VPMOVZXWD     (R11), Z18
+	PREFETCHT1    16384(SI)
+	PREFETCHT1    (SI)(R9*1)
+	ADDQ          $0x00000020, SI
+	VPMOVZXWD     (DI), Z18
 	VPSLLD        $0x10, Z18, Z18
-	PREFETCHT1    16384(R11)
-	PREFETCHT1    (R11)(DI*1)
-	ADDQ          $0x00000020, R11
-	VPMOVZXWD     (R12), Z19
+	PREFETCHT1    16384(DI)
+	PREFETCHT1    (DI)(R9*1)
+	ADDQ          $0x00000020, DI
+	VPMOVZXWD     (R8), Z19
 	VPSLLD        $0x10, Z19, Z19
-	PREFETCHT1    16384(R12)
-	PREFETCHT1    (R12)(DI*1)
-	ADDQ          $0x00000020, R12
-	VMOVUPS       (R14), Z20
+	PREFETCHT1    16384(R8)
+	PREFETCHT1    (R8)(R9*1)
+	ADDQ          $0x00000020, R8
+	VMOVUPS       (R11), Z20
 	VFMADD231PS   Z20, Z16, Z0
 	VFMADD231PS   Z20, Z17, Z1
 	VFMADD231PS   Z20, Z18, Z2
 	VFMADD231PS   Z20, Z19, Z3
-	VMOVUPS       (R14)(SI*1), Z20
+	VMOVUPS       (R11)(AX*1), Z20
 	VFMADD231PS   Z20, Z16, Z4
 	VFMADD231PS   Z20, Z17, Z5
 	VFMADD231PS   Z20, Z18, Z6
 	VFMADD231PS   Z20, Z19, Z7
-	VMOVUPS       (R14)(SI*2), Z20
+	VMOVUPS       (R11)(AX*2), Z20
 	VFMADD231PS   Z20, Z16, Z8
 	VFMADD231PS   Z20, Z17, Z9
 	VFMADD231PS   Z20, Z18, Z10
 	VFMADD231PS   Z20, Z19, Z11
-	VMOVUPS       (R14)(R8*1), Z20
+	VMOVUPS       (R11)(DX*1), Z20
 	VFMADD231PS   Z20, Z16, Z12
 	VFMADD231PS   Z20, Z17, Z13
 	VFMADD231PS   Z20, Z18, Z14
 	VFMADD231PS   Z20, Z19, Z15
-	ADDQ          $0x00000040, R14
-	SUBQ          $0x00000010, R13
+	ADDQ          $0x00000040, R11
+	SUBQ          $0x00000010, R10
 	JG            width
-	MOVQ          ldo+64(FP), R10
-	MOVQ          BX, R9
-	SHLQ          $0x02, R10
+	MOVQ          out+56(FP), BX
+	MOVQ          ldo+64(FP), SI
+	SHLQ          $0x02, SI
 	VUNPCKLPS     Z1, Z0, Z16
 	VUNPCKHPS     Z1, Z0, Z18
 	VADDPS        Z18, Z16, Z16
@@ -4130,8 +4490,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R9)
-	ADDQ          R10, R9
+	VMOVUPS       X17, (BX)
+	ADDQ          SI, BX
 	VUNPCKLPS     Z5, Z4, Z16
 	VUNPCKHPS     Z5, Z4, Z18
 	VADDPS        Z18, Z16, Z16
@@ -4145,8 +4505,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R9)
-	ADDQ          R10, R9
+	VMOVUPS       X17, (BX)
+	ADDQ          SI, BX
 	VUNPCKLPS     Z9, Z8, Z16
 	VUNPCKHPS     Z9, Z8, Z18
 	VADDPS        Z18, Z16, Z16
@@ -4160,8 +4520,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R9)
-	ADDQ          R10, R9
+	VMOVUPS       X17, (BX)
+	ADDQ          SI, BX
 	VUNPCKLPS     Z13, Z12, Z16
 	VUNPCKHPS     Z13, Z12, Z18
 	VADDPS        Z18, Z16, Z16
@@ -4175,10 +4535,11 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R9)
-	ADDQ          $0x00000010, BX
-	LEAQ          (CX)(DX*4), CX
-	SUBQ          $0x00000004, AX
+	VMOVUPS       X17, (BX)
+	ADDQ          $0x10, out+56(FP)
+	MOVQ          ldk+32(FP), BX
+	LEAQ          (CX)(BX*4), CX
+	SUBQ          $0x04, rows+8(FP)
 	JG            rows
 	VZEROUPPER
 	RET
@@ -4340,193 +4701,176 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotAtBF164AVX512(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotAtBF164AVX512(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX512F, AVX512VL, CMOV, MMX+
 TEXT ·dotAtBF164AVX512(SB), NOSPLIT, $0-80
-	MOVQ rows+8(FP), AX
-	MOVQ k+32(FP), CX
-	MOVQ ldk+40(FP), DX
-	MOVQ out+64(FP), BX
-	MOVQ ldq+56(FP), SI
-	MOVQ at+16(FP), DI
-	SHLQ $0x01, DX
-	SHLQ $0x02, SI
-	LEAQ (SI)(SI*2), R8
+	MOVQ ldq+56(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+40(FP), CX
+	SHLQ $0x01, CX
+	MOVQ CX, ldk+40(FP)
+	MOVQ at+24(FP), CX
+	LEAQ (AX)(AX*2), DX
 
 rows:
-	CMPQ    AX, $0x00000014
+	CMPQ    listed+16(FP), $0x00000008
 	JL      near
-	MOVLQSX 64(DI), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	LEAQ    (R9)(DX*1), R10
+	MOVLQSX 16(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
 
-key0:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        key0
-	MOVLQSX    68(DI), R9
-	IMULQ      DX, R9
-	ADDQ       CX, R9
-	LEAQ       (R9)(DX*1), R10
+line0:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        line0
+	MOVLQSX    20(CX), BX
+	IMULQ      ldk+40(FP), BX
+	ADDQ       k+32(FP), BX
+	MOVQ       ldk+40(FP), SI
+	ADDQ       BX, SI
 
-key1:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        key1
-	MOVLQSX    72(DI), R9
-	IMULQ      DX, R9
-	ADDQ       CX, R9
-	LEAQ       (R9)(DX*1), R10
+line1:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        line1
+	MOVLQSX    24(CX), BX
+	IMULQ      ldk+40(FP), BX
+	ADDQ       k+32(FP), BX
+	MOVQ       ldk+40(FP), SI
+	ADDQ       BX, SI
 
-key2:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        key2
-	MOVLQSX    76(DI), R9
-	IMULQ      DX, R9
-	ADDQ       CX, R9
-	LEAQ       (R9)(DX*1), R10
+line2:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        line2
+	MOVLQSX    28(CX), BX
+	IMULQ      ldk+40(FP), BX
+	ADDQ       k+32(FP), BX
+	MOVQ       ldk+40(FP), SI
+	ADDQ       BX, SI
 
-key3:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        key3
+line3:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        line3
 
 near:
-	MOVQ    v+24(FP), R9
-	TESTQ   R9, R9
-	JZ      alone
-	CMPQ    AX, $0x00000004
-	JL      alone
-	MOVLQSX (DI), R10
-	IMULQ   DX, R10
-	ADDQ    R9, R10
-	LEAQ    (R10)(DX*1), R11
-
-value0:
-	PREFETCHT1 (R10)
-	ADDQ       $0x40, R10
-	CMPQ       R10, R11
-	JCS        value0
-	MOVLQSX    4(DI), R10
-	IMULQ      DX, R10
-	ADDQ       R9, R10
-	LEAQ       (R10)(DX*1), R11
-
-value1:
-	PREFETCHT1 (R10)
-	ADDQ       $0x40, R10
-	CMPQ       R10, R11
-	JCS        value1
-	MOVLQSX    8(DI), R10
-	IMULQ      DX, R10
-	ADDQ       R9, R10
-	LEAQ       (R10)(DX*1), R11
-
-value2:
-	PREFETCHT1 (R10)
-	ADDQ       $0x40, R10
-	CMPQ       R10, R11
-	JCS        value2
-	MOVLQSX    12(DI), R10
-	IMULQ      DX, R10
-	ADDQ       R9, R10
-	LEAQ       (R10)(DX*1), R9
-
-value3:
-	PREFETCHT1 (R10)
-	ADDQ       $0x40, R10
-	CMPQ       R10, R9
-	JCS        value3
-
-alone:
-	MOVQ    DI, R9
-	MOVLQSX (R9), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	MOVQ    DI, R10
-	LEAQ    4(DI), R11
-	CMPQ    AX, $0x00000001
-	CMOVQGT R11, R10
-	MOVLQSX (R10), R10
-	IMULQ   DX, R10
-	ADDQ    CX, R10
+	MOVQ    CX, BX
+	MOVLQSX (BX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    CX, SI
+	LEAQ    4(CX), DI
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT DI, SI
+	MOVLQSX (SI), SI
+	IMULQ   ldk+40(FP), SI
+	ADDQ    k+32(FP), SI
+	MOVQ    CX, DI
+	LEAQ    8(CX), R8
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQGT R8, DI
+	LEAQ    4(CX), R8
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQEQ R8, DI
+	MOVLQSX (DI), DI
+	IMULQ   ldk+40(FP), DI
+	ADDQ    k+32(FP), DI
+	MOVQ    CX, R8
+	LEAQ    12(CX), R9
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQGT R9, R8
+	LEAQ    8(CX), R9
+	CMPQ    rows+8(FP), $0x00000003
+	CMOVQEQ R9, R8
+	LEAQ    4(CX), R9
+	CMPQ    rows+8(FP), $0x00000002
+	CMOVQEQ R9, R8
+	MOVLQSX (R8), R8
+	IMULQ   ldk+40(FP), R8
+	ADDQ    k+32(FP), R8
+	MOVQ    BX, R9
+	MOVQ    SI, R10
 	MOVQ    DI, R11
-	LEAQ    8(DI), R12
-	CMPQ    AX, $0x00000002
-	CMOVQGT R12, R11
-	LEAQ    4(DI), R12
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R12, R11
-	MOVLQSX (R11), R11
-	IMULQ   DX, R11
-	ADDQ    CX, R11
-	MOVQ    DI, R12
-	LEAQ    12(DI), R13
-	CMPQ    AX, $0x00000003
-	CMOVQGT R13, R12
-	LEAQ    8(DI), R13
-	CMPQ    AX, $0x00000003
-	CMOVQEQ R13, R12
-	LEAQ    4(DI), R13
-	CMPQ    AX, $0x00000002
-	CMOVQEQ R13, R12
-	MOVLQSX (R12), R12
-	IMULQ   DX, R12
-	ADDQ    CX, R12
-	VPXORD  Z0, Z0, Z0
-	VPXORD  Z1, Z1, Z1
-	VPXORD  Z2, Z2, Z2
-	VPXORD  Z3, Z3, Z3
-	VPXORD  Z4, Z4, Z4
-	VPXORD  Z5, Z5, Z5
-	VPXORD  Z6, Z6, Z6
-	VPXORD  Z7, Z7, Z7
-	VPXORD  Z8, Z8, Z8
-	VPXORD  Z9, Z9, Z9
-	VPXORD  Z10, Z10, Z10
-	VPXORD  Z11, Z11, Z11
-	VPXORD  Z12, Z12, Z12
-	VPXORD  Z13, Z13, Z13
-	VPXORD  Z14, Z14, Z14
-	VPXORD  Z15, Z15, Z15
-	MOVQ    width+0(FP), R13
-	MOVQ    q+48(FP), R14
+	MOVQ    R8, R12
+	CMPQ    listed+16(FP), $0x00000024
+	JL      asked
+	MOVLQSX 128(CX), R9
+	IMULQ   ldk+40(FP), R9
+	ADDQ    k+32(FP), R9
+	MOVLQSX 132(CX), R10
+	IMULQ   ldk+40(FP), R10
+	ADDQ    k+32(FP), R10
+	MOVLQSX 136(CX), R11
+	IMULQ   ldk+40(FP), R11
+	ADDQ    k+32(FP), R11
+	MOVLQSX 140(CX), R12
+	IMULQ   ldk+40(FP), R12
+	ADDQ    k+32(FP), R12
+
+asked:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	MOVQ   width+0(FP), R13
+	MOVQ   q+48(FP), R14
 
 width:
-	VPMOVZXWD     (R9), Z16
+	VPMOVZXWD     (BX), Z16
 	VPSLLD        $0x10, Z16, Z16
+	PREFETCHT1    (R9)
 	ADDQ          $0x00000020, R9
-	VPMOVZXWD     (R10), Z17
+	ADDQ          $0x00000020, BX
+	VPMOVZXWD     (SI), Z17
 	VPSLLD        $0x10, Z17, Z17
+	PREFETCHT1    (R10)
 	ADDQ          $0x00000020, R10
-	VPMOVZXWD     (R11), Z18
+	ADDQ          $0x00000020, SI
+	VPMOVZXWD     (DI), Z18
 	VPSLLD        $0x10, Z18, Z18
+	PREFETCHT1    (R11)
 	ADDQ          $0x00000020, R11
-	VPMOVZXWD     (R12), Z19
+	ADDQ          $0x00000020, DI
+	VPMOVZXWD     (R8), Z19
 	VPSLLD        $0x10, Z19, Z19
+	PREFETCHT1    (R12)
 	ADDQ          $0x00000020, R12
+	ADDQ          $0x00000020, R8
 	VMOVUPS       (R14), Z20
 	VFMADD231PS   Z20, Z16, Z0
 	VFMADD231PS   Z20, Z17, Z1
 	VFMADD231PS   Z20, Z18, Z2
 	VFMADD231PS   Z20, Z19, Z3
-	VMOVUPS       (R14)(SI*1), Z20
+	VMOVUPS       (R14)(AX*1), Z20
 	VFMADD231PS   Z20, Z16, Z4
 	VFMADD231PS   Z20, Z17, Z5
 	VFMADD231PS   Z20, Z18, Z6
 	VFMADD231PS   Z20, Z19, Z7
-	VMOVUPS       (R14)(SI*2), Z20
+	VMOVUPS       (R14)(AX*2), Z20
 	VFMADD231PS   Z20, Z16, Z8
 	VFMADD231PS   Z20, Z17, Z9
 	VFMADD231PS   Z20, Z18, Z10
 	VFMADD231PS   Z20, Z19, Z11
-	VMOVUPS       (R14)(R8*1), Z20
+	VMOVUPS       (R14)(DX*1), Z20
 	VFMADD231PS   Z20, Z16, Z12
 	VFMADD231PS   Z20, Z17, Z13
 	VFMADD231PS   Z20, Z18, Z14
@@ -4534,9 +4878,9 @@ width:
 	ADDQ          $0x00000040, R14
 	SUBQ          $0x00000010, R13
 	JG            width
-	MOVQ          ldo+72(FP), R10
-	MOVQ          BX, R9
-	SHLQ          $0x02, R10
+	MOVQ          out+64(FP), BX
+	MOVQ          ldo+72(FP), SI
+	SHLQ          $0x02, SI
 	VUNPCKLPS     Z1, Z0, Z16
 	VUNPCKHPS     Z1, Z0, Z18
 	VADDPS        Z18, Z16, Z16
@@ -4550,8 +4894,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R9)
-	ADDQ          R10, R9
+	VMOVUPS       X17, (BX)
+	ADDQ          SI, BX
 	VUNPCKLPS     Z5, Z4, Z16
 	VUNPCKHPS     Z5, Z4, Z18
 	VADDPS        Z18, Z16, Z16
@@ -4565,8 +4909,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R9)
-	ADDQ          R10, R9
+	VMOVUPS       X17, (BX)
+	ADDQ          SI, BX
 	VUNPCKLPS     Z9, Z8, Z16
 	VUNPCKHPS     Z9, Z8, Z18
 	VADDPS        Z18, Z16, Z16
@@ -4580,8 +4924,8 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R9)
-	ADDQ          R10, R9
+	VMOVUPS       X17, (BX)
+	ADDQ          SI, BX
 	VUNPCKLPS     Z13, Z12, Z16
 	VUNPCKHPS     Z13, Z12, Z18
 	VADDPS        Z18, Z16, Z16
@@ -4595,29 +4939,30 @@ width:
 	VADDPS        Y16, Y18, Y16
 	VEXTRACTF32X4 $0x01, Y16, X17
 	VADDPS        X17, X16, X17
-	VMOVUPS       X17, (R9)
-	ADDQ          $0x00000010, BX
-	ADDQ          $0x10, DI
-	SUBQ          $0x00000004, AX
+	VMOVUPS       X17, (BX)
+	ADDQ          $0x10, out+64(FP)
+	ADDQ          $0x10, CX
+	SUBQ          $0x04, listed+16(FP)
+	SUBQ          $0x04, rows+8(FP)
 	JG            rows
 	VZEROUPPER
 	RET
 
-// func mixAtBF164AVX512(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// func mixAtBF164AVX512(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 // Requires: AVX, AVX512F, MMX+
-TEXT ·mixAtBF164AVX512(SB), NOSPLIT, $0-72
+TEXT ·mixAtBF164AVX512(SB), NOSPLIT, $0-80
 	MOVQ width+0(FP), AX
-	MOVQ v+24(FP), CX
-	MOVQ ldv+32(FP), DX
-	MOVQ ldp+48(FP), BX
-	MOVQ out+56(FP), SI
+	MOVQ v+32(FP), CX
+	MOVQ ldv+40(FP), DX
+	MOVQ ldp+56(FP), BX
+	MOVQ out+64(FP), SI
 	SHLQ $0x01, DX
 	SHLQ $0x02, BX
 
 chunk4:
 	CMPQ    AX, $0x00000040
 	JL      chunk4done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Z0
@@ -4640,15 +4985,15 @@ chunk4:
 	VMOVUPS 128(DI), Z14
 	VMOVUPS 192(DI), Z15
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
-	LEAQ    (BX)(BX*2), R11
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
+	LEAQ    (BX)(BX*2), R12
 
 chunk4rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VPMOVZXWD    (R8), Z16
 	VPSLLD       $0x10, Z16, Z16
 	VPMOVZXWD    32(R8), Z17
@@ -4657,8 +5002,6 @@ chunk4rows:
 	VPSLLD       $0x10, Z18, Z18
 	VPMOVZXWD    96(R8), Z19
 	VPSLLD       $0x10, Z19, Z19
-	PREFETCHT0   128(R8)
-	PREFETCHT0   192(R8)
 	VBROADCASTSS (R9), Z20
 	VFMADD231PS  Z20, Z16, Z0
 	VFMADD231PS  Z20, Z17, Z1
@@ -4674,46 +5017,66 @@ chunk4rows:
 	VFMADD231PS  Z20, Z17, Z9
 	VFMADD231PS  Z20, Z18, Z10
 	VFMADD231PS  Z20, Z19, Z11
-	VBROADCASTSS (R9)(R11*1), Z20
+	VBROADCASTSS (R9)(R12*1), Z20
 	VFMADD231PS  Z20, Z16, Z12
 	VFMADD231PS  Z20, Z17, Z13
 	VFMADD231PS  Z20, Z18, Z14
 	VFMADD231PS  Z20, Z19, Z15
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk4rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Z0, (DI)
-	VMOVUPS      Z1, 64(DI)
-	VMOVUPS      Z2, 128(DI)
-	VMOVUPS      Z3, 192(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z4, (DI)
-	VMOVUPS      Z5, 64(DI)
-	VMOVUPS      Z6, 128(DI)
-	VMOVUPS      Z7, 192(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z8, (DI)
-	VMOVUPS      Z9, 64(DI)
-	VMOVUPS      Z10, 128(DI)
-	VMOVUPS      Z11, 192(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z12, (DI)
-	VMOVUPS      Z13, 64(DI)
-	VMOVUPS      Z14, 128(DI)
-	VMOVUPS      Z15, 192(DI)
-	ADDQ         $0x00000100, SI
-	ADDQ         $0x00000080, CX
-	SUBQ         $0x00000040, AX
-	JMP          chunk4
+	CMPQ         R11, $0x00000004
+	JLE          chunk4near
+	MOVLQSX      16(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT0   (R8)
+	PREFETCHT0   64(R8)
+
+chunk4near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk4ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+	PREFETCHT1 64(R8)
+
+chunk4ahead:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk4rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Z0, (DI)
+	VMOVUPS Z1, 64(DI)
+	VMOVUPS Z2, 128(DI)
+	VMOVUPS Z3, 192(DI)
+	ADDQ    R8, DI
+	VMOVUPS Z4, (DI)
+	VMOVUPS Z5, 64(DI)
+	VMOVUPS Z6, 128(DI)
+	VMOVUPS Z7, 192(DI)
+	ADDQ    R8, DI
+	VMOVUPS Z8, (DI)
+	VMOVUPS Z9, 64(DI)
+	VMOVUPS Z10, 128(DI)
+	VMOVUPS Z11, 192(DI)
+	ADDQ    R8, DI
+	VMOVUPS Z12, (DI)
+	VMOVUPS Z13, 64(DI)
+	VMOVUPS Z14, 128(DI)
+	VMOVUPS Z15, 192(DI)
+	ADDQ    $0x00000100, SI
+	ADDQ    $0x00000080, CX
+	SUBQ    $0x00000040, AX
+	JMP     chunk4
 
 chunk4done:
 chunk1:
 	CMPQ    AX, $0x00000010
 	JL      chunk1done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Z0
@@ -4724,43 +5087,60 @@ chunk1:
 	ADDQ    R8, DI
 	VMOVUPS (DI), Z3
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
-	LEAQ    (BX)(BX*2), R11
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
+	LEAQ    (BX)(BX*2), R12
 
 chunk1rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VPMOVZXWD    (R8), Z4
 	VPSLLD       $0x10, Z4, Z4
-	PREFETCHT0   32(R8)
 	VBROADCASTSS (R9), Z5
 	VFMADD231PS  Z5, Z4, Z0
 	VBROADCASTSS (R9)(BX*1), Z5
 	VFMADD231PS  Z5, Z4, Z1
 	VBROADCASTSS (R9)(BX*2), Z5
 	VFMADD231PS  Z5, Z4, Z2
-	VBROADCASTSS (R9)(R11*1), Z5
+	VBROADCASTSS (R9)(R12*1), Z5
 	VFMADD231PS  Z5, Z4, Z3
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk1rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Z0, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z1, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z2, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Z3, (DI)
-	ADDQ         $0x00000040, SI
-	ADDQ         $0x00000020, CX
-	SUBQ         $0x00000010, AX
-	JMP          chunk1
+	CMPQ         R11, $0x00000004
+	JLE          chunk1near
+	MOVLQSX      16(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT0   (R8)
+
+chunk1near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk1ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1ahead:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk1rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Z0, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Z1, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Z2, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Z3, (DI)
+	ADDQ    $0x00000040, SI
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000010, AX
+	JMP     chunk1
 
 chunk1done:
 	VZEROUPPER
@@ -4769,52 +5149,53 @@ chunk1done:
 // func dotF321AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·dotF321AVX2(SB), NOSPLIT, $0-72
-	MOVQ rows+8(FP), AX
-	MOVQ k+24(FP), CX
-	MOVQ ldk+32(FP), DX
-	MOVQ out+56(FP), BX
-	MOVQ ldq+48(FP), SI
-	MOVQ ahead+16(FP), DI
-	SHLQ $0x02, DX
-	SHLQ $0x02, SI
+	MOVQ ldq+48(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+32(FP), AX
+	SHLQ $0x02, AX
+	MOVQ AX, ldk+32(FP)
+	MOVQ k+24(FP), AX
 
 rows:
-	MOVQ    CX, SI
-	LEAQ    (SI)(DX*1), R9
-	MOVQ    SI, R8
-	CMPQ    AX, $0x00000001
-	CMOVQGT R9, R8
+	MOVQ    AX, CX
+	MOVQ    ldk+32(FP), BX
+	ADDQ    CX, BX
+	MOVQ    CX, DX
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT BX, DX
+	MOVQ    ahead+16(FP), BX
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
-	MOVQ    width+0(FP), R9
-	MOVQ    q+40(FP), R10
+	MOVQ    width+0(FP), SI
+	MOVQ    q+40(FP), DI
 
 width:
-	VMOVUPS      (SI), Y2
-	PREFETCHT1   16384(SI)
-	PREFETCHT1   (SI)(DI*1)
-	ADDQ         $0x00000020, SI
-	VMOVUPS      (R8), Y3
-	PREFETCHT1   16384(R8)
-	PREFETCHT1   (R8)(DI*1)
-	ADDQ         $0x00000020, R8
-	VMOVUPS      (R10), Y4
+	VMOVUPS      (CX), Y2
+	PREFETCHT1   16384(CX)
+	PREFETCHT1   (CX)(BX*1)
+	ADDQ         $0x00000020, CX
+	VMOVUPS      (DX), Y3
+	PREFETCHT1   16384(DX)
+	PREFETCHT1   (DX)(BX*1)
+	ADDQ         $0x00000020, DX
+	VMOVUPS      (DI), Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
-	ADDQ         $0x00000020, R10
-	SUBQ         $0x00000008, R9
+	ADDQ         $0x00000020, DI
+	SUBQ         $0x00000008, SI
 	JG           width
-	MOVQ         ldo+64(FP), R8
-	MOVQ         BX, SI
-	SHLQ         $0x02, R8
+	MOVQ         out+56(FP), CX
+	MOVQ         ldo+64(FP), DX
+	SHLQ         $0x02, DX
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (SI)
-	ADDQ         $0x00000008, BX
-	LEAQ         (CX)(DX*2), CX
-	SUBQ         $0x00000002, AX
+	VMOVSD       X1, (CX)
+	ADDQ         $0x08, out+56(FP)
+	MOVQ         ldk+32(FP), CX
+	LEAQ         (AX)(CX*2), AX
+	SUBQ         $0x02, rows+8(FP)
 	JG           rows
 	VZEROUPPER
 	RET
@@ -4897,191 +5278,215 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotAtF321AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotAtF321AVX2(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·dotAtF321AVX2(SB), NOSPLIT, $0-80
-	MOVQ rows+8(FP), AX
-	MOVQ k+32(FP), CX
-	MOVQ ldk+40(FP), DX
-	MOVQ out+64(FP), BX
-	MOVQ ldq+56(FP), SI
-	MOVQ at+16(FP), DI
-	SHLQ $0x02, DX
-	SHLQ $0x02, SI
+	MOVQ ldq+56(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+40(FP), AX
+	SHLQ $0x02, AX
+	MOVQ AX, ldk+40(FP)
+	MOVQ at+24(FP), AX
 
 rows:
-	CMPQ    AX, $0x0000000a
+	CMPQ    listed+16(FP), $0x00000004
 	JL      near
-	MOVLQSX 32(DI), SI
-	IMULQ   DX, SI
-	ADDQ    CX, SI
-	LEAQ    (SI)(DX*1), R8
+	MOVLQSX 8(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
 
-key0:
-	PREFETCHT1 (SI)
-	ADDQ       $0x40, SI
-	CMPQ       SI, R8
-	JCS        key0
-	MOVLQSX    36(DI), SI
-	IMULQ      DX, SI
-	ADDQ       CX, SI
-	LEAQ       (SI)(DX*1), R8
+line0:
+	PREFETCHT0 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        line0
+	MOVLQSX    12(AX), CX
+	IMULQ      ldk+40(FP), CX
+	ADDQ       k+32(FP), CX
+	MOVQ       ldk+40(FP), DX
+	ADDQ       CX, DX
 
-key1:
-	PREFETCHT1 (SI)
-	ADDQ       $0x40, SI
-	CMPQ       SI, R8
-	JCS        key1
+line1:
+	PREFETCHT0 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        line1
 
 near:
-	MOVQ    v+24(FP), SI
-	TESTQ   SI, SI
-	JZ      alone
-	CMPQ    AX, $0x00000002
-	JL      alone
-	MOVLQSX (DI), R8
-	IMULQ   DX, R8
-	ADDQ    SI, R8
-	LEAQ    (R8)(DX*1), R9
+	MOVQ    AX, CX
+	MOVLQSX (CX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    AX, DX
+	LEAQ    4(AX), BX
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT BX, DX
+	MOVLQSX (DX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    CX, BX
+	MOVQ    DX, SI
+	CMPQ    listed+16(FP), $0x00000022
+	JL      asked
+	MOVLQSX 128(AX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVLQSX 132(AX), SI
+	IMULQ   ldk+40(FP), SI
+	ADDQ    k+32(FP), SI
 
-value0:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        value0
-	MOVLQSX    4(DI), R8
-	IMULQ      DX, R8
-	ADDQ       SI, R8
-	LEAQ       (R8)(DX*1), SI
-
-value1:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, SI
-	JCS        value1
-
-alone:
-	MOVQ    DI, SI
-	MOVLQSX (SI), SI
-	IMULQ   DX, SI
-	ADDQ    CX, SI
-	MOVQ    DI, R8
-	LEAQ    4(DI), R9
-	CMPQ    AX, $0x00000001
-	CMOVQGT R9, R8
-	MOVLQSX (R8), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
-	VXORPS  Y0, Y0, Y0
-	VXORPS  Y1, Y1, Y1
-	MOVQ    width+0(FP), R9
-	MOVQ    q+48(FP), R10
+asked:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	MOVQ   width+0(FP), DI
+	MOVQ   q+48(FP), R8
 
 width:
-	VMOVUPS      (SI), Y2
+	VMOVUPS      (CX), Y2
+	PREFETCHT1   (BX)
+	ADDQ         $0x00000020, BX
+	ADDQ         $0x00000020, CX
+	VMOVUPS      (DX), Y3
+	PREFETCHT1   (SI)
 	ADDQ         $0x00000020, SI
-	VMOVUPS      (R8), Y3
-	ADDQ         $0x00000020, R8
-	VMOVUPS      (R10), Y4
+	ADDQ         $0x00000020, DX
+	VMOVUPS      (R8), Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
-	ADDQ         $0x00000020, R10
-	SUBQ         $0x00000008, R9
+	ADDQ         $0x00000020, R8
+	SUBQ         $0x00000008, DI
 	JG           width
-	MOVQ         ldo+72(FP), R8
-	MOVQ         BX, SI
-	SHLQ         $0x02, R8
+	MOVQ         out+64(FP), CX
+	MOVQ         ldo+72(FP), DX
+	SHLQ         $0x02, DX
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (SI)
-	ADDQ         $0x00000008, BX
-	ADDQ         $0x08, DI
-	SUBQ         $0x00000002, AX
+	VMOVSD       X1, (CX)
+	ADDQ         $0x08, out+64(FP)
+	ADDQ         $0x08, AX
+	SUBQ         $0x02, listed+16(FP)
+	SUBQ         $0x02, rows+8(FP)
 	JG           rows
 	VZEROUPPER
 	RET
 
-// func mixAtF321AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// func mixAtF321AVX2(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·mixAtF321AVX2(SB), NOSPLIT, $0-72
+TEXT ·mixAtF321AVX2(SB), NOSPLIT, $0-80
 	MOVQ width+0(FP), AX
-	MOVQ v+24(FP), CX
-	MOVQ ldv+32(FP), DX
-	MOVQ ldp+48(FP), BX
-	MOVQ out+56(FP), SI
+	MOVQ v+32(FP), CX
+	MOVQ ldv+40(FP), DX
+	MOVQ ldp+56(FP), BX
+	MOVQ out+64(FP), SI
 	SHLQ $0x02, DX
 	SHLQ $0x02, BX
 
 chunk2:
 	CMPQ    AX, $0x00000010
 	JL      chunk2done
-	MOVQ    ldo+64(FP), DI
+	MOVQ    ldo+72(FP), DI
 	MOVQ    SI, BX
 	SHLQ    $0x02, DI
 	VMOVUPS (BX), Y0
 	VMOVUPS 32(BX), Y1
 	MOVQ    rows+8(FP), BX
-	MOVQ    p+40(FP), R8
-	MOVQ    at+16(FP), R9
+	MOVQ    p+48(FP), R8
+	MOVQ    at+24(FP), R9
+	MOVQ    listed+16(FP), R10
 
 chunk2rows:
 	MOVLQSX      (R9), DI
 	IMULQ        DX, DI
 	ADDQ         CX, DI
-	ADDQ         $0x04, R9
 	VMOVUPS      (DI), Y2
 	VMOVUPS      32(DI), Y3
-	PREFETCHT0   64(DI)
 	VBROADCASTSS (R8), Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
-	ADDQ         $0x04, R8
-	DECQ         BX
-	JNZ          chunk2rows
-	MOVQ         SI, BX
-	MOVQ         ldo+64(FP), DI
-	SHLQ         $0x02, DI
-	VMOVUPS      Y0, (BX)
-	VMOVUPS      Y1, 32(BX)
-	ADDQ         $0x00000040, SI
-	ADDQ         $0x00000040, CX
-	SUBQ         $0x00000010, AX
-	JMP          chunk2
+	CMPQ         R10, $0x00000004
+	JLE          chunk2near
+	MOVLQSX      16(R9), DI
+	IMULQ        DX, DI
+	ADDQ         CX, DI
+	PREFETCHT0   (DI)
+
+chunk2near:
+	CMPQ       R10, $0x00000020
+	JLE        chunk2ahead
+	MOVLQSX    128(R9), DI
+	IMULQ      DX, DI
+	ADDQ       CX, DI
+	PREFETCHT1 (DI)
+
+chunk2ahead:
+	ADDQ    $0x04, R9
+	DECQ    R10
+	ADDQ    $0x04, R8
+	DECQ    BX
+	JNZ     chunk2rows
+	MOVQ    SI, BX
+	MOVQ    ldo+72(FP), DI
+	SHLQ    $0x02, DI
+	VMOVUPS Y0, (BX)
+	VMOVUPS Y1, 32(BX)
+	ADDQ    $0x00000040, SI
+	ADDQ    $0x00000040, CX
+	SUBQ    $0x00000010, AX
+	JMP     chunk2
 
 chunk2done:
 chunk1:
 	CMPQ    AX, $0x00000008
 	JL      chunk1done
-	MOVQ    ldo+64(FP), DI
+	MOVQ    ldo+72(FP), DI
 	MOVQ    SI, BX
 	SHLQ    $0x02, DI
 	VMOVUPS (BX), Y0
 	MOVQ    rows+8(FP), BX
-	MOVQ    p+40(FP), R8
-	MOVQ    at+16(FP), R9
+	MOVQ    p+48(FP), R8
+	MOVQ    at+24(FP), R9
+	MOVQ    listed+16(FP), R10
 
 chunk1rows:
 	MOVLQSX      (R9), DI
 	IMULQ        DX, DI
 	ADDQ         CX, DI
-	ADDQ         $0x04, R9
 	VMOVUPS      (DI), Y1
-	PREFETCHT0   32(DI)
 	VBROADCASTSS (R8), Y2
 	VFMADD231PS  Y2, Y1, Y0
-	ADDQ         $0x04, R8
-	DECQ         BX
-	JNZ          chunk1rows
-	MOVQ         SI, BX
-	MOVQ         ldo+64(FP), DI
-	SHLQ         $0x02, DI
-	VMOVUPS      Y0, (BX)
-	ADDQ         $0x00000020, SI
-	ADDQ         $0x00000020, CX
-	SUBQ         $0x00000008, AX
-	JMP          chunk1
+	CMPQ         R10, $0x00000004
+	JLE          chunk1near
+	MOVLQSX      16(R9), DI
+	IMULQ        DX, DI
+	ADDQ         CX, DI
+	PREFETCHT0   (DI)
+
+chunk1near:
+	CMPQ       R10, $0x00000020
+	JLE        chunk1ahead
+	MOVLQSX    128(R9), DI
+	IMULQ      DX, DI
+	ADDQ       CX, DI
+	PREFETCHT1 (DI)
+
+chunk1ahead:
+	ADDQ    $0x04, R9
+	DECQ    R10
+	ADDQ    $0x04, R8
+	DECQ    BX
+	JNZ     chunk1rows
+	MOVQ    SI, BX
+	MOVQ    ldo+72(FP), DI
+	SHLQ    $0x02, DI
+	VMOVUPS Y0, (BX)
+	ADDQ    $0x00000020, SI
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, AX
+	JMP     chunk1
 
 chunk1done:
 	VZEROUPPER
@@ -5090,63 +5495,64 @@ chunk1done:
 // func dotF322AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·dotF322AVX2(SB), NOSPLIT, $0-72
-	MOVQ rows+8(FP), AX
+	MOVQ ldq+48(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+32(FP), CX
+	SHLQ $0x02, CX
+	MOVQ CX, ldk+32(FP)
 	MOVQ k+24(FP), CX
-	MOVQ ldk+32(FP), DX
-	MOVQ out+56(FP), BX
-	MOVQ ldq+48(FP), SI
-	MOVQ ahead+16(FP), DI
-	SHLQ $0x02, DX
-	SHLQ $0x02, SI
 
 rows:
-	MOVQ    CX, R8
-	LEAQ    (R8)(DX*1), R10
-	MOVQ    R8, R9
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
+	MOVQ    CX, DX
+	MOVQ    ldk+32(FP), SI
+	ADDQ    DX, SI
+	MOVQ    DX, BX
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT SI, BX
+	MOVQ    ahead+16(FP), SI
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
 	VXORPS  Y3, Y3, Y3
-	MOVQ    width+0(FP), R10
-	MOVQ    q+40(FP), R11
+	MOVQ    width+0(FP), DI
+	MOVQ    q+40(FP), R8
 
 width:
-	VMOVUPS      (R8), Y4
-	PREFETCHT1   16384(R8)
-	PREFETCHT1   (R8)(DI*1)
-	ADDQ         $0x00000020, R8
-	VMOVUPS      (R9), Y5
-	PREFETCHT1   16384(R9)
-	PREFETCHT1   (R9)(DI*1)
-	ADDQ         $0x00000020, R9
-	VMOVUPS      (R11), Y6
+	VMOVUPS      (DX), Y4
+	PREFETCHT1   16384(DX)
+	PREFETCHT1   (DX)(SI*1)
+	ADDQ         $0x00000020, DX
+	VMOVUPS      (BX), Y5
+	PREFETCHT1   16384(BX)
+	PREFETCHT1   (BX)(SI*1)
+	ADDQ         $0x00000020, BX
+	VMOVUPS      (R8), Y6
 	VFMADD231PS  Y6, Y4, Y0
 	VFMADD231PS  Y6, Y5, Y1
-	VMOVUPS      (R11)(SI*1), Y6
+	VMOVUPS      (R8)(AX*1), Y6
 	VFMADD231PS  Y6, Y4, Y2
 	VFMADD231PS  Y6, Y5, Y3
-	ADDQ         $0x00000020, R11
-	SUBQ         $0x00000008, R10
+	ADDQ         $0x00000020, R8
+	SUBQ         $0x00000008, DI
 	JG           width
-	MOVQ         ldo+64(FP), R9
-	MOVQ         BX, R8
-	SHLQ         $0x02, R9
+	MOVQ         out+56(FP), DX
+	MOVQ         ldo+64(FP), BX
+	SHLQ         $0x02, BX
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         R9, R8
+	VMOVSD       X1, (DX)
+	ADDQ         BX, DX
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         $0x00000008, BX
+	VMOVSD       X1, (DX)
+	ADDQ         $0x08, out+56(FP)
+	MOVQ         ldk+32(FP), DX
 	LEAQ         (CX)(DX*2), CX
-	SUBQ         $0x00000002, AX
+	SUBQ         $0x02, rows+8(FP)
 	JG           rows
 	VZEROUPPER
 	RET
@@ -5244,138 +5650,128 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotAtF322AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotAtF322AVX2(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·dotAtF322AVX2(SB), NOSPLIT, $0-80
-	MOVQ rows+8(FP), AX
-	MOVQ k+32(FP), CX
-	MOVQ ldk+40(FP), DX
-	MOVQ out+64(FP), BX
-	MOVQ ldq+56(FP), SI
-	MOVQ at+16(FP), DI
-	SHLQ $0x02, DX
-	SHLQ $0x02, SI
+	MOVQ ldq+56(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+40(FP), CX
+	SHLQ $0x02, CX
+	MOVQ CX, ldk+40(FP)
+	MOVQ at+24(FP), CX
 
 rows:
-	CMPQ    AX, $0x0000000a
+	CMPQ    listed+16(FP), $0x00000004
 	JL      near
-	MOVLQSX 32(DI), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
-	LEAQ    (R8)(DX*1), R9
+	MOVLQSX 8(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
 
-key0:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key0
-	MOVLQSX    36(DI), R8
-	IMULQ      DX, R8
-	ADDQ       CX, R8
-	LEAQ       (R8)(DX*1), R9
+line0:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line0
+	MOVLQSX    12(CX), DX
+	IMULQ      ldk+40(FP), DX
+	ADDQ       k+32(FP), DX
+	MOVQ       ldk+40(FP), BX
+	ADDQ       DX, BX
 
-key1:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key1
+line1:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line1
 
 near:
-	MOVQ    v+24(FP), R8
-	TESTQ   R8, R8
-	JZ      alone
-	CMPQ    AX, $0x00000002
-	JL      alone
-	MOVLQSX (DI), R9
-	IMULQ   DX, R9
-	ADDQ    R8, R9
-	LEAQ    (R9)(DX*1), R10
+	MOVQ    CX, DX
+	MOVLQSX (DX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    CX, BX
+	LEAQ    4(CX), SI
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT SI, BX
+	MOVLQSX (BX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    DX, SI
+	MOVQ    BX, DI
+	CMPQ    listed+16(FP), $0x00000022
+	JL      asked
+	MOVLQSX 128(CX), SI
+	IMULQ   ldk+40(FP), SI
+	ADDQ    k+32(FP), SI
+	MOVLQSX 132(CX), DI
+	IMULQ   ldk+40(FP), DI
+	ADDQ    k+32(FP), DI
 
-value0:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        value0
-	MOVLQSX    4(DI), R9
-	IMULQ      DX, R9
-	ADDQ       R8, R9
-	LEAQ       (R9)(DX*1), R8
-
-value1:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R8
-	JCS        value1
-
-alone:
-	MOVQ    DI, R8
-	MOVLQSX (R8), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
-	MOVQ    DI, R9
-	LEAQ    4(DI), R10
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
-	MOVLQSX (R9), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	VXORPS  Y0, Y0, Y0
-	VXORPS  Y1, Y1, Y1
-	VXORPS  Y2, Y2, Y2
-	VXORPS  Y3, Y3, Y3
-	MOVQ    width+0(FP), R10
-	MOVQ    q+48(FP), R11
+asked:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVQ   width+0(FP), R8
+	MOVQ   q+48(FP), R9
 
 width:
-	VMOVUPS      (R8), Y4
-	ADDQ         $0x00000020, R8
-	VMOVUPS      (R9), Y5
-	ADDQ         $0x00000020, R9
-	VMOVUPS      (R11), Y6
+	VMOVUPS      (DX), Y4
+	PREFETCHT1   (SI)
+	ADDQ         $0x00000020, SI
+	ADDQ         $0x00000020, DX
+	VMOVUPS      (BX), Y5
+	PREFETCHT1   (DI)
+	ADDQ         $0x00000020, DI
+	ADDQ         $0x00000020, BX
+	VMOVUPS      (R9), Y6
 	VFMADD231PS  Y6, Y4, Y0
 	VFMADD231PS  Y6, Y5, Y1
-	VMOVUPS      (R11)(SI*1), Y6
+	VMOVUPS      (R9)(AX*1), Y6
 	VFMADD231PS  Y6, Y4, Y2
 	VFMADD231PS  Y6, Y5, Y3
-	ADDQ         $0x00000020, R11
-	SUBQ         $0x00000008, R10
+	ADDQ         $0x00000020, R9
+	SUBQ         $0x00000008, R8
 	JG           width
-	MOVQ         ldo+72(FP), R9
-	MOVQ         BX, R8
-	SHLQ         $0x02, R9
+	MOVQ         out+64(FP), DX
+	MOVQ         ldo+72(FP), BX
+	SHLQ         $0x02, BX
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         R9, R8
+	VMOVSD       X1, (DX)
+	ADDQ         BX, DX
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         $0x00000008, BX
-	ADDQ         $0x08, DI
-	SUBQ         $0x00000002, AX
+	VMOVSD       X1, (DX)
+	ADDQ         $0x08, out+64(FP)
+	ADDQ         $0x08, CX
+	SUBQ         $0x02, listed+16(FP)
+	SUBQ         $0x02, rows+8(FP)
 	JG           rows
 	VZEROUPPER
 	RET
 
-// func mixAtF322AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// func mixAtF322AVX2(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·mixAtF322AVX2(SB), NOSPLIT, $0-72
+TEXT ·mixAtF322AVX2(SB), NOSPLIT, $0-80
 	MOVQ width+0(FP), AX
-	MOVQ v+24(FP), CX
-	MOVQ ldv+32(FP), DX
-	MOVQ ldp+48(FP), BX
-	MOVQ out+56(FP), SI
+	MOVQ v+32(FP), CX
+	MOVQ ldv+40(FP), DX
+	MOVQ ldp+56(FP), BX
+	MOVQ out+64(FP), SI
 	SHLQ $0x02, DX
 	SHLQ $0x02, BX
 
 chunk2:
 	CMPQ    AX, $0x00000010
 	JL      chunk2done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Y0
@@ -5384,77 +5780,111 @@ chunk2:
 	VMOVUPS (DI), Y2
 	VMOVUPS 32(DI), Y3
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
 
 chunk2rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VMOVUPS      (R8), Y4
 	VMOVUPS      32(R8), Y5
-	PREFETCHT0   64(R8)
 	VBROADCASTSS (R9), Y6
 	VFMADD231PS  Y6, Y4, Y0
 	VFMADD231PS  Y6, Y5, Y1
 	VBROADCASTSS (R9)(BX*1), Y6
 	VFMADD231PS  Y6, Y4, Y2
 	VFMADD231PS  Y6, Y5, Y3
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk2rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Y0, (DI)
-	VMOVUPS      Y1, 32(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y2, (DI)
-	VMOVUPS      Y3, 32(DI)
-	ADDQ         $0x00000040, SI
-	ADDQ         $0x00000040, CX
-	SUBQ         $0x00000010, AX
-	JMP          chunk2
+	CMPQ         R11, $0x00000004
+	JLE          chunk2near
+	MOVLQSX      16(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT0   (R8)
+
+chunk2near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk2ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk2ahead:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk2rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y2, (DI)
+	VMOVUPS Y3, 32(DI)
+	ADDQ    $0x00000040, SI
+	ADDQ    $0x00000040, CX
+	SUBQ    $0x00000010, AX
+	JMP     chunk2
 
 chunk2done:
 chunk1:
 	CMPQ    AX, $0x00000008
 	JL      chunk1done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Y0
 	ADDQ    R8, DI
 	VMOVUPS (DI), Y1
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
 
 chunk1rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VMOVUPS      (R8), Y2
-	PREFETCHT0   32(R8)
 	VBROADCASTSS (R9), Y3
 	VFMADD231PS  Y3, Y2, Y0
 	VBROADCASTSS (R9)(BX*1), Y3
 	VFMADD231PS  Y3, Y2, Y1
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk1rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Y0, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y1, (DI)
-	ADDQ         $0x00000020, SI
-	ADDQ         $0x00000020, CX
-	SUBQ         $0x00000008, AX
-	JMP          chunk1
+	CMPQ         R11, $0x00000004
+	JLE          chunk1near
+	MOVLQSX      16(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT0   (R8)
+
+chunk1near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk1ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1ahead:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk1rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Y0, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y1, (DI)
+	ADDQ    $0x00000020, SI
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, AX
+	JMP     chunk1
 
 chunk1done:
 	VZEROUPPER
@@ -5463,74 +5893,75 @@ chunk1done:
 // func dotF323AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·dotF323AVX2(SB), NOSPLIT, $0-72
-	MOVQ rows+8(FP), AX
+	MOVQ ldq+48(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+32(FP), CX
+	SHLQ $0x02, CX
+	MOVQ CX, ldk+32(FP)
 	MOVQ k+24(FP), CX
-	MOVQ ldk+32(FP), DX
-	MOVQ out+56(FP), BX
-	MOVQ ldq+48(FP), SI
-	MOVQ ahead+16(FP), DI
-	SHLQ $0x02, DX
-	SHLQ $0x02, SI
 
 rows:
-	MOVQ    CX, R8
-	LEAQ    (R8)(DX*1), R10
-	MOVQ    R8, R9
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
+	MOVQ    CX, DX
+	MOVQ    ldk+32(FP), SI
+	ADDQ    DX, SI
+	MOVQ    DX, BX
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT SI, BX
+	MOVQ    ahead+16(FP), SI
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
 	VXORPS  Y3, Y3, Y3
 	VXORPS  Y4, Y4, Y4
 	VXORPS  Y5, Y5, Y5
-	MOVQ    width+0(FP), R10
-	MOVQ    q+40(FP), R11
+	MOVQ    width+0(FP), DI
+	MOVQ    q+40(FP), R8
 
 width:
-	VMOVUPS      (R8), Y6
-	PREFETCHT1   16384(R8)
-	PREFETCHT1   (R8)(DI*1)
-	ADDQ         $0x00000020, R8
-	VMOVUPS      (R9), Y7
-	PREFETCHT1   16384(R9)
-	PREFETCHT1   (R9)(DI*1)
-	ADDQ         $0x00000020, R9
-	VMOVUPS      (R11), Y8
+	VMOVUPS      (DX), Y6
+	PREFETCHT1   16384(DX)
+	PREFETCHT1   (DX)(SI*1)
+	ADDQ         $0x00000020, DX
+	VMOVUPS      (BX), Y7
+	PREFETCHT1   16384(BX)
+	PREFETCHT1   (BX)(SI*1)
+	ADDQ         $0x00000020, BX
+	VMOVUPS      (R8), Y8
 	VFMADD231PS  Y8, Y6, Y0
 	VFMADD231PS  Y8, Y7, Y1
-	VMOVUPS      (R11)(SI*1), Y8
+	VMOVUPS      (R8)(AX*1), Y8
 	VFMADD231PS  Y8, Y6, Y2
 	VFMADD231PS  Y8, Y7, Y3
-	VMOVUPS      (R11)(SI*2), Y8
+	VMOVUPS      (R8)(AX*2), Y8
 	VFMADD231PS  Y8, Y6, Y4
 	VFMADD231PS  Y8, Y7, Y5
-	ADDQ         $0x00000020, R11
-	SUBQ         $0x00000008, R10
+	ADDQ         $0x00000020, R8
+	SUBQ         $0x00000008, DI
 	JG           width
-	MOVQ         ldo+64(FP), R9
-	MOVQ         BX, R8
-	SHLQ         $0x02, R9
+	MOVQ         out+56(FP), DX
+	MOVQ         ldo+64(FP), BX
+	SHLQ         $0x02, BX
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         R9, R8
+	VMOVSD       X1, (DX)
+	ADDQ         BX, DX
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         R9, R8
+	VMOVSD       X1, (DX)
+	ADDQ         BX, DX
 	VHADDPS      Y5, Y4, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         $0x00000008, BX
+	VMOVSD       X1, (DX)
+	ADDQ         $0x08, out+56(FP)
+	MOVQ         ldk+32(FP), DX
 	LEAQ         (CX)(DX*2), CX
-	SUBQ         $0x00000002, AX
+	SUBQ         $0x02, rows+8(FP)
 	JG           rows
 	VZEROUPPER
 	RET
@@ -5643,149 +6074,139 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotAtF323AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotAtF323AVX2(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·dotAtF323AVX2(SB), NOSPLIT, $0-80
-	MOVQ rows+8(FP), AX
-	MOVQ k+32(FP), CX
-	MOVQ ldk+40(FP), DX
-	MOVQ out+64(FP), BX
-	MOVQ ldq+56(FP), SI
-	MOVQ at+16(FP), DI
-	SHLQ $0x02, DX
-	SHLQ $0x02, SI
+	MOVQ ldq+56(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+40(FP), CX
+	SHLQ $0x02, CX
+	MOVQ CX, ldk+40(FP)
+	MOVQ at+24(FP), CX
 
 rows:
-	CMPQ    AX, $0x0000000a
+	CMPQ    listed+16(FP), $0x00000004
 	JL      near
-	MOVLQSX 32(DI), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
-	LEAQ    (R8)(DX*1), R9
+	MOVLQSX 8(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
 
-key0:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key0
-	MOVLQSX    36(DI), R8
-	IMULQ      DX, R8
-	ADDQ       CX, R8
-	LEAQ       (R8)(DX*1), R9
+line0:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line0
+	MOVLQSX    12(CX), DX
+	IMULQ      ldk+40(FP), DX
+	ADDQ       k+32(FP), DX
+	MOVQ       ldk+40(FP), BX
+	ADDQ       DX, BX
 
-key1:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key1
+line1:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line1
 
 near:
-	MOVQ    v+24(FP), R8
-	TESTQ   R8, R8
-	JZ      alone
-	CMPQ    AX, $0x00000002
-	JL      alone
-	MOVLQSX (DI), R9
-	IMULQ   DX, R9
-	ADDQ    R8, R9
-	LEAQ    (R9)(DX*1), R10
+	MOVQ    CX, DX
+	MOVLQSX (DX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    CX, BX
+	LEAQ    4(CX), SI
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT SI, BX
+	MOVLQSX (BX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    DX, SI
+	MOVQ    BX, DI
+	CMPQ    listed+16(FP), $0x00000022
+	JL      asked
+	MOVLQSX 128(CX), SI
+	IMULQ   ldk+40(FP), SI
+	ADDQ    k+32(FP), SI
+	MOVLQSX 132(CX), DI
+	IMULQ   ldk+40(FP), DI
+	ADDQ    k+32(FP), DI
 
-value0:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        value0
-	MOVLQSX    4(DI), R9
-	IMULQ      DX, R9
-	ADDQ       R8, R9
-	LEAQ       (R9)(DX*1), R8
-
-value1:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R8
-	JCS        value1
-
-alone:
-	MOVQ    DI, R8
-	MOVLQSX (R8), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
-	MOVQ    DI, R9
-	LEAQ    4(DI), R10
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
-	MOVLQSX (R9), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	VXORPS  Y0, Y0, Y0
-	VXORPS  Y1, Y1, Y1
-	VXORPS  Y2, Y2, Y2
-	VXORPS  Y3, Y3, Y3
-	VXORPS  Y4, Y4, Y4
-	VXORPS  Y5, Y5, Y5
-	MOVQ    width+0(FP), R10
-	MOVQ    q+48(FP), R11
+asked:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	MOVQ   width+0(FP), R8
+	MOVQ   q+48(FP), R9
 
 width:
-	VMOVUPS      (R8), Y6
-	ADDQ         $0x00000020, R8
-	VMOVUPS      (R9), Y7
-	ADDQ         $0x00000020, R9
-	VMOVUPS      (R11), Y8
+	VMOVUPS      (DX), Y6
+	PREFETCHT1   (SI)
+	ADDQ         $0x00000020, SI
+	ADDQ         $0x00000020, DX
+	VMOVUPS      (BX), Y7
+	PREFETCHT1   (DI)
+	ADDQ         $0x00000020, DI
+	ADDQ         $0x00000020, BX
+	VMOVUPS      (R9), Y8
 	VFMADD231PS  Y8, Y6, Y0
 	VFMADD231PS  Y8, Y7, Y1
-	VMOVUPS      (R11)(SI*1), Y8
+	VMOVUPS      (R9)(AX*1), Y8
 	VFMADD231PS  Y8, Y6, Y2
 	VFMADD231PS  Y8, Y7, Y3
-	VMOVUPS      (R11)(SI*2), Y8
+	VMOVUPS      (R9)(AX*2), Y8
 	VFMADD231PS  Y8, Y6, Y4
 	VFMADD231PS  Y8, Y7, Y5
-	ADDQ         $0x00000020, R11
-	SUBQ         $0x00000008, R10
+	ADDQ         $0x00000020, R9
+	SUBQ         $0x00000008, R8
 	JG           width
-	MOVQ         ldo+72(FP), R9
-	MOVQ         BX, R8
-	SHLQ         $0x02, R9
+	MOVQ         out+64(FP), DX
+	MOVQ         ldo+72(FP), BX
+	SHLQ         $0x02, BX
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         R9, R8
+	VMOVSD       X1, (DX)
+	ADDQ         BX, DX
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         R9, R8
+	VMOVSD       X1, (DX)
+	ADDQ         BX, DX
 	VHADDPS      Y5, Y4, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         $0x00000008, BX
-	ADDQ         $0x08, DI
-	SUBQ         $0x00000002, AX
+	VMOVSD       X1, (DX)
+	ADDQ         $0x08, out+64(FP)
+	ADDQ         $0x08, CX
+	SUBQ         $0x02, listed+16(FP)
+	SUBQ         $0x02, rows+8(FP)
 	JG           rows
 	VZEROUPPER
 	RET
 
-// func mixAtF323AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// func mixAtF323AVX2(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·mixAtF323AVX2(SB), NOSPLIT, $0-72
+TEXT ·mixAtF323AVX2(SB), NOSPLIT, $0-80
 	MOVQ width+0(FP), AX
-	MOVQ v+24(FP), CX
-	MOVQ ldv+32(FP), DX
-	MOVQ ldp+48(FP), BX
-	MOVQ out+56(FP), SI
+	MOVQ v+32(FP), CX
+	MOVQ ldv+40(FP), DX
+	MOVQ ldp+56(FP), BX
+	MOVQ out+64(FP), SI
 	SHLQ $0x02, DX
 	SHLQ $0x02, BX
 
 chunk2:
 	CMPQ    AX, $0x00000010
 	JL      chunk2done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Y0
@@ -5797,17 +6218,16 @@ chunk2:
 	VMOVUPS (DI), Y4
 	VMOVUPS 32(DI), Y5
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
 
 chunk2rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VMOVUPS      (R8), Y6
 	VMOVUPS      32(R8), Y7
-	PREFETCHT0   64(R8)
 	VBROADCASTSS (R9), Y8
 	VFMADD231PS  Y8, Y6, Y0
 	VFMADD231PS  Y8, Y7, Y1
@@ -5817,30 +6237,48 @@ chunk2rows:
 	VBROADCASTSS (R9)(BX*2), Y8
 	VFMADD231PS  Y8, Y6, Y4
 	VFMADD231PS  Y8, Y7, Y5
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk2rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Y0, (DI)
-	VMOVUPS      Y1, 32(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y2, (DI)
-	VMOVUPS      Y3, 32(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y4, (DI)
-	VMOVUPS      Y5, 32(DI)
-	ADDQ         $0x00000040, SI
-	ADDQ         $0x00000040, CX
-	SUBQ         $0x00000010, AX
-	JMP          chunk2
+	CMPQ         R11, $0x00000004
+	JLE          chunk2near
+	MOVLQSX      16(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT0   (R8)
+
+chunk2near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk2ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk2ahead:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk2rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y2, (DI)
+	VMOVUPS Y3, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y4, (DI)
+	VMOVUPS Y5, 32(DI)
+	ADDQ    $0x00000040, SI
+	ADDQ    $0x00000040, CX
+	SUBQ    $0x00000010, AX
+	JMP     chunk2
 
 chunk2done:
 chunk1:
 	CMPQ    AX, $0x00000008
 	JL      chunk1done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Y0
@@ -5849,37 +6287,54 @@ chunk1:
 	ADDQ    R8, DI
 	VMOVUPS (DI), Y2
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
 
 chunk1rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VMOVUPS      (R8), Y3
-	PREFETCHT0   32(R8)
 	VBROADCASTSS (R9), Y4
 	VFMADD231PS  Y4, Y3, Y0
 	VBROADCASTSS (R9)(BX*1), Y4
 	VFMADD231PS  Y4, Y3, Y1
 	VBROADCASTSS (R9)(BX*2), Y4
 	VFMADD231PS  Y4, Y3, Y2
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk1rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Y0, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y1, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y2, (DI)
-	ADDQ         $0x00000020, SI
-	ADDQ         $0x00000020, CX
-	SUBQ         $0x00000008, AX
-	JMP          chunk1
+	CMPQ         R11, $0x00000004
+	JLE          chunk1near
+	MOVLQSX      16(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT0   (R8)
+
+chunk1near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk1ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1ahead:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk1rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Y0, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y1, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y2, (DI)
+	ADDQ    $0x00000020, SI
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, AX
+	JMP     chunk1
 
 chunk1done:
 	VZEROUPPER
@@ -5888,22 +6343,22 @@ chunk1done:
 // func dotF324AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·dotF324AVX2(SB), NOSPLIT, $0-72
-	MOVQ rows+8(FP), AX
+	MOVQ ldq+48(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+32(FP), CX
+	SHLQ $0x02, CX
+	MOVQ CX, ldk+32(FP)
 	MOVQ k+24(FP), CX
-	MOVQ ldk+32(FP), DX
-	MOVQ out+56(FP), BX
-	MOVQ ldq+48(FP), SI
-	MOVQ ahead+16(FP), DI
-	SHLQ $0x02, DX
-	SHLQ $0x02, SI
-	LEAQ (SI)(SI*2), R8
+	LEAQ (AX)(AX*2), DX
 
 rows:
-	MOVQ    CX, R9
-	LEAQ    (R9)(DX*1), R11
-	MOVQ    R9, R10
-	CMPQ    AX, $0x00000001
-	CMOVQGT R11, R10
+	MOVQ    CX, BX
+	MOVQ    ldk+32(FP), DI
+	ADDQ    BX, DI
+	MOVQ    BX, SI
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT DI, SI
+	MOVQ    ahead+16(FP), DI
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
@@ -5912,62 +6367,63 @@ rows:
 	VXORPS  Y5, Y5, Y5
 	VXORPS  Y6, Y6, Y6
 	VXORPS  Y7, Y7, Y7
-	MOVQ    width+0(FP), R11
-	MOVQ    q+40(FP), R12
+	MOVQ    width+0(FP), R8
+	MOVQ    q+40(FP), R9
 
 width:
-	VMOVUPS      (R9), Y8
-	PREFETCHT1   16384(R9)
-	PREFETCHT1   (R9)(DI*1)
-	ADDQ         $0x00000020, R9
-	VMOVUPS      (R10), Y9
-	PREFETCHT1   16384(R10)
-	PREFETCHT1   (R10)(DI*1)
-	ADDQ         $0x00000020, R10
-	VMOVUPS      (R12), Y10
+	VMOVUPS      (BX), Y8
+	PREFETCHT1   16384(BX)
+	PREFETCHT1   (BX)(DI*1)
+	ADDQ         $0x00000020, BX
+	VMOVUPS      (SI), Y9
+	PREFETCHT1   16384(SI)
+	PREFETCHT1   (SI)(DI*1)
+	ADDQ         $0x00000020, SI
+	VMOVUPS      (R9), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y1
-	VMOVUPS      (R12)(SI*1), Y10
+	VMOVUPS      (R9)(AX*1), Y10
 	VFMADD231PS  Y10, Y8, Y2
 	VFMADD231PS  Y10, Y9, Y3
-	VMOVUPS      (R12)(SI*2), Y10
+	VMOVUPS      (R9)(AX*2), Y10
 	VFMADD231PS  Y10, Y8, Y4
 	VFMADD231PS  Y10, Y9, Y5
-	VMOVUPS      (R12)(R8*1), Y10
+	VMOVUPS      (R9)(DX*1), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         $0x00000020, R12
-	SUBQ         $0x00000008, R11
+	ADDQ         $0x00000020, R9
+	SUBQ         $0x00000008, R8
 	JG           width
-	MOVQ         ldo+64(FP), R10
-	MOVQ         BX, R9
-	SHLQ         $0x02, R10
+	MOVQ         out+56(FP), BX
+	MOVQ         ldo+64(FP), SI
+	SHLQ         $0x02, SI
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         R10, R9
+	VMOVSD       X1, (BX)
+	ADDQ         SI, BX
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         R10, R9
+	VMOVSD       X1, (BX)
+	ADDQ         SI, BX
 	VHADDPS      Y5, Y4, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         R10, R9
+	VMOVSD       X1, (BX)
+	ADDQ         SI, BX
 	VHADDPS      Y7, Y6, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         $0x00000008, BX
-	LEAQ         (CX)(DX*2), CX
-	SUBQ         $0x00000002, AX
+	VMOVSD       X1, (BX)
+	ADDQ         $0x08, out+56(FP)
+	MOVQ         ldk+32(FP), BX
+	LEAQ         (CX)(BX*2), CX
+	SUBQ         $0x02, rows+8(FP)
 	JG           rows
 	VZEROUPPER
 	RET
@@ -6097,161 +6553,151 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotAtF324AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotAtF324AVX2(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, CMOV, FMA3, MMX+
 TEXT ·dotAtF324AVX2(SB), NOSPLIT, $0-80
-	MOVQ rows+8(FP), AX
-	MOVQ k+32(FP), CX
-	MOVQ ldk+40(FP), DX
-	MOVQ out+64(FP), BX
-	MOVQ ldq+56(FP), SI
-	MOVQ at+16(FP), DI
-	SHLQ $0x02, DX
-	SHLQ $0x02, SI
-	LEAQ (SI)(SI*2), R8
+	MOVQ ldq+56(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+40(FP), CX
+	SHLQ $0x02, CX
+	MOVQ CX, ldk+40(FP)
+	MOVQ at+24(FP), CX
+	LEAQ (AX)(AX*2), DX
 
 rows:
-	CMPQ    AX, $0x0000000a
+	CMPQ    listed+16(FP), $0x00000004
 	JL      near
-	MOVLQSX 32(DI), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	LEAQ    (R9)(DX*1), R10
+	MOVLQSX 8(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
 
-key0:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        key0
-	MOVLQSX    36(DI), R9
-	IMULQ      DX, R9
-	ADDQ       CX, R9
-	LEAQ       (R9)(DX*1), R10
+line0:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        line0
+	MOVLQSX    12(CX), BX
+	IMULQ      ldk+40(FP), BX
+	ADDQ       k+32(FP), BX
+	MOVQ       ldk+40(FP), SI
+	ADDQ       BX, SI
 
-key1:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        key1
+line1:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        line1
 
 near:
-	MOVQ    v+24(FP), R9
-	TESTQ   R9, R9
-	JZ      alone
-	CMPQ    AX, $0x00000002
-	JL      alone
-	MOVLQSX (DI), R10
-	IMULQ   DX, R10
-	ADDQ    R9, R10
-	LEAQ    (R10)(DX*1), R11
+	MOVQ    CX, BX
+	MOVLQSX (BX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    CX, SI
+	LEAQ    4(CX), DI
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT DI, SI
+	MOVLQSX (SI), SI
+	IMULQ   ldk+40(FP), SI
+	ADDQ    k+32(FP), SI
+	MOVQ    BX, DI
+	MOVQ    SI, R8
+	CMPQ    listed+16(FP), $0x00000022
+	JL      asked
+	MOVLQSX 128(CX), DI
+	IMULQ   ldk+40(FP), DI
+	ADDQ    k+32(FP), DI
+	MOVLQSX 132(CX), R8
+	IMULQ   ldk+40(FP), R8
+	ADDQ    k+32(FP), R8
 
-value0:
-	PREFETCHT1 (R10)
-	ADDQ       $0x40, R10
-	CMPQ       R10, R11
-	JCS        value0
-	MOVLQSX    4(DI), R10
-	IMULQ      DX, R10
-	ADDQ       R9, R10
-	LEAQ       (R10)(DX*1), R9
-
-value1:
-	PREFETCHT1 (R10)
-	ADDQ       $0x40, R10
-	CMPQ       R10, R9
-	JCS        value1
-
-alone:
-	MOVQ    DI, R9
-	MOVLQSX (R9), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	MOVQ    DI, R10
-	LEAQ    4(DI), R11
-	CMPQ    AX, $0x00000001
-	CMOVQGT R11, R10
-	MOVLQSX (R10), R10
-	IMULQ   DX, R10
-	ADDQ    CX, R10
-	VXORPS  Y0, Y0, Y0
-	VXORPS  Y1, Y1, Y1
-	VXORPS  Y2, Y2, Y2
-	VXORPS  Y3, Y3, Y3
-	VXORPS  Y4, Y4, Y4
-	VXORPS  Y5, Y5, Y5
-	VXORPS  Y6, Y6, Y6
-	VXORPS  Y7, Y7, Y7
-	MOVQ    width+0(FP), R11
-	MOVQ    q+48(FP), R12
+asked:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	MOVQ   width+0(FP), R9
+	MOVQ   q+48(FP), R10
 
 width:
-	VMOVUPS      (R9), Y8
-	ADDQ         $0x00000020, R9
-	VMOVUPS      (R10), Y9
-	ADDQ         $0x00000020, R10
-	VMOVUPS      (R12), Y10
+	VMOVUPS      (BX), Y8
+	PREFETCHT1   (DI)
+	ADDQ         $0x00000020, DI
+	ADDQ         $0x00000020, BX
+	VMOVUPS      (SI), Y9
+	PREFETCHT1   (R8)
+	ADDQ         $0x00000020, R8
+	ADDQ         $0x00000020, SI
+	VMOVUPS      (R10), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y1
-	VMOVUPS      (R12)(SI*1), Y10
+	VMOVUPS      (R10)(AX*1), Y10
 	VFMADD231PS  Y10, Y8, Y2
 	VFMADD231PS  Y10, Y9, Y3
-	VMOVUPS      (R12)(SI*2), Y10
+	VMOVUPS      (R10)(AX*2), Y10
 	VFMADD231PS  Y10, Y8, Y4
 	VFMADD231PS  Y10, Y9, Y5
-	VMOVUPS      (R12)(R8*1), Y10
+	VMOVUPS      (R10)(DX*1), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         $0x00000020, R12
-	SUBQ         $0x00000008, R11
+	ADDQ         $0x00000020, R10
+	SUBQ         $0x00000008, R9
 	JG           width
-	MOVQ         ldo+72(FP), R10
-	MOVQ         BX, R9
-	SHLQ         $0x02, R10
+	MOVQ         out+64(FP), BX
+	MOVQ         ldo+72(FP), SI
+	SHLQ         $0x02, SI
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         R10, R9
+	VMOVSD       X1, (BX)
+	ADDQ         SI, BX
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         R10, R9
+	VMOVSD       X1, (BX)
+	ADDQ         SI, BX
 	VHADDPS      Y5, Y4, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         R10, R9
+	VMOVSD       X1, (BX)
+	ADDQ         SI, BX
 	VHADDPS      Y7, Y6, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         $0x00000008, BX
-	ADDQ         $0x08, DI
-	SUBQ         $0x00000002, AX
+	VMOVSD       X1, (BX)
+	ADDQ         $0x08, out+64(FP)
+	ADDQ         $0x08, CX
+	SUBQ         $0x02, listed+16(FP)
+	SUBQ         $0x02, rows+8(FP)
 	JG           rows
 	VZEROUPPER
 	RET
 
-// func mixAtF324AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// func mixAtF324AVX2(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 // Requires: AVX, FMA3, MMX+
-TEXT ·mixAtF324AVX2(SB), NOSPLIT, $0-72
+TEXT ·mixAtF324AVX2(SB), NOSPLIT, $0-80
 	MOVQ width+0(FP), AX
-	MOVQ v+24(FP), CX
-	MOVQ ldv+32(FP), DX
-	MOVQ ldp+48(FP), BX
-	MOVQ out+56(FP), SI
+	MOVQ v+32(FP), CX
+	MOVQ ldv+40(FP), DX
+	MOVQ ldp+56(FP), BX
+	MOVQ out+64(FP), SI
 	SHLQ $0x02, DX
 	SHLQ $0x02, BX
 
 chunk2:
 	CMPQ    AX, $0x00000010
 	JL      chunk2done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Y0
@@ -6266,18 +6712,17 @@ chunk2:
 	VMOVUPS (DI), Y6
 	VMOVUPS 32(DI), Y7
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
-	LEAQ    (BX)(BX*2), R11
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
+	LEAQ    (BX)(BX*2), R12
 
 chunk2rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VMOVUPS      (R8), Y8
 	VMOVUPS      32(R8), Y9
-	PREFETCHT0   64(R8)
 	VBROADCASTSS (R9), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y1
@@ -6287,36 +6732,54 @@ chunk2rows:
 	VBROADCASTSS (R9)(BX*2), Y10
 	VFMADD231PS  Y10, Y8, Y4
 	VFMADD231PS  Y10, Y9, Y5
-	VBROADCASTSS (R9)(R11*1), Y10
+	VBROADCASTSS (R9)(R12*1), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk2rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Y0, (DI)
-	VMOVUPS      Y1, 32(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y2, (DI)
-	VMOVUPS      Y3, 32(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y4, (DI)
-	VMOVUPS      Y5, 32(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y6, (DI)
-	VMOVUPS      Y7, 32(DI)
-	ADDQ         $0x00000040, SI
-	ADDQ         $0x00000040, CX
-	SUBQ         $0x00000010, AX
-	JMP          chunk2
+	CMPQ         R11, $0x00000004
+	JLE          chunk2near
+	MOVLQSX      16(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT0   (R8)
+
+chunk2near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk2ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk2ahead:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk2rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y2, (DI)
+	VMOVUPS Y3, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y4, (DI)
+	VMOVUPS Y5, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y6, (DI)
+	VMOVUPS Y7, 32(DI)
+	ADDQ    $0x00000040, SI
+	ADDQ    $0x00000040, CX
+	SUBQ    $0x00000010, AX
+	JMP     chunk2
 
 chunk2done:
 chunk1:
 	CMPQ    AX, $0x00000008
 	JL      chunk1done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Y0
@@ -6327,42 +6790,59 @@ chunk1:
 	ADDQ    R8, DI
 	VMOVUPS (DI), Y3
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
-	LEAQ    (BX)(BX*2), R11
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
+	LEAQ    (BX)(BX*2), R12
 
 chunk1rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VMOVUPS      (R8), Y4
-	PREFETCHT0   32(R8)
 	VBROADCASTSS (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
 	VBROADCASTSS (R9)(BX*1), Y5
 	VFMADD231PS  Y5, Y4, Y1
 	VBROADCASTSS (R9)(BX*2), Y5
 	VFMADD231PS  Y5, Y4, Y2
-	VBROADCASTSS (R9)(R11*1), Y5
+	VBROADCASTSS (R9)(R12*1), Y5
 	VFMADD231PS  Y5, Y4, Y3
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk1rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Y0, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y1, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y2, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y3, (DI)
-	ADDQ         $0x00000020, SI
-	ADDQ         $0x00000020, CX
-	SUBQ         $0x00000008, AX
-	JMP          chunk1
+	CMPQ         R11, $0x00000004
+	JLE          chunk1near
+	MOVLQSX      16(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT0   (R8)
+
+chunk1near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk1ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1ahead:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk1rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Y0, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y1, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y2, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y3, (DI)
+	ADDQ    $0x00000020, SI
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000008, AX
+	JMP     chunk1
 
 chunk1done:
 	VZEROUPPER
@@ -6371,54 +6851,55 @@ chunk1done:
 // func dotBF161AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX2, CMOV, FMA3, MMX+
 TEXT ·dotBF161AVX2(SB), NOSPLIT, $0-72
-	MOVQ rows+8(FP), AX
-	MOVQ k+24(FP), CX
-	MOVQ ldk+32(FP), DX
-	MOVQ out+56(FP), BX
-	MOVQ ldq+48(FP), SI
-	MOVQ ahead+16(FP), DI
-	SHLQ $0x01, DX
-	SHLQ $0x02, SI
+	MOVQ ldq+48(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+32(FP), AX
+	SHLQ $0x01, AX
+	MOVQ AX, ldk+32(FP)
+	MOVQ k+24(FP), AX
 
 rows:
-	MOVQ    CX, SI
-	LEAQ    (SI)(DX*1), R9
-	MOVQ    SI, R8
-	CMPQ    AX, $0x00000001
-	CMOVQGT R9, R8
+	MOVQ    AX, CX
+	MOVQ    ldk+32(FP), BX
+	ADDQ    CX, BX
+	MOVQ    CX, DX
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT BX, DX
+	MOVQ    ahead+16(FP), BX
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
-	MOVQ    width+0(FP), R9
-	MOVQ    q+40(FP), R10
+	MOVQ    width+0(FP), SI
+	MOVQ    q+40(FP), DI
 
 width:
-	VPMOVZXWD    (SI), Y2
+	VPMOVZXWD    (CX), Y2
 	VPSLLD       $0x10, Y2, Y2
-	PREFETCHT1   16384(SI)
-	PREFETCHT1   (SI)(DI*1)
-	ADDQ         $0x00000010, SI
-	VPMOVZXWD    (R8), Y3
+	PREFETCHT1   16384(CX)
+	PREFETCHT1   (CX)(BX*1)
+	ADDQ         $0x00000010, CX
+	VPMOVZXWD    (DX), Y3
 	VPSLLD       $0x10, Y3, Y3
-	PREFETCHT1   16384(R8)
-	PREFETCHT1   (R8)(DI*1)
-	ADDQ         $0x00000010, R8
-	VMOVUPS      (R10), Y4
+	PREFETCHT1   16384(DX)
+	PREFETCHT1   (DX)(BX*1)
+	ADDQ         $0x00000010, DX
+	VMOVUPS      (DI), Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
-	ADDQ         $0x00000020, R10
-	SUBQ         $0x00000008, R9
+	ADDQ         $0x00000020, DI
+	SUBQ         $0x00000008, SI
 	JG           width
-	MOVQ         ldo+64(FP), R8
-	MOVQ         BX, SI
-	SHLQ         $0x02, R8
+	MOVQ         out+56(FP), CX
+	MOVQ         ldo+64(FP), DX
+	SHLQ         $0x02, DX
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (SI)
-	ADDQ         $0x00000008, BX
-	LEAQ         (CX)(DX*2), CX
-	SUBQ         $0x00000002, AX
+	VMOVSD       X1, (CX)
+	ADDQ         $0x08, out+56(FP)
+	MOVQ         ldk+32(FP), CX
+	LEAQ         (AX)(CX*2), AX
+	SUBQ         $0x02, rows+8(FP)
 	JG           rows
 	VZEROUPPER
 	RET
@@ -6504,196 +6985,220 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotAtBF161AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotAtBF161AVX2(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX2, CMOV, FMA3, MMX+
 TEXT ·dotAtBF161AVX2(SB), NOSPLIT, $0-80
-	MOVQ rows+8(FP), AX
-	MOVQ k+32(FP), CX
-	MOVQ ldk+40(FP), DX
-	MOVQ out+64(FP), BX
-	MOVQ ldq+56(FP), SI
-	MOVQ at+16(FP), DI
-	SHLQ $0x01, DX
-	SHLQ $0x02, SI
+	MOVQ ldq+56(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+40(FP), AX
+	SHLQ $0x01, AX
+	MOVQ AX, ldk+40(FP)
+	MOVQ at+24(FP), AX
 
 rows:
-	CMPQ    AX, $0x0000000a
+	CMPQ    listed+16(FP), $0x00000004
 	JL      near
-	MOVLQSX 32(DI), SI
-	IMULQ   DX, SI
-	ADDQ    CX, SI
-	LEAQ    (SI)(DX*1), R8
+	MOVLQSX 8(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
 
-key0:
-	PREFETCHT1 (SI)
-	ADDQ       $0x40, SI
-	CMPQ       SI, R8
-	JCS        key0
-	MOVLQSX    36(DI), SI
-	IMULQ      DX, SI
-	ADDQ       CX, SI
-	LEAQ       (SI)(DX*1), R8
+line0:
+	PREFETCHT0 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        line0
+	MOVLQSX    12(AX), CX
+	IMULQ      ldk+40(FP), CX
+	ADDQ       k+32(FP), CX
+	MOVQ       ldk+40(FP), DX
+	ADDQ       CX, DX
 
-key1:
-	PREFETCHT1 (SI)
-	ADDQ       $0x40, SI
-	CMPQ       SI, R8
-	JCS        key1
+line1:
+	PREFETCHT0 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        line1
 
 near:
-	MOVQ    v+24(FP), SI
-	TESTQ   SI, SI
-	JZ      alone
-	CMPQ    AX, $0x00000002
-	JL      alone
-	MOVLQSX (DI), R8
-	IMULQ   DX, R8
-	ADDQ    SI, R8
-	LEAQ    (R8)(DX*1), R9
+	MOVQ    AX, CX
+	MOVLQSX (CX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    AX, DX
+	LEAQ    4(AX), BX
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT BX, DX
+	MOVLQSX (DX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    CX, BX
+	MOVQ    DX, SI
+	CMPQ    listed+16(FP), $0x00000022
+	JL      asked
+	MOVLQSX 128(AX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVLQSX 132(AX), SI
+	IMULQ   ldk+40(FP), SI
+	ADDQ    k+32(FP), SI
 
-value0:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        value0
-	MOVLQSX    4(DI), R8
-	IMULQ      DX, R8
-	ADDQ       SI, R8
-	LEAQ       (R8)(DX*1), SI
-
-value1:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, SI
-	JCS        value1
-
-alone:
-	MOVQ    DI, SI
-	MOVLQSX (SI), SI
-	IMULQ   DX, SI
-	ADDQ    CX, SI
-	MOVQ    DI, R8
-	LEAQ    4(DI), R9
-	CMPQ    AX, $0x00000001
-	CMOVQGT R9, R8
-	MOVLQSX (R8), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
-	VXORPS  Y0, Y0, Y0
-	VXORPS  Y1, Y1, Y1
-	MOVQ    width+0(FP), R9
-	MOVQ    q+48(FP), R10
+asked:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	MOVQ   width+0(FP), DI
+	MOVQ   q+48(FP), R8
 
 width:
-	VPMOVZXWD    (SI), Y2
+	VPMOVZXWD    (CX), Y2
 	VPSLLD       $0x10, Y2, Y2
-	ADDQ         $0x00000010, SI
-	VPMOVZXWD    (R8), Y3
+	PREFETCHT1   (BX)
+	ADDQ         $0x00000010, BX
+	ADDQ         $0x00000010, CX
+	VPMOVZXWD    (DX), Y3
 	VPSLLD       $0x10, Y3, Y3
-	ADDQ         $0x00000010, R8
-	VMOVUPS      (R10), Y4
+	PREFETCHT1   (SI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000010, DX
+	VMOVUPS      (R8), Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
-	ADDQ         $0x00000020, R10
-	SUBQ         $0x00000008, R9
+	ADDQ         $0x00000020, R8
+	SUBQ         $0x00000008, DI
 	JG           width
-	MOVQ         ldo+72(FP), R8
-	MOVQ         BX, SI
-	SHLQ         $0x02, R8
+	MOVQ         out+64(FP), CX
+	MOVQ         ldo+72(FP), DX
+	SHLQ         $0x02, DX
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (SI)
-	ADDQ         $0x00000008, BX
-	ADDQ         $0x08, DI
-	SUBQ         $0x00000002, AX
+	VMOVSD       X1, (CX)
+	ADDQ         $0x08, out+64(FP)
+	ADDQ         $0x08, AX
+	SUBQ         $0x02, listed+16(FP)
+	SUBQ         $0x02, rows+8(FP)
 	JG           rows
 	VZEROUPPER
 	RET
 
-// func mixAtBF161AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// func mixAtBF161AVX2(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·mixAtBF161AVX2(SB), NOSPLIT, $0-72
+TEXT ·mixAtBF161AVX2(SB), NOSPLIT, $0-80
 	MOVQ width+0(FP), AX
-	MOVQ v+24(FP), CX
-	MOVQ ldv+32(FP), DX
-	MOVQ ldp+48(FP), BX
-	MOVQ out+56(FP), SI
+	MOVQ v+32(FP), CX
+	MOVQ ldv+40(FP), DX
+	MOVQ ldp+56(FP), BX
+	MOVQ out+64(FP), SI
 	SHLQ $0x01, DX
 	SHLQ $0x02, BX
 
 chunk2:
 	CMPQ    AX, $0x00000010
 	JL      chunk2done
-	MOVQ    ldo+64(FP), DI
+	MOVQ    ldo+72(FP), DI
 	MOVQ    SI, BX
 	SHLQ    $0x02, DI
 	VMOVUPS (BX), Y0
 	VMOVUPS 32(BX), Y1
 	MOVQ    rows+8(FP), BX
-	MOVQ    p+40(FP), R8
-	MOVQ    at+16(FP), R9
+	MOVQ    p+48(FP), R8
+	MOVQ    at+24(FP), R9
+	MOVQ    listed+16(FP), R10
 
 chunk2rows:
 	MOVLQSX      (R9), DI
 	IMULQ        DX, DI
 	ADDQ         CX, DI
-	ADDQ         $0x04, R9
 	VPMOVZXWD    (DI), Y2
 	VPSLLD       $0x10, Y2, Y2
 	VPMOVZXWD    16(DI), Y3
 	VPSLLD       $0x10, Y3, Y3
-	PREFETCHT0   32(DI)
 	VBROADCASTSS (R8), Y4
 	VFMADD231PS  Y4, Y2, Y0
 	VFMADD231PS  Y4, Y3, Y1
-	ADDQ         $0x04, R8
-	DECQ         BX
-	JNZ          chunk2rows
-	MOVQ         SI, BX
-	MOVQ         ldo+64(FP), DI
-	SHLQ         $0x02, DI
-	VMOVUPS      Y0, (BX)
-	VMOVUPS      Y1, 32(BX)
-	ADDQ         $0x00000040, SI
-	ADDQ         $0x00000020, CX
-	SUBQ         $0x00000010, AX
-	JMP          chunk2
+	CMPQ         R10, $0x00000004
+	JLE          chunk2near
+	MOVLQSX      16(R9), DI
+	IMULQ        DX, DI
+	ADDQ         CX, DI
+	PREFETCHT0   (DI)
+
+chunk2near:
+	CMPQ       R10, $0x00000020
+	JLE        chunk2ahead
+	MOVLQSX    128(R9), DI
+	IMULQ      DX, DI
+	ADDQ       CX, DI
+	PREFETCHT1 (DI)
+
+chunk2ahead:
+	ADDQ    $0x04, R9
+	DECQ    R10
+	ADDQ    $0x04, R8
+	DECQ    BX
+	JNZ     chunk2rows
+	MOVQ    SI, BX
+	MOVQ    ldo+72(FP), DI
+	SHLQ    $0x02, DI
+	VMOVUPS Y0, (BX)
+	VMOVUPS Y1, 32(BX)
+	ADDQ    $0x00000040, SI
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000010, AX
+	JMP     chunk2
 
 chunk2done:
 chunk1:
 	CMPQ    AX, $0x00000008
 	JL      chunk1done
-	MOVQ    ldo+64(FP), DI
+	MOVQ    ldo+72(FP), DI
 	MOVQ    SI, BX
 	SHLQ    $0x02, DI
 	VMOVUPS (BX), Y0
 	MOVQ    rows+8(FP), BX
-	MOVQ    p+40(FP), R8
-	MOVQ    at+16(FP), R9
+	MOVQ    p+48(FP), R8
+	MOVQ    at+24(FP), R9
+	MOVQ    listed+16(FP), R10
 
 chunk1rows:
 	MOVLQSX      (R9), DI
 	IMULQ        DX, DI
 	ADDQ         CX, DI
-	ADDQ         $0x04, R9
 	VPMOVZXWD    (DI), Y1
 	VPSLLD       $0x10, Y1, Y1
-	PREFETCHT0   16(DI)
 	VBROADCASTSS (R8), Y2
 	VFMADD231PS  Y2, Y1, Y0
-	ADDQ         $0x04, R8
-	DECQ         BX
-	JNZ          chunk1rows
-	MOVQ         SI, BX
-	MOVQ         ldo+64(FP), DI
-	SHLQ         $0x02, DI
-	VMOVUPS      Y0, (BX)
-	ADDQ         $0x00000020, SI
-	ADDQ         $0x00000010, CX
-	SUBQ         $0x00000008, AX
-	JMP          chunk1
+	CMPQ         R10, $0x00000004
+	JLE          chunk1near
+	MOVLQSX      16(R9), DI
+	IMULQ        DX, DI
+	ADDQ         CX, DI
+	PREFETCHT0   (DI)
+
+chunk1near:
+	CMPQ       R10, $0x00000020
+	JLE        chunk1ahead
+	MOVLQSX    128(R9), DI
+	IMULQ      DX, DI
+	ADDQ       CX, DI
+	PREFETCHT1 (DI)
+
+chunk1ahead:
+	ADDQ    $0x04, R9
+	DECQ    R10
+	ADDQ    $0x04, R8
+	DECQ    BX
+	JNZ     chunk1rows
+	MOVQ    SI, BX
+	MOVQ    ldo+72(FP), DI
+	SHLQ    $0x02, DI
+	VMOVUPS Y0, (BX)
+	ADDQ    $0x00000020, SI
+	ADDQ    $0x00000010, CX
+	SUBQ    $0x00000008, AX
+	JMP     chunk1
 
 chunk1done:
 	VZEROUPPER
@@ -6702,65 +7207,66 @@ chunk1done:
 // func dotBF162AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX2, CMOV, FMA3, MMX+
 TEXT ·dotBF162AVX2(SB), NOSPLIT, $0-72
-	MOVQ rows+8(FP), AX
+	MOVQ ldq+48(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+32(FP), CX
+	SHLQ $0x01, CX
+	MOVQ CX, ldk+32(FP)
 	MOVQ k+24(FP), CX
-	MOVQ ldk+32(FP), DX
-	MOVQ out+56(FP), BX
-	MOVQ ldq+48(FP), SI
-	MOVQ ahead+16(FP), DI
-	SHLQ $0x01, DX
-	SHLQ $0x02, SI
 
 rows:
-	MOVQ    CX, R8
-	LEAQ    (R8)(DX*1), R10
-	MOVQ    R8, R9
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
+	MOVQ    CX, DX
+	MOVQ    ldk+32(FP), SI
+	ADDQ    DX, SI
+	MOVQ    DX, BX
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT SI, BX
+	MOVQ    ahead+16(FP), SI
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
 	VXORPS  Y3, Y3, Y3
-	MOVQ    width+0(FP), R10
-	MOVQ    q+40(FP), R11
+	MOVQ    width+0(FP), DI
+	MOVQ    q+40(FP), R8
 
 width:
-	VPMOVZXWD    (R8), Y4
+	VPMOVZXWD    (DX), Y4
 	VPSLLD       $0x10, Y4, Y4
-	PREFETCHT1   16384(R8)
-	PREFETCHT1   (R8)(DI*1)
-	ADDQ         $0x00000010, R8
-	VPMOVZXWD    (R9), Y5
+	PREFETCHT1   16384(DX)
+	PREFETCHT1   (DX)(SI*1)
+	ADDQ         $0x00000010, DX
+	VPMOVZXWD    (BX), Y5
 	VPSLLD       $0x10, Y5, Y5
-	PREFETCHT1   16384(R9)
-	PREFETCHT1   (R9)(DI*1)
-	ADDQ         $0x00000010, R9
-	VMOVUPS      (R11), Y6
+	PREFETCHT1   16384(BX)
+	PREFETCHT1   (BX)(SI*1)
+	ADDQ         $0x00000010, BX
+	VMOVUPS      (R8), Y6
 	VFMADD231PS  Y6, Y4, Y0
 	VFMADD231PS  Y6, Y5, Y1
-	VMOVUPS      (R11)(SI*1), Y6
+	VMOVUPS      (R8)(AX*1), Y6
 	VFMADD231PS  Y6, Y4, Y2
 	VFMADD231PS  Y6, Y5, Y3
-	ADDQ         $0x00000020, R11
-	SUBQ         $0x00000008, R10
+	ADDQ         $0x00000020, R8
+	SUBQ         $0x00000008, DI
 	JG           width
-	MOVQ         ldo+64(FP), R9
-	MOVQ         BX, R8
-	SHLQ         $0x02, R9
+	MOVQ         out+56(FP), DX
+	MOVQ         ldo+64(FP), BX
+	SHLQ         $0x02, BX
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         R9, R8
+	VMOVSD       X1, (DX)
+	ADDQ         BX, DX
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         $0x00000008, BX
+	VMOVSD       X1, (DX)
+	ADDQ         $0x08, out+56(FP)
+	MOVQ         ldk+32(FP), DX
 	LEAQ         (CX)(DX*2), CX
-	SUBQ         $0x00000002, AX
+	SUBQ         $0x02, rows+8(FP)
 	JG           rows
 	VZEROUPPER
 	RET
@@ -6861,140 +7367,130 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotAtBF162AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotAtBF162AVX2(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX2, CMOV, FMA3, MMX+
 TEXT ·dotAtBF162AVX2(SB), NOSPLIT, $0-80
-	MOVQ rows+8(FP), AX
-	MOVQ k+32(FP), CX
-	MOVQ ldk+40(FP), DX
-	MOVQ out+64(FP), BX
-	MOVQ ldq+56(FP), SI
-	MOVQ at+16(FP), DI
-	SHLQ $0x01, DX
-	SHLQ $0x02, SI
+	MOVQ ldq+56(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+40(FP), CX
+	SHLQ $0x01, CX
+	MOVQ CX, ldk+40(FP)
+	MOVQ at+24(FP), CX
 
 rows:
-	CMPQ    AX, $0x0000000a
+	CMPQ    listed+16(FP), $0x00000004
 	JL      near
-	MOVLQSX 32(DI), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
-	LEAQ    (R8)(DX*1), R9
+	MOVLQSX 8(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
 
-key0:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key0
-	MOVLQSX    36(DI), R8
-	IMULQ      DX, R8
-	ADDQ       CX, R8
-	LEAQ       (R8)(DX*1), R9
+line0:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line0
+	MOVLQSX    12(CX), DX
+	IMULQ      ldk+40(FP), DX
+	ADDQ       k+32(FP), DX
+	MOVQ       ldk+40(FP), BX
+	ADDQ       DX, BX
 
-key1:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key1
+line1:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line1
 
 near:
-	MOVQ    v+24(FP), R8
-	TESTQ   R8, R8
-	JZ      alone
-	CMPQ    AX, $0x00000002
-	JL      alone
-	MOVLQSX (DI), R9
-	IMULQ   DX, R9
-	ADDQ    R8, R9
-	LEAQ    (R9)(DX*1), R10
+	MOVQ    CX, DX
+	MOVLQSX (DX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    CX, BX
+	LEAQ    4(CX), SI
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT SI, BX
+	MOVLQSX (BX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    DX, SI
+	MOVQ    BX, DI
+	CMPQ    listed+16(FP), $0x00000022
+	JL      asked
+	MOVLQSX 128(CX), SI
+	IMULQ   ldk+40(FP), SI
+	ADDQ    k+32(FP), SI
+	MOVLQSX 132(CX), DI
+	IMULQ   ldk+40(FP), DI
+	ADDQ    k+32(FP), DI
 
-value0:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        value0
-	MOVLQSX    4(DI), R9
-	IMULQ      DX, R9
-	ADDQ       R8, R9
-	LEAQ       (R9)(DX*1), R8
-
-value1:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R8
-	JCS        value1
-
-alone:
-	MOVQ    DI, R8
-	MOVLQSX (R8), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
-	MOVQ    DI, R9
-	LEAQ    4(DI), R10
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
-	MOVLQSX (R9), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	VXORPS  Y0, Y0, Y0
-	VXORPS  Y1, Y1, Y1
-	VXORPS  Y2, Y2, Y2
-	VXORPS  Y3, Y3, Y3
-	MOVQ    width+0(FP), R10
-	MOVQ    q+48(FP), R11
+asked:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	MOVQ   width+0(FP), R8
+	MOVQ   q+48(FP), R9
 
 width:
-	VPMOVZXWD    (R8), Y4
+	VPMOVZXWD    (DX), Y4
 	VPSLLD       $0x10, Y4, Y4
-	ADDQ         $0x00000010, R8
-	VPMOVZXWD    (R9), Y5
+	PREFETCHT1   (SI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000010, DX
+	VPMOVZXWD    (BX), Y5
 	VPSLLD       $0x10, Y5, Y5
-	ADDQ         $0x00000010, R9
-	VMOVUPS      (R11), Y6
+	PREFETCHT1   (DI)
+	ADDQ         $0x00000010, DI
+	ADDQ         $0x00000010, BX
+	VMOVUPS      (R9), Y6
 	VFMADD231PS  Y6, Y4, Y0
 	VFMADD231PS  Y6, Y5, Y1
-	VMOVUPS      (R11)(SI*1), Y6
+	VMOVUPS      (R9)(AX*1), Y6
 	VFMADD231PS  Y6, Y4, Y2
 	VFMADD231PS  Y6, Y5, Y3
-	ADDQ         $0x00000020, R11
-	SUBQ         $0x00000008, R10
+	ADDQ         $0x00000020, R9
+	SUBQ         $0x00000008, R8
 	JG           width
-	MOVQ         ldo+72(FP), R9
-	MOVQ         BX, R8
-	SHLQ         $0x02, R9
+	MOVQ         out+64(FP), DX
+	MOVQ         ldo+72(FP), BX
+	SHLQ         $0x02, BX
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         R9, R8
+	VMOVSD       X1, (DX)
+	ADDQ         BX, DX
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         $0x00000008, BX
-	ADDQ         $0x08, DI
-	SUBQ         $0x00000002, AX
+	VMOVSD       X1, (DX)
+	ADDQ         $0x08, out+64(FP)
+	ADDQ         $0x08, CX
+	SUBQ         $0x02, listed+16(FP)
+	SUBQ         $0x02, rows+8(FP)
 	JG           rows
 	VZEROUPPER
 	RET
 
-// func mixAtBF162AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// func mixAtBF162AVX2(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·mixAtBF162AVX2(SB), NOSPLIT, $0-72
+TEXT ·mixAtBF162AVX2(SB), NOSPLIT, $0-80
 	MOVQ width+0(FP), AX
-	MOVQ v+24(FP), CX
-	MOVQ ldv+32(FP), DX
-	MOVQ ldp+48(FP), BX
-	MOVQ out+56(FP), SI
+	MOVQ v+32(FP), CX
+	MOVQ ldv+40(FP), DX
+	MOVQ ldp+56(FP), BX
+	MOVQ out+64(FP), SI
 	SHLQ $0x01, DX
 	SHLQ $0x02, BX
 
 chunk2:
 	CMPQ    AX, $0x00000010
 	JL      chunk2done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Y0
@@ -7003,80 +7499,114 @@ chunk2:
 	VMOVUPS (DI), Y2
 	VMOVUPS 32(DI), Y3
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
 
 chunk2rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VPMOVZXWD    (R8), Y4
 	VPSLLD       $0x10, Y4, Y4
 	VPMOVZXWD    16(R8), Y5
 	VPSLLD       $0x10, Y5, Y5
-	PREFETCHT0   32(R8)
 	VBROADCASTSS (R9), Y6
 	VFMADD231PS  Y6, Y4, Y0
 	VFMADD231PS  Y6, Y5, Y1
 	VBROADCASTSS (R9)(BX*1), Y6
 	VFMADD231PS  Y6, Y4, Y2
 	VFMADD231PS  Y6, Y5, Y3
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk2rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Y0, (DI)
-	VMOVUPS      Y1, 32(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y2, (DI)
-	VMOVUPS      Y3, 32(DI)
-	ADDQ         $0x00000040, SI
-	ADDQ         $0x00000020, CX
-	SUBQ         $0x00000010, AX
-	JMP          chunk2
+	CMPQ         R11, $0x00000004
+	JLE          chunk2near
+	MOVLQSX      16(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT0   (R8)
+
+chunk2near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk2ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk2ahead:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk2rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y2, (DI)
+	VMOVUPS Y3, 32(DI)
+	ADDQ    $0x00000040, SI
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000010, AX
+	JMP     chunk2
 
 chunk2done:
 chunk1:
 	CMPQ    AX, $0x00000008
 	JL      chunk1done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Y0
 	ADDQ    R8, DI
 	VMOVUPS (DI), Y1
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
 
 chunk1rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VPMOVZXWD    (R8), Y2
 	VPSLLD       $0x10, Y2, Y2
-	PREFETCHT0   16(R8)
 	VBROADCASTSS (R9), Y3
 	VFMADD231PS  Y3, Y2, Y0
 	VBROADCASTSS (R9)(BX*1), Y3
 	VFMADD231PS  Y3, Y2, Y1
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk1rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Y0, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y1, (DI)
-	ADDQ         $0x00000020, SI
-	ADDQ         $0x00000010, CX
-	SUBQ         $0x00000008, AX
-	JMP          chunk1
+	CMPQ         R11, $0x00000004
+	JLE          chunk1near
+	MOVLQSX      16(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT0   (R8)
+
+chunk1near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk1ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1ahead:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk1rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Y0, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y1, (DI)
+	ADDQ    $0x00000020, SI
+	ADDQ    $0x00000010, CX
+	SUBQ    $0x00000008, AX
+	JMP     chunk1
 
 chunk1done:
 	VZEROUPPER
@@ -7085,76 +7615,77 @@ chunk1done:
 // func dotBF163AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX2, CMOV, FMA3, MMX+
 TEXT ·dotBF163AVX2(SB), NOSPLIT, $0-72
-	MOVQ rows+8(FP), AX
+	MOVQ ldq+48(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+32(FP), CX
+	SHLQ $0x01, CX
+	MOVQ CX, ldk+32(FP)
 	MOVQ k+24(FP), CX
-	MOVQ ldk+32(FP), DX
-	MOVQ out+56(FP), BX
-	MOVQ ldq+48(FP), SI
-	MOVQ ahead+16(FP), DI
-	SHLQ $0x01, DX
-	SHLQ $0x02, SI
 
 rows:
-	MOVQ    CX, R8
-	LEAQ    (R8)(DX*1), R10
-	MOVQ    R8, R9
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
+	MOVQ    CX, DX
+	MOVQ    ldk+32(FP), SI
+	ADDQ    DX, SI
+	MOVQ    DX, BX
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT SI, BX
+	MOVQ    ahead+16(FP), SI
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
 	VXORPS  Y3, Y3, Y3
 	VXORPS  Y4, Y4, Y4
 	VXORPS  Y5, Y5, Y5
-	MOVQ    width+0(FP), R10
-	MOVQ    q+40(FP), R11
+	MOVQ    width+0(FP), DI
+	MOVQ    q+40(FP), R8
 
 width:
-	VPMOVZXWD    (R8), Y6
+	VPMOVZXWD    (DX), Y6
 	VPSLLD       $0x10, Y6, Y6
-	PREFETCHT1   16384(R8)
-	PREFETCHT1   (R8)(DI*1)
-	ADDQ         $0x00000010, R8
-	VPMOVZXWD    (R9), Y7
+	PREFETCHT1   16384(DX)
+	PREFETCHT1   (DX)(SI*1)
+	ADDQ         $0x00000010, DX
+	VPMOVZXWD    (BX), Y7
 	VPSLLD       $0x10, Y7, Y7
-	PREFETCHT1   16384(R9)
-	PREFETCHT1   (R9)(DI*1)
-	ADDQ         $0x00000010, R9
-	VMOVUPS      (R11), Y8
+	PREFETCHT1   16384(BX)
+	PREFETCHT1   (BX)(SI*1)
+	ADDQ         $0x00000010, BX
+	VMOVUPS      (R8), Y8
 	VFMADD231PS  Y8, Y6, Y0
 	VFMADD231PS  Y8, Y7, Y1
-	VMOVUPS      (R11)(SI*1), Y8
+	VMOVUPS      (R8)(AX*1), Y8
 	VFMADD231PS  Y8, Y6, Y2
 	VFMADD231PS  Y8, Y7, Y3
-	VMOVUPS      (R11)(SI*2), Y8
+	VMOVUPS      (R8)(AX*2), Y8
 	VFMADD231PS  Y8, Y6, Y4
 	VFMADD231PS  Y8, Y7, Y5
-	ADDQ         $0x00000020, R11
-	SUBQ         $0x00000008, R10
+	ADDQ         $0x00000020, R8
+	SUBQ         $0x00000008, DI
 	JG           width
-	MOVQ         ldo+64(FP), R9
-	MOVQ         BX, R8
-	SHLQ         $0x02, R9
+	MOVQ         out+56(FP), DX
+	MOVQ         ldo+64(FP), BX
+	SHLQ         $0x02, BX
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         R9, R8
+	VMOVSD       X1, (DX)
+	ADDQ         BX, DX
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         R9, R8
+	VMOVSD       X1, (DX)
+	ADDQ         BX, DX
 	VHADDPS      Y5, Y4, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         $0x00000008, BX
+	VMOVSD       X1, (DX)
+	ADDQ         $0x08, out+56(FP)
+	MOVQ         ldk+32(FP), DX
 	LEAQ         (CX)(DX*2), CX
-	SUBQ         $0x00000002, AX
+	SUBQ         $0x02, rows+8(FP)
 	JG           rows
 	VZEROUPPER
 	RET
@@ -7270,151 +7801,141 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotAtBF163AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotAtBF163AVX2(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX2, CMOV, FMA3, MMX+
 TEXT ·dotAtBF163AVX2(SB), NOSPLIT, $0-80
-	MOVQ rows+8(FP), AX
-	MOVQ k+32(FP), CX
-	MOVQ ldk+40(FP), DX
-	MOVQ out+64(FP), BX
-	MOVQ ldq+56(FP), SI
-	MOVQ at+16(FP), DI
-	SHLQ $0x01, DX
-	SHLQ $0x02, SI
+	MOVQ ldq+56(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+40(FP), CX
+	SHLQ $0x01, CX
+	MOVQ CX, ldk+40(FP)
+	MOVQ at+24(FP), CX
 
 rows:
-	CMPQ    AX, $0x0000000a
+	CMPQ    listed+16(FP), $0x00000004
 	JL      near
-	MOVLQSX 32(DI), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
-	LEAQ    (R8)(DX*1), R9
+	MOVLQSX 8(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
 
-key0:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key0
-	MOVLQSX    36(DI), R8
-	IMULQ      DX, R8
-	ADDQ       CX, R8
-	LEAQ       (R8)(DX*1), R9
+line0:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line0
+	MOVLQSX    12(CX), DX
+	IMULQ      ldk+40(FP), DX
+	ADDQ       k+32(FP), DX
+	MOVQ       ldk+40(FP), BX
+	ADDQ       DX, BX
 
-key1:
-	PREFETCHT1 (R8)
-	ADDQ       $0x40, R8
-	CMPQ       R8, R9
-	JCS        key1
+line1:
+	PREFETCHT0 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        line1
 
 near:
-	MOVQ    v+24(FP), R8
-	TESTQ   R8, R8
-	JZ      alone
-	CMPQ    AX, $0x00000002
-	JL      alone
-	MOVLQSX (DI), R9
-	IMULQ   DX, R9
-	ADDQ    R8, R9
-	LEAQ    (R9)(DX*1), R10
+	MOVQ    CX, DX
+	MOVLQSX (DX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    CX, BX
+	LEAQ    4(CX), SI
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT SI, BX
+	MOVLQSX (BX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    DX, SI
+	MOVQ    BX, DI
+	CMPQ    listed+16(FP), $0x00000022
+	JL      asked
+	MOVLQSX 128(CX), SI
+	IMULQ   ldk+40(FP), SI
+	ADDQ    k+32(FP), SI
+	MOVLQSX 132(CX), DI
+	IMULQ   ldk+40(FP), DI
+	ADDQ    k+32(FP), DI
 
-value0:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        value0
-	MOVLQSX    4(DI), R9
-	IMULQ      DX, R9
-	ADDQ       R8, R9
-	LEAQ       (R9)(DX*1), R8
-
-value1:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R8
-	JCS        value1
-
-alone:
-	MOVQ    DI, R8
-	MOVLQSX (R8), R8
-	IMULQ   DX, R8
-	ADDQ    CX, R8
-	MOVQ    DI, R9
-	LEAQ    4(DI), R10
-	CMPQ    AX, $0x00000001
-	CMOVQGT R10, R9
-	MOVLQSX (R9), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	VXORPS  Y0, Y0, Y0
-	VXORPS  Y1, Y1, Y1
-	VXORPS  Y2, Y2, Y2
-	VXORPS  Y3, Y3, Y3
-	VXORPS  Y4, Y4, Y4
-	VXORPS  Y5, Y5, Y5
-	MOVQ    width+0(FP), R10
-	MOVQ    q+48(FP), R11
+asked:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	MOVQ   width+0(FP), R8
+	MOVQ   q+48(FP), R9
 
 width:
-	VPMOVZXWD    (R8), Y6
+	VPMOVZXWD    (DX), Y6
 	VPSLLD       $0x10, Y6, Y6
-	ADDQ         $0x00000010, R8
-	VPMOVZXWD    (R9), Y7
+	PREFETCHT1   (SI)
+	ADDQ         $0x00000010, SI
+	ADDQ         $0x00000010, DX
+	VPMOVZXWD    (BX), Y7
 	VPSLLD       $0x10, Y7, Y7
-	ADDQ         $0x00000010, R9
-	VMOVUPS      (R11), Y8
+	PREFETCHT1   (DI)
+	ADDQ         $0x00000010, DI
+	ADDQ         $0x00000010, BX
+	VMOVUPS      (R9), Y8
 	VFMADD231PS  Y8, Y6, Y0
 	VFMADD231PS  Y8, Y7, Y1
-	VMOVUPS      (R11)(SI*1), Y8
+	VMOVUPS      (R9)(AX*1), Y8
 	VFMADD231PS  Y8, Y6, Y2
 	VFMADD231PS  Y8, Y7, Y3
-	VMOVUPS      (R11)(SI*2), Y8
+	VMOVUPS      (R9)(AX*2), Y8
 	VFMADD231PS  Y8, Y6, Y4
 	VFMADD231PS  Y8, Y7, Y5
-	ADDQ         $0x00000020, R11
-	SUBQ         $0x00000008, R10
+	ADDQ         $0x00000020, R9
+	SUBQ         $0x00000008, R8
 	JG           width
-	MOVQ         ldo+72(FP), R9
-	MOVQ         BX, R8
-	SHLQ         $0x02, R9
+	MOVQ         out+64(FP), DX
+	MOVQ         ldo+72(FP), BX
+	SHLQ         $0x02, BX
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         R9, R8
+	VMOVSD       X1, (DX)
+	ADDQ         BX, DX
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         R9, R8
+	VMOVSD       X1, (DX)
+	ADDQ         BX, DX
 	VHADDPS      Y5, Y4, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R8)
-	ADDQ         $0x00000008, BX
-	ADDQ         $0x08, DI
-	SUBQ         $0x00000002, AX
+	VMOVSD       X1, (DX)
+	ADDQ         $0x08, out+64(FP)
+	ADDQ         $0x08, CX
+	SUBQ         $0x02, listed+16(FP)
+	SUBQ         $0x02, rows+8(FP)
 	JG           rows
 	VZEROUPPER
 	RET
 
-// func mixAtBF163AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// func mixAtBF163AVX2(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·mixAtBF163AVX2(SB), NOSPLIT, $0-72
+TEXT ·mixAtBF163AVX2(SB), NOSPLIT, $0-80
 	MOVQ width+0(FP), AX
-	MOVQ v+24(FP), CX
-	MOVQ ldv+32(FP), DX
-	MOVQ ldp+48(FP), BX
-	MOVQ out+56(FP), SI
+	MOVQ v+32(FP), CX
+	MOVQ ldv+40(FP), DX
+	MOVQ ldp+56(FP), BX
+	MOVQ out+64(FP), SI
 	SHLQ $0x01, DX
 	SHLQ $0x02, BX
 
 chunk2:
 	CMPQ    AX, $0x00000010
 	JL      chunk2done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Y0
@@ -7426,19 +7947,18 @@ chunk2:
 	VMOVUPS (DI), Y4
 	VMOVUPS 32(DI), Y5
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
 
 chunk2rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VPMOVZXWD    (R8), Y6
 	VPSLLD       $0x10, Y6, Y6
 	VPMOVZXWD    16(R8), Y7
 	VPSLLD       $0x10, Y7, Y7
-	PREFETCHT0   32(R8)
 	VBROADCASTSS (R9), Y8
 	VFMADD231PS  Y8, Y6, Y0
 	VFMADD231PS  Y8, Y7, Y1
@@ -7448,30 +7968,48 @@ chunk2rows:
 	VBROADCASTSS (R9)(BX*2), Y8
 	VFMADD231PS  Y8, Y6, Y4
 	VFMADD231PS  Y8, Y7, Y5
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk2rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Y0, (DI)
-	VMOVUPS      Y1, 32(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y2, (DI)
-	VMOVUPS      Y3, 32(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y4, (DI)
-	VMOVUPS      Y5, 32(DI)
-	ADDQ         $0x00000040, SI
-	ADDQ         $0x00000020, CX
-	SUBQ         $0x00000010, AX
-	JMP          chunk2
+	CMPQ         R11, $0x00000004
+	JLE          chunk2near
+	MOVLQSX      16(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT0   (R8)
+
+chunk2near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk2ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk2ahead:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk2rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y2, (DI)
+	VMOVUPS Y3, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y4, (DI)
+	VMOVUPS Y5, 32(DI)
+	ADDQ    $0x00000040, SI
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000010, AX
+	JMP     chunk2
 
 chunk2done:
 chunk1:
 	CMPQ    AX, $0x00000008
 	JL      chunk1done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Y0
@@ -7480,38 +8018,55 @@ chunk1:
 	ADDQ    R8, DI
 	VMOVUPS (DI), Y2
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
 
 chunk1rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VPMOVZXWD    (R8), Y3
 	VPSLLD       $0x10, Y3, Y3
-	PREFETCHT0   16(R8)
 	VBROADCASTSS (R9), Y4
 	VFMADD231PS  Y4, Y3, Y0
 	VBROADCASTSS (R9)(BX*1), Y4
 	VFMADD231PS  Y4, Y3, Y1
 	VBROADCASTSS (R9)(BX*2), Y4
 	VFMADD231PS  Y4, Y3, Y2
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk1rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Y0, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y1, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y2, (DI)
-	ADDQ         $0x00000020, SI
-	ADDQ         $0x00000010, CX
-	SUBQ         $0x00000008, AX
-	JMP          chunk1
+	CMPQ         R11, $0x00000004
+	JLE          chunk1near
+	MOVLQSX      16(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT0   (R8)
+
+chunk1near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk1ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1ahead:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk1rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Y0, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y1, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y2, (DI)
+	ADDQ    $0x00000020, SI
+	ADDQ    $0x00000010, CX
+	SUBQ    $0x00000008, AX
+	JMP     chunk1
 
 chunk1done:
 	VZEROUPPER
@@ -7520,22 +8075,22 @@ chunk1done:
 // func dotBF164AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX2, CMOV, FMA3, MMX+
 TEXT ·dotBF164AVX2(SB), NOSPLIT, $0-72
-	MOVQ rows+8(FP), AX
+	MOVQ ldq+48(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+32(FP), CX
+	SHLQ $0x01, CX
+	MOVQ CX, ldk+32(FP)
 	MOVQ k+24(FP), CX
-	MOVQ ldk+32(FP), DX
-	MOVQ out+56(FP), BX
-	MOVQ ldq+48(FP), SI
-	MOVQ ahead+16(FP), DI
-	SHLQ $0x01, DX
-	SHLQ $0x02, SI
-	LEAQ (SI)(SI*2), R8
+	LEAQ (AX)(AX*2), DX
 
 rows:
-	MOVQ    CX, R9
-	LEAQ    (R9)(DX*1), R11
-	MOVQ    R9, R10
-	CMPQ    AX, $0x00000001
-	CMOVQGT R11, R10
+	MOVQ    CX, BX
+	MOVQ    ldk+32(FP), DI
+	ADDQ    BX, DI
+	MOVQ    BX, SI
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT DI, SI
+	MOVQ    ahead+16(FP), DI
 	VXORPS  Y0, Y0, Y0
 	VXORPS  Y1, Y1, Y1
 	VXORPS  Y2, Y2, Y2
@@ -7544,64 +8099,65 @@ rows:
 	VXORPS  Y5, Y5, Y5
 	VXORPS  Y6, Y6, Y6
 	VXORPS  Y7, Y7, Y7
-	MOVQ    width+0(FP), R11
-	MOVQ    q+40(FP), R12
+	MOVQ    width+0(FP), R8
+	MOVQ    q+40(FP), R9
 
 width:
-	VPMOVZXWD    (R9), Y8
+	VPMOVZXWD    (BX), Y8
 	VPSLLD       $0x10, Y8, Y8
-	PREFETCHT1   16384(R9)
-	PREFETCHT1   (R9)(DI*1)
-	ADDQ         $0x00000010, R9
-	VPMOVZXWD    (R10), Y9
+	PREFETCHT1   16384(BX)
+	PREFETCHT1   (BX)(DI*1)
+	ADDQ         $0x00000010, BX
+	VPMOVZXWD    (SI), Y9
 	VPSLLD       $0x10, Y9, Y9
-	PREFETCHT1   16384(R10)
-	PREFETCHT1   (R10)(DI*1)
-	ADDQ         $0x00000010, R10
-	VMOVUPS      (R12), Y10
+	PREFETCHT1   16384(SI)
+	PREFETCHT1   (SI)(DI*1)
+	ADDQ         $0x00000010, SI
+	VMOVUPS      (R9), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y1
-	VMOVUPS      (R12)(SI*1), Y10
+	VMOVUPS      (R9)(AX*1), Y10
 	VFMADD231PS  Y10, Y8, Y2
 	VFMADD231PS  Y10, Y9, Y3
-	VMOVUPS      (R12)(SI*2), Y10
+	VMOVUPS      (R9)(AX*2), Y10
 	VFMADD231PS  Y10, Y8, Y4
 	VFMADD231PS  Y10, Y9, Y5
-	VMOVUPS      (R12)(R8*1), Y10
+	VMOVUPS      (R9)(DX*1), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         $0x00000020, R12
-	SUBQ         $0x00000008, R11
+	ADDQ         $0x00000020, R9
+	SUBQ         $0x00000008, R8
 	JG           width
-	MOVQ         ldo+64(FP), R10
-	MOVQ         BX, R9
-	SHLQ         $0x02, R10
+	MOVQ         out+56(FP), BX
+	MOVQ         ldo+64(FP), SI
+	SHLQ         $0x02, SI
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         R10, R9
+	VMOVSD       X1, (BX)
+	ADDQ         SI, BX
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         R10, R9
+	VMOVSD       X1, (BX)
+	ADDQ         SI, BX
 	VHADDPS      Y5, Y4, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         R10, R9
+	VMOVSD       X1, (BX)
+	ADDQ         SI, BX
 	VHADDPS      Y7, Y6, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         $0x00000008, BX
-	LEAQ         (CX)(DX*2), CX
-	SUBQ         $0x00000002, AX
+	VMOVSD       X1, (BX)
+	ADDQ         $0x08, out+56(FP)
+	MOVQ         ldk+32(FP), BX
+	LEAQ         (CX)(BX*2), CX
+	SUBQ         $0x02, rows+8(FP)
 	JG           rows
 	VZEROUPPER
 	RET
@@ -7734,163 +8290,153 @@ chunk1done:
 	VZEROUPPER
 	RET
 
-// func dotAtBF164AVX2(width int, rows int, at *int32, v *byte, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+// func dotAtBF164AVX2(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 // Requires: AVX, AVX2, CMOV, FMA3, MMX+
 TEXT ·dotAtBF164AVX2(SB), NOSPLIT, $0-80
-	MOVQ rows+8(FP), AX
-	MOVQ k+32(FP), CX
-	MOVQ ldk+40(FP), DX
-	MOVQ out+64(FP), BX
-	MOVQ ldq+56(FP), SI
-	MOVQ at+16(FP), DI
-	SHLQ $0x01, DX
-	SHLQ $0x02, SI
-	LEAQ (SI)(SI*2), R8
+	MOVQ ldq+56(FP), AX
+	SHLQ $0x02, AX
+	MOVQ ldk+40(FP), CX
+	SHLQ $0x01, CX
+	MOVQ CX, ldk+40(FP)
+	MOVQ at+24(FP), CX
+	LEAQ (AX)(AX*2), DX
 
 rows:
-	CMPQ    AX, $0x0000000a
+	CMPQ    listed+16(FP), $0x00000004
 	JL      near
-	MOVLQSX 32(DI), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	LEAQ    (R9)(DX*1), R10
+	MOVLQSX 8(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
 
-key0:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        key0
-	MOVLQSX    36(DI), R9
-	IMULQ      DX, R9
-	ADDQ       CX, R9
-	LEAQ       (R9)(DX*1), R10
+line0:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        line0
+	MOVLQSX    12(CX), BX
+	IMULQ      ldk+40(FP), BX
+	ADDQ       k+32(FP), BX
+	MOVQ       ldk+40(FP), SI
+	ADDQ       BX, SI
 
-key1:
-	PREFETCHT1 (R9)
-	ADDQ       $0x40, R9
-	CMPQ       R9, R10
-	JCS        key1
+line1:
+	PREFETCHT0 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        line1
 
 near:
-	MOVQ    v+24(FP), R9
-	TESTQ   R9, R9
-	JZ      alone
-	CMPQ    AX, $0x00000002
-	JL      alone
-	MOVLQSX (DI), R10
-	IMULQ   DX, R10
-	ADDQ    R9, R10
-	LEAQ    (R10)(DX*1), R11
+	MOVQ    CX, BX
+	MOVLQSX (BX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    CX, SI
+	LEAQ    4(CX), DI
+	CMPQ    rows+8(FP), $0x00000001
+	CMOVQGT DI, SI
+	MOVLQSX (SI), SI
+	IMULQ   ldk+40(FP), SI
+	ADDQ    k+32(FP), SI
+	MOVQ    BX, DI
+	MOVQ    SI, R8
+	CMPQ    listed+16(FP), $0x00000022
+	JL      asked
+	MOVLQSX 128(CX), DI
+	IMULQ   ldk+40(FP), DI
+	ADDQ    k+32(FP), DI
+	MOVLQSX 132(CX), R8
+	IMULQ   ldk+40(FP), R8
+	ADDQ    k+32(FP), R8
 
-value0:
-	PREFETCHT1 (R10)
-	ADDQ       $0x40, R10
-	CMPQ       R10, R11
-	JCS        value0
-	MOVLQSX    4(DI), R10
-	IMULQ      DX, R10
-	ADDQ       R9, R10
-	LEAQ       (R10)(DX*1), R9
-
-value1:
-	PREFETCHT1 (R10)
-	ADDQ       $0x40, R10
-	CMPQ       R10, R9
-	JCS        value1
-
-alone:
-	MOVQ    DI, R9
-	MOVLQSX (R9), R9
-	IMULQ   DX, R9
-	ADDQ    CX, R9
-	MOVQ    DI, R10
-	LEAQ    4(DI), R11
-	CMPQ    AX, $0x00000001
-	CMOVQGT R11, R10
-	MOVLQSX (R10), R10
-	IMULQ   DX, R10
-	ADDQ    CX, R10
-	VXORPS  Y0, Y0, Y0
-	VXORPS  Y1, Y1, Y1
-	VXORPS  Y2, Y2, Y2
-	VXORPS  Y3, Y3, Y3
-	VXORPS  Y4, Y4, Y4
-	VXORPS  Y5, Y5, Y5
-	VXORPS  Y6, Y6, Y6
-	VXORPS  Y7, Y7, Y7
-	MOVQ    width+0(FP), R11
-	MOVQ    q+48(FP), R12
+asked:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	MOVQ   width+0(FP), R9
+	MOVQ   q+48(FP), R10
 
 width:
-	VPMOVZXWD    (R9), Y8
+	VPMOVZXWD    (BX), Y8
 	VPSLLD       $0x10, Y8, Y8
-	ADDQ         $0x00000010, R9
-	VPMOVZXWD    (R10), Y9
+	PREFETCHT1   (DI)
+	ADDQ         $0x00000010, DI
+	ADDQ         $0x00000010, BX
+	VPMOVZXWD    (SI), Y9
 	VPSLLD       $0x10, Y9, Y9
-	ADDQ         $0x00000010, R10
-	VMOVUPS      (R12), Y10
+	PREFETCHT1   (R8)
+	ADDQ         $0x00000010, R8
+	ADDQ         $0x00000010, SI
+	VMOVUPS      (R10), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y1
-	VMOVUPS      (R12)(SI*1), Y10
+	VMOVUPS      (R10)(AX*1), Y10
 	VFMADD231PS  Y10, Y8, Y2
 	VFMADD231PS  Y10, Y9, Y3
-	VMOVUPS      (R12)(SI*2), Y10
+	VMOVUPS      (R10)(AX*2), Y10
 	VFMADD231PS  Y10, Y8, Y4
 	VFMADD231PS  Y10, Y9, Y5
-	VMOVUPS      (R12)(R8*1), Y10
+	VMOVUPS      (R10)(DX*1), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         $0x00000020, R12
-	SUBQ         $0x00000008, R11
+	ADDQ         $0x00000020, R10
+	SUBQ         $0x00000008, R9
 	JG           width
-	MOVQ         ldo+72(FP), R10
-	MOVQ         BX, R9
-	SHLQ         $0x02, R10
+	MOVQ         out+64(FP), BX
+	MOVQ         ldo+72(FP), SI
+	SHLQ         $0x02, SI
 	VHADDPS      Y1, Y0, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         R10, R9
+	VMOVSD       X1, (BX)
+	ADDQ         SI, BX
 	VHADDPS      Y3, Y2, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         R10, R9
+	VMOVSD       X1, (BX)
+	ADDQ         SI, BX
 	VHADDPS      Y5, Y4, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         R10, R9
+	VMOVSD       X1, (BX)
+	ADDQ         SI, BX
 	VHADDPS      Y7, Y6, Y0
 	VHADDPS      Y0, Y0, Y0
 	VEXTRACTF128 $0x01, Y0, X1
 	VADDPS       X1, X0, X1
-	VMOVSD       X1, (R9)
-	ADDQ         $0x00000008, BX
-	ADDQ         $0x08, DI
-	SUBQ         $0x00000002, AX
+	VMOVSD       X1, (BX)
+	ADDQ         $0x08, out+64(FP)
+	ADDQ         $0x08, CX
+	SUBQ         $0x02, listed+16(FP)
+	SUBQ         $0x02, rows+8(FP)
 	JG           rows
 	VZEROUPPER
 	RET
 
-// func mixAtBF164AVX2(width int, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+// func mixAtBF164AVX2(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 // Requires: AVX, AVX2, FMA3, MMX+
-TEXT ·mixAtBF164AVX2(SB), NOSPLIT, $0-72
+TEXT ·mixAtBF164AVX2(SB), NOSPLIT, $0-80
 	MOVQ width+0(FP), AX
-	MOVQ v+24(FP), CX
-	MOVQ ldv+32(FP), DX
-	MOVQ ldp+48(FP), BX
-	MOVQ out+56(FP), SI
+	MOVQ v+32(FP), CX
+	MOVQ ldv+40(FP), DX
+	MOVQ ldp+56(FP), BX
+	MOVQ out+64(FP), SI
 	SHLQ $0x01, DX
 	SHLQ $0x02, BX
 
 chunk2:
 	CMPQ    AX, $0x00000010
 	JL      chunk2done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Y0
@@ -7905,20 +8451,19 @@ chunk2:
 	VMOVUPS (DI), Y6
 	VMOVUPS 32(DI), Y7
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
-	LEAQ    (BX)(BX*2), R11
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
+	LEAQ    (BX)(BX*2), R12
 
 chunk2rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VPMOVZXWD    (R8), Y8
 	VPSLLD       $0x10, Y8, Y8
 	VPMOVZXWD    16(R8), Y9
 	VPSLLD       $0x10, Y9, Y9
-	PREFETCHT0   32(R8)
 	VBROADCASTSS (R9), Y10
 	VFMADD231PS  Y10, Y8, Y0
 	VFMADD231PS  Y10, Y9, Y1
@@ -7928,36 +8473,54 @@ chunk2rows:
 	VBROADCASTSS (R9)(BX*2), Y10
 	VFMADD231PS  Y10, Y8, Y4
 	VFMADD231PS  Y10, Y9, Y5
-	VBROADCASTSS (R9)(R11*1), Y10
+	VBROADCASTSS (R9)(R12*1), Y10
 	VFMADD231PS  Y10, Y8, Y6
 	VFMADD231PS  Y10, Y9, Y7
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk2rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Y0, (DI)
-	VMOVUPS      Y1, 32(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y2, (DI)
-	VMOVUPS      Y3, 32(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y4, (DI)
-	VMOVUPS      Y5, 32(DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y6, (DI)
-	VMOVUPS      Y7, 32(DI)
-	ADDQ         $0x00000040, SI
-	ADDQ         $0x00000020, CX
-	SUBQ         $0x00000010, AX
-	JMP          chunk2
+	CMPQ         R11, $0x00000004
+	JLE          chunk2near
+	MOVLQSX      16(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT0   (R8)
+
+chunk2near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk2ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk2ahead:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk2rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y2, (DI)
+	VMOVUPS Y3, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y4, (DI)
+	VMOVUPS Y5, 32(DI)
+	ADDQ    R8, DI
+	VMOVUPS Y6, (DI)
+	VMOVUPS Y7, 32(DI)
+	ADDQ    $0x00000040, SI
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000010, AX
+	JMP     chunk2
 
 chunk2done:
 chunk1:
 	CMPQ    AX, $0x00000008
 	JL      chunk1done
-	MOVQ    ldo+64(FP), R8
+	MOVQ    ldo+72(FP), R8
 	MOVQ    SI, DI
 	SHLQ    $0x02, R8
 	VMOVUPS (DI), Y0
@@ -7968,43 +8531,60 @@ chunk1:
 	ADDQ    R8, DI
 	VMOVUPS (DI), Y3
 	MOVQ    rows+8(FP), DI
-	MOVQ    p+40(FP), R9
-	MOVQ    at+16(FP), R10
-	LEAQ    (BX)(BX*2), R11
+	MOVQ    p+48(FP), R9
+	MOVQ    at+24(FP), R10
+	MOVQ    listed+16(FP), R11
+	LEAQ    (BX)(BX*2), R12
 
 chunk1rows:
 	MOVLQSX      (R10), R8
 	IMULQ        DX, R8
 	ADDQ         CX, R8
-	ADDQ         $0x04, R10
 	VPMOVZXWD    (R8), Y4
 	VPSLLD       $0x10, Y4, Y4
-	PREFETCHT0   16(R8)
 	VBROADCASTSS (R9), Y5
 	VFMADD231PS  Y5, Y4, Y0
 	VBROADCASTSS (R9)(BX*1), Y5
 	VFMADD231PS  Y5, Y4, Y1
 	VBROADCASTSS (R9)(BX*2), Y5
 	VFMADD231PS  Y5, Y4, Y2
-	VBROADCASTSS (R9)(R11*1), Y5
+	VBROADCASTSS (R9)(R12*1), Y5
 	VFMADD231PS  Y5, Y4, Y3
-	ADDQ         $0x04, R9
-	DECQ         DI
-	JNZ          chunk1rows
-	MOVQ         SI, DI
-	MOVQ         ldo+64(FP), R8
-	SHLQ         $0x02, R8
-	VMOVUPS      Y0, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y1, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y2, (DI)
-	ADDQ         R8, DI
-	VMOVUPS      Y3, (DI)
-	ADDQ         $0x00000020, SI
-	ADDQ         $0x00000010, CX
-	SUBQ         $0x00000008, AX
-	JMP          chunk1
+	CMPQ         R11, $0x00000004
+	JLE          chunk1near
+	MOVLQSX      16(R10), R8
+	IMULQ        DX, R8
+	ADDQ         CX, R8
+	PREFETCHT0   (R8)
+
+chunk1near:
+	CMPQ       R11, $0x00000020
+	JLE        chunk1ahead
+	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1ahead:
+	ADDQ    $0x04, R10
+	DECQ    R11
+	ADDQ    $0x04, R9
+	DECQ    DI
+	JNZ     chunk1rows
+	MOVQ    SI, DI
+	MOVQ    ldo+72(FP), R8
+	SHLQ    $0x02, R8
+	VMOVUPS Y0, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y1, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y2, (DI)
+	ADDQ    R8, DI
+	VMOVUPS Y3, (DI)
+	ADDQ    $0x00000020, SI
+	ADDQ    $0x00000010, CX
+	SUBQ    $0x00000008, AX
+	JMP     chunk1
 
 chunk1done:
 	VZEROUPPER

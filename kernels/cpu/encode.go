@@ -1,6 +1,8 @@
 package cpu
 
 import (
+	"encoding/binary"
+	"fmt"
 	"math"
 
 	"github.com/hashattn/hashattn/kernels"
@@ -13,6 +15,7 @@ const encodeTokens = 128
 // encoder is a projection with what the encoders need beside it.
 type encoder struct {
 	p        kernels.Projection
+	stream   stream
 	feedback []float32 // [heads, bits, bits]: row j is what bit j adds to later values
 	norms    []float32 // per head the largest norm of a row of the linear path
 	work     int       // multiplications of one head and token
@@ -21,12 +24,99 @@ type encoder struct {
 // Projection implements kernels.Encoder.
 func (e *encoder) Projection() kernels.Projection { return e.p }
 
-// LoadProjection implements kernels.Device. The weights are used in place.
+// stream is the weights of a projection once more, in the order in which a
+// token's encoding reads them, in large pages: a decode step finds none of them
+// in the caches. Where all are bfloat16 numbers, half the bytes hold them.
+type stream struct {
+	data  []byte
+	wide  bool  // float32, not bfloat16
+	head  int   // bytes of a head
+	first []int // bytes in a head before the layers and the linear path
+}
+
+// newStream copies the weights. Layers whose width is no multiple of the
+// registers' are left out.
+func (d *Device) newStream(p kernels.Projection) (stream, error) {
+	parts := p.Layers
+	if p.Skip != nil {
+		parts = append(append([]kernels.Affine(nil), parts...), *p.Skip)
+	}
+	s, size := stream{}, 2
+	for _, a := range parts {
+		for _, v := range a.Weight {
+			s.wide = s.wide || math.Float32bits(v)<<16 != 0
+		}
+	}
+	if s.wide {
+		size = 4
+	}
+	const line = 64
+	for _, a := range parts {
+		s.first = append(s.first, s.head)
+		if a.In%d.set.lanes == 0 {
+			s.head += (d.set.wholeRows(a.Out)*a.In*size + line - 1) / line * line
+		}
+	}
+	memory, err := d.Alloc(dtype.U8, p.Heads*s.head)
+	if err != nil {
+		return s, fmt.Errorf("%s: %w", p.Name, err)
+	}
+	s.data = memory.Bytes()
+	for h := range p.Heads {
+		for i, a := range parts {
+			if a.In%d.set.lanes == 0 {
+				s.fill(d.set, s.data[h*s.head+s.first[i]:], a.Weight[h*a.In*a.Out:(h+1)*a.In*a.Out], a.In)
+			}
+		}
+	}
+	return s, nil
+}
+
+// wholeRows is n rounded up to the rows that a product takes at once.
+func (k *kernelSet) wholeRows(n int) int { return (n + k.keys - 1) / k.keys * k.keys }
+
+// fill writes a matrix of rows of width columns in the order of the kernel.
+func (s *stream) fill(set *kernelSet, to []byte, weights []float32, width int) {
+	for i, v := range weights {
+		row, col := i/width, i%width
+		at := (row/set.keys*width+col/set.lanes*set.lanes)*set.keys + row%set.keys*set.lanes + col%set.lanes
+		if s.wide {
+			binary.NativeEndian.PutUint32(to[4*at:], math.Float32bits(v))
+		} else {
+			binary.NativeEndian.PutUint16(to[2*at:], dtype.BF16FromF32(v))
+		}
+	}
+}
+
+// affine sets y [n, out] to a layer's output for n rows of x, stride apart.
+func (s *stream) affine(set *kernelSet, buf *[]float32, a kernels.Affine, index, h int, x []float32, n, stride int, y []float32) {
+	kernel := set.projectBF16
+	if s.wide {
+		kernel = set.projectF32
+	}
+	rows := set.wholeRows(a.Out)
+	products := grow(buf, rows)
+	bias := a.Bias[h*a.Out:][:a.Out]
+	for t := range n {
+		kernel(rows, a.In, &s.data[h*s.head+s.first[index]], &x[t*stride], &products[0])
+		out := y[t*a.Out:][:a.Out]
+		for o, b := range bias {
+			out[o] = products[o] + b
+		}
+	}
+}
+
+// LoadProjection implements kernels.Device. The weights are also used in place,
+// for many tokens at once.
 func (d *Device) LoadProjection(p kernels.Projection) (kernels.Encoder, error) {
 	if err := p.Check(); err != nil {
 		return nil, err
 	}
-	e := &encoder{p: p, norms: make([]float32, p.Heads)}
+	weights, err := d.newStream(p)
+	if err != nil {
+		return nil, err
+	}
+	e := &encoder{p: p, stream: weights, norms: make([]float32, p.Heads)}
 	bits := p.Out()
 	if p.Feedback != nil {
 		e.feedback = make([]float32, len(p.Feedback))
@@ -73,7 +163,7 @@ func (e *encoder) project(set *kernelSet, s *encodeScratch, h int, x []float32, 
 		if i < len(e.p.Layers)-1 {
 			out = grow(&s.hidden[i%2], n*a.Out+set.lanes)
 		}
-		affine(set, &s.gemm, a, h, in, out)
+		e.affine(set, &s.gemm, a, i, h, in, out)
 		in = Strided{out, n, a.Out, a.Out, 1}
 	}
 	if e.p.Skip != nil {
@@ -81,7 +171,7 @@ func (e *encoder) project(set *kernelSet, s *encodeScratch, h int, x []float32, 
 		if len(e.p.Layers) > 0 {
 			y = grow(&s.hidden[0], n*bits)
 		}
-		affine(set, &s.gemm, *e.p.Skip, h, Strided{x, n, e.p.In(), stride, 1}, y)
+		e.affine(set, &s.gemm, *e.p.Skip, len(e.p.Layers), h, Strided{x, n, e.p.In(), stride, 1}, y)
 		if len(e.p.Layers) > 0 {
 			for i := range z[:n*bits] {
 				z[i] += y[i]
@@ -90,8 +180,16 @@ func (e *encoder) project(set *kernelSet, s *encodeScratch, h int, x []float32, 
 	}
 }
 
-// affine sets y [rows of x, out] to the layer's output.
-func affine(set *kernelSet, s *gemmBuffers, a kernels.Affine, h int, x Strided, y []float32) {
+// fewTokens is up to how many tokens read the weights as a stream.
+const fewTokens = 4
+
+// affine sets y [rows of x, out] to the output of a layer, the index-th of the
+// stream.
+func (e *encoder) affine(set *kernelSet, s *gemmBuffers, a kernels.Affine, index, h int, x Strided, y []float32) {
+	if x.Rows <= fewTokens && a.In%set.lanes == 0 {
+		e.stream.affine(set, &s.c, a, index, h, x.Data, x.Rows, x.RowStride, y)
+		return
+	}
 	for i := range x.Rows {
 		copy(y[i*a.Out:(i+1)*a.Out], a.Bias[h*a.Out:])
 	}
@@ -99,9 +197,9 @@ func affine(set *kernelSet, s *gemmBuffers, a kernels.Affine, h int, x Strided, 
 	g := gemm{set, 1, x, w.T(), 1, Strided{y, x.Rows, a.Out, a.Out, 1}}
 	if g.few() {
 		g.runFew(s)
-	} else {
-		g.run(s)
+		return
 	}
+	g.run(s)
 }
 
 // encodeScratch is a thread's memory for projections.
@@ -126,7 +224,7 @@ func (d *Device) EncodeKeys(enc kernels.Encoder, layer int, b *kernels.Batch) {
 			}
 		}
 	}
-	if len(j.parts)*j.e.work*j.parts[0].n < 1<<18 { // not worth waking a thread
+	if len(j.parts)*j.e.work*j.parts[0].n < 1<<14 { // not worth waking a thread
 		for i := range j.parts {
 			j.task(0, i)
 		}
@@ -295,7 +393,7 @@ func (d *Device) encodeQueries(weights []int8, scales []float32, e *encoder, q k
 	j := &d.queries
 	*j = queriesJob{d, e, weights, scales, q.F32(), q.Dim(0), queryBits, (q.Dim(0) + encodeTokens - 1) / encodeTokens}
 	tasks := e.p.Heads * j.parts
-	if e.p.Heads*e.work*j.tokens < 1<<17 { // not worth waking a thread
+	if e.p.Heads*e.work*j.tokens < 1<<14 { // not worth waking a thread
 		for i := range tasks {
 			j.task(0, i)
 		}

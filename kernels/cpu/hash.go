@@ -12,14 +12,13 @@ type hashState struct {
 	weights  []int8
 	scales   []float32
 	scans    hashScans
-	selected []int32 // [tokens, sets, count]
-	kept     []int32 // of them after reranking
+	selected []int32 // to be reranked, [tokens, sets, count]
 }
 
 // AttendHash implements kernels.Device. Scores are cut as they are computed:
 // only the candidates near the cut are ever stored.
 func (d *Device) AttendHash(out, q kernels.Tensor, layer int, b *kernels.Batch, scale float32, h kernels.HashQuery, s kernels.Selection) {
-	if q.Dim(2)%d.set.lanes != 0 {
+	if q.Dim(2)%d.set.lanes != 0 || s.Mass > 0 {
 		kernels.ComposeAttendHash(d, out, q, layer, b, scale, h, s)
 		return
 	}
@@ -32,21 +31,21 @@ func (d *Device) AttendHash(out, q kernels.Tensor, layer int, b *kernels.Batch, 
 	if h.Mass {
 		sets = maps
 	}
-	state.scans.prepare(d, state.weights, maps, bits, sets, layer, b)
+	state.scans.prepare(state.weights, maps, bits, sets, layer, b)
 
-	scored, chosen := 0, 0
+	scored := 0
 	for i := range b.Segments {
-		// both grow with the context
+		// it grows with the context
 		last := b.Segments[i].Start + b.Segments[i].Len
 		for n := b.Segments[i].Start + 1; n <= last; n++ {
-			scored, chosen = max(scored, s.Scored(n)), max(chosen, s.Chosen(n))
+			scored = max(scored, s.Scored(n))
 		}
 	}
-	state.selected = resize(state.selected, b.Tokens*s.Heads*scored)
 	d.top.begin(d, b.Tokens*s.Heads)
 	d.decode.reset(d, out, q, layer, scale)
+	d.decode.reserve(b, s)
 	if s.Reranks() {
-		state.kept = resize(state.kept, b.Tokens*s.Heads*chosen)
+		state.selected = resize(state.selected, b.Tokens*s.Heads*scored)
 		d.rerank.begin(d, q, layer, scale, s, b.Tokens*s.Heads)
 	}
 	row := 0
@@ -57,7 +56,12 @@ func (d *Device) AttendHash(out, q kernels.Tensor, layer int, b *kernels.Batch, 
 			lo, hi := s.Range(n)
 			for set := range s.Heads {
 				at := row*s.Heads + set
-				list := state.selected[at*scored:][:s.Scored(n)]
+				chosen := d.decode.addSelected(seg, row, set, q.Dim(1)/s.Heads, n, s.ChosenOf(set, n), s)
+				list := chosen
+				if s.Reranks() {
+					list = state.selected[at*scored:][:s.ScoredOf(set, n)]
+					d.rerank.rows[at] = rerankRow{seg, row, set, n, list, chosen}
+				}
 				r := topRow{lo: lo, hi: hi, count: len(list), selected: list}
 				if h.Mass {
 					first := row*maps + set*maps/s.Heads
@@ -67,12 +71,6 @@ func (d *Device) AttendHash(out, q kernels.Tensor, layer int, b *kernels.Batch, 
 					r.scan = &state.scans.sets[at]
 				}
 				d.top.rows[at] = r
-				if s.Reranks() {
-					kept := state.kept[at*chosen:][:s.Chosen(n)]
-					d.rerank.rows[at] = rerankRow{seg, row, set, n, list, kept}
-					list = kept
-				}
-				d.decode.addSelected(seg, row, set, q.Dim(1)/s.Heads, n, list, s)
 			}
 			row++
 		}
@@ -114,6 +112,7 @@ func (r *topRow) sumMass(set *kernelSet, s *scratch) {
 	s.cut.block = resize(s.cut.block, n+64)
 	for i := range r.mass {
 		ints := s.cut.block[:n]
+		r.mass[i].build(set)
 		r.mass[i].scores(set, &s.words, r.lo, ints)
 		set.toFloat((n+set.lanes-1)/set.lanes*set.lanes, &scores[0], &s.cut.block[0])
 		set.addMass(out[r.lo:], scores, n, r.scales[i])

@@ -24,8 +24,11 @@ type kernelSet struct {
 	dotF32, dotBF16 [4]func(width, rows, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 	mixF32, mixBF16 [4]func(width, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 	// the same on the rows that a list names
-	dotAtF32, dotAtBF16 [4]func(width, rows int, at *int32, v, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
-	mixAtF32, mixAtBF16 [4]func(width, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+	dotAtF32, dotAtBF16 [4]func(width, rows, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
+	mixAtF32, mixAtBF16 [4]func(width, rows, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
+	// a matrix, interleaved by keys rows and lanes columns, times one vector
+	projectF32, projectBF16 func(rows, width int, w *byte, x, y *float32)
+	ask                     func(rows int, at *int32, base *byte, stride int)
 
 	maximum        func(n int, x *float32) float32
 	expSum         func(n int, x *float32, scale, shift float32) float32
@@ -42,8 +45,12 @@ type kernelSet struct {
 	// where Go looks the codes up
 	scanUnit, cutUnit    int
 	scanNarrow, scanWide func(n int, codes *uint32, tables *byte, bias int32, scores *int32, add int)
-	cutI32               func(n int, scores *int32, threshold int32, first int, positions, kept *int32) int
-	cutF32               func(n int, scores *float32, threshold float32, first int, positions *int32, kept *float32) int
+	// scanCut is scan and cut at once; nil where there is no such kernel
+	scanCutNarrow, scanCutWide func(n int, codes *uint32, tables *byte, bias, threshold int32, first int, positions, kept *int32) int
+	reach                      func(n int, keys *int32, threshold int32) int
+	choose                     func(n int, keys *int32, threshold int32, positions *int32) int
+	cutI32                     func(n int, scores *int32, threshold int32, first int, positions, kept *int32) int
+	cutF32                     func(n int, scores *float32, threshold float32, first int, positions *int32, kept *float32) int
 
 	formats map[dtype.Type]formatKernels
 }

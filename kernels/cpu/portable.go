@@ -13,11 +13,11 @@ const portableLanes = 8
 func portable() *kernelSet {
 	s := &kernelSet{
 		name: "portable", lanes: portableLanes, tileRows: 4, tileCols: portableLanes, keys: 1,
-		tile: tilePortable, transpose: transposePortable,
+		ask: func(int, *int32, *byte, int) {}, projectF32: projectPortable(widenF32), projectBF16: projectPortable(widenBF16), tile: tilePortable, transpose: transposePortable,
 		maximum: maximumPortable, expSum: expSumPortable, softmaxColumns: softmaxColumnsPortable,
 		scaleColumns: scaleColumnsPortable, gate: gatePortable, scaleBy: scaleByPortable,
 		addTo: addToPortable, widen: widenPortable, readAll: readAllPortable,
-		toFloat: toFloatPortable, cutUnit: 1, cutI32: cutPortable[int32], cutF32: cutPortable[float32],
+		toFloat: toFloatPortable, reach: reachPortable, choose: choosePortable, cutUnit: 1, cutI32: cutPortable[int32], cutF32: cutPortable[float32],
 		formats: map[dtype.Type]formatKernels{},
 	}
 	for i := range 4 {
@@ -110,8 +110,8 @@ func mixPortable(queries int, load func(p *byte, at int) float32) func(width, ro
 }
 
 // dotAtPortable and mixAtPortable take the listed rows one by one.
-func dotAtPortable(dot func(width, rows, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int), size int) func(width, rows int, at *int32, v, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int) {
-	return func(width, rows int, at *int32, _, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int) {
+func dotAtPortable(dot func(width, rows, ahead int, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int), size int) func(width, rows, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int) {
+	return func(width, rows, _ int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int) {
 		for i, p := range unsafe.Slice(at, rows) {
 			row := (*byte)(unsafe.Add(unsafe.Pointer(k), int(p)*ldk*size))
 			dot(width, 1, 0, row, ldk, q, ldq, (*float32)(unsafe.Add(unsafe.Pointer(out), 4*i)), ldo)
@@ -119,11 +119,25 @@ func dotAtPortable(dot func(width, rows, ahead int, k *byte, ldk int, q *float32
 	}
 }
 
-func mixAtPortable(mix func(width, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int), size int) func(width, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int) {
-	return func(width, rows int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int) {
+func mixAtPortable(mix func(width, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int), size int) func(width, rows, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int) {
+	return func(width, rows, _ int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int) {
 		for i, position := range unsafe.Slice(at, rows) {
 			row := (*byte)(unsafe.Add(unsafe.Pointer(v), int(position)*ldv*size))
 			mix(width, 1, row, ldv, (*float32)(unsafe.Add(unsafe.Pointer(p), 4*i)), ldp, out, ldo)
+		}
+	}
+}
+
+// projectPortable's matrix is row after row: a register of keys is one row.
+func projectPortable(load func(p *byte, at int) float32) func(rows, width int, w *byte, x, y *float32) {
+	return func(rows, width int, w *byte, x, y *float32) {
+		xs := floats(x, width)
+		for i := range floats(y, rows) {
+			sum := float32(0)
+			for j, v := range xs {
+				sum += load(w, i*width+j) * v
+			}
+			floats(y, rows)[i] = sum
 		}
 	}
 }
@@ -264,6 +278,26 @@ func cutPortable[T int32 | float32](n int, scores *T, threshold T, first int, po
 			ps[count], ks[count] = int32(first+i), v
 			count++
 		}
+	}
+	return count
+}
+
+func reachPortable(n int, keys *int32, threshold int32) int {
+	count := 0
+	for _, k := range unsafe.Slice(keys, n) {
+		if k >= threshold {
+			count++
+		}
+	}
+	return count
+}
+
+func choosePortable(n int, keys *int32, threshold int32, positions *int32) int {
+	ps := unsafe.Slice(positions, n)
+	count := 0
+	for i, k := range unsafe.Slice(keys, n) {
+		ps[count] = ps[i]
+		count += int(1 + (int64(k)-int64(threshold))>>63) // no branch, which nobody could predict
 	}
 	return count
 }

@@ -29,7 +29,7 @@ type rerankRow struct {
 func (j *rerankJob) task(worker, index int) {
 	r := &j.rows[index]
 	k, s := j.d.set, &j.d.scratch[worker]
-	count := j.selection.Chosen(r.n)
+	count := j.selection.Kept(r.set, r.n, len(r.candidates))
 	for i := count; i < len(r.kept); i++ {
 		r.kept[i] = -1
 	}
@@ -38,20 +38,23 @@ func (j *rerankJob) task(worker, index int) {
 	}
 	queries := j.heads / j.selection.Heads
 	lo, hi := j.selection.Range(r.n)
-	read := positions{sink: lo, selected: r.candidates, localFrom: hi, local: r.n - hi}
-	total := read.count()
+	list := r.candidates
 	if queries == 1 { // the softmax does not change the order
-		read = positions{selected: r.candidates}
-		total = len(r.candidates)
 		lo = 0
+	} else {
+		s.list = allRead(s.list[:0], lo, r.candidates, hi, r.n)
+		list = s.list
 	}
+	total := len(list)
+	read := positions{n: total, list: list}
 	stride := total + 2*attendBlock
 	logits := grow(&s.a, queries*stride)
 	first := (r.row*j.heads + r.set*queries) * j.width
 	rows := newCacheRows(r.seg.Cache, j.layer, r.set*queries/(j.heads/r.seg.Cache.KVHeads))
+	k.ask(min(rowsAhead, total), &list[0], &rows.k[0], rows.rowBytes)
 	for at := 0; at < total; {
 		b := rows.block(&read, at, total)
-		k.logits(&rows, &b, nil, j.q[first:], queries, logits[at:], stride)
+		k.logits(&rows, &b, false, j.q[first:], queries, logits[at:], stride)
 		at += b.n
 	}
 	values := logits[lo : lo+len(r.candidates)]
@@ -70,14 +73,29 @@ func (j *rerankJob) task(worker, index int) {
 			}
 		}
 	}
-	s.cut.keys = resize(s.cut.keys, len(values))
+	s.cut.keys = resize(s.cut.keys, len(values)+maxLanes)
+	keys := s.cut.keys[:len(values)]
 	for i, v := range values {
 		if queries == 1 {
 			v *= j.scale
 		}
-		s.cut.keys[i] = floatKey(math.Float32bits(v))
+		keys[i] = floatKey(math.Float32bits(v))
 	}
-	s.cut.best(s.cut.keys, r.candidates, r.kept[:count])
+	s.cut.positions = resize(s.cut.positions, len(values)+maxLanes)
+	copy(s.cut.positions, r.candidates)
+	best(k, keys, s.cut.positions, r.kept[:count], math.MinInt32, math.MaxInt32)
+}
+
+// allRead appends the first lo tokens, the candidates, and the tokens hi to n.
+func allRead(list []int32, lo int, candidates []int32, hi, n int) []int32 {
+	for i := range lo {
+		list = append(list, int32(i))
+	}
+	list = append(list, candidates...)
+	for i := hi; i < n; i++ {
+		list = append(list, int32(i))
+	}
+	return list
 }
 
 func (j *rerankJob) begin(d *Device, q kernels.Tensor, layer int, scale float32, s kernels.Selection, rows int) {
@@ -101,7 +119,7 @@ func (d *Device) Rerank(selected, candidates, q kernels.Tensor, layer int, b *ke
 			n := seg.Start + t + 1
 			for set := range s.Heads {
 				at := row*s.Heads + set
-				d.rerank.rows[at] = rerankRow{seg, row, set, n, from[at*k:][:s.Scored(n)], to[at*kept:][:kept]}
+				d.rerank.rows[at] = rerankRow{seg, row, set, n, s.List(from[at*k:], s.ScoredOf(set, n)), to[at*kept:][:kept]}
 			}
 			row++
 		}

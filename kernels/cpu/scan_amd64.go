@@ -12,6 +12,16 @@ func scanNarrowAVX512(n int, codes *uint32, tables *byte, bias int32, scores *in
 //go:noescape
 func scanWideAVX512(n int, codes *uint32, tables *byte, bias int32, scores *int32, add int)
 
+// scanCutNarrowAVX512 writes the scores of at least threshold to kept and first + their code's index to positions, and returns their number. Both have room for 16 more. A score is bias + the table entries of each code's nibbles: 64 bytes for low nibbles, 64 for high ones.
+//
+//go:noescape
+func scanCutNarrowAVX512(n int, codes *uint32, tables *byte, bias int32, threshold int32, first int, positions *int32, kept *int32) int
+
+// scanCutWideAVX512 writes the scores of at least threshold to kept and first + their code's index to positions, and returns their number. Both have room for 16 more. A score is bias + the table entries of each code's nibbles: 64 bytes for low nibbles, 64 for high ones, then their second bytes.
+//
+//go:noescape
+func scanCutWideAVX512(n int, codes *uint32, tables *byte, bias int32, threshold int32, first int, positions *int32, kept *int32) int
+
 // cutI32AVX512 writes the scores of at least threshold to kept and first + their index to positions, and returns their number. Both have room for 16 more.
 //
 //go:noescape
@@ -46,3 +56,18 @@ func toFloatAVX512(n int, dst *float32, src *int32)
 //
 //go:noescape
 func toFloatAVX2(n int, dst *float32, src *int32)
+
+// reachAVX512 is how many of n keys, a multiple of the register width, are at least threshold.
+//
+//go:noescape
+func reachAVX512(n int, keys *int32, threshold int32) int
+
+// reachAVX2 is how many of n keys, a multiple of the register width, are at least threshold.
+//
+//go:noescape
+func reachAVX2(n int, keys *int32, threshold int32) int
+
+// chooseAVX512 moves the positions whose keys are at least threshold to the front, in their order, and returns their number. Behind them there is room up to the next multiple of 16.
+//
+//go:noescape
+func chooseAVX512(n int, keys *int32, threshold int32, positions *int32) int

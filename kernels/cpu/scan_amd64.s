@@ -7,27 +7,28 @@
 TEXT ·scanNarrowAVX512(SB), NOSPLIT, $0-48
 	MOVQ         n+0(FP), AX
 	MOVQ         codes+8(FP), CX
-	MOVQ         tables+16(FP), DX
-	MOVQ         scores+32(FP), BX
-	MOVQ         add+40(FP), SI
-	VMOVDQU32    (DX), Z0
-	VMOVDQU32    64(DX), Z1
+	MOVQ         scores+32(FP), DX
+	MOVQ         add+40(FP), BX
+	MOVQ         tables+16(FP), SI
+	VMOVDQU32    (SI), Z0
+	VMOVDQU32    64(SI), Z1
 	VBROADCASTSS bias+24(FP), Z2
 	VBROADCASTSS word0f0f0f0f<>+0(SB), Z3
 	VBROADCASTSS word30201000<>+0(SB), Z4
 	VBROADCASTSS word01010101<>+0(SB), Z5
 	VBROADCASTSS word00010001<>+0(SB), Z6
-	MOVL         $0x0000ffff, DX
-	KMOVW        DX, K1
+	MOVL         $0x0000ffff, SI
 	XORL         DI, DI
-	CMPQ         SI, $0x00
-	CMOVLNE      DX, DI
-	KMOVW        DI, K2
+	CMPQ         BX, $0x00
+	CMOVLNE      SI, DI
+	KMOVW        DI, K1
+	MOVL         $0x0000ffff, BX
+	KMOVW        BX, K2
 
 loop:
 	CMPQ        AX, $0x10
 	JL          tail
-	VMOVDQU32.Z (CX), K1, Z7
+	VMOVDQU32.Z (CX), K2, Z7
 	VPSRLD      $0x04, Z7, Z8
 	VPTERNLOGD  $0xea, Z4, Z3, Z7
 	VPTERNLOGD  $0xea, Z4, Z3, Z8
@@ -37,22 +38,22 @@ loop:
 	VPMADDUBSW  Z5, Z7, Z7
 	VPMADDWD    Z6, Z7, Z7
 	VPADDD      Z7, Z2, Z7
-	KANDW       K2, K1, K3
-	VMOVDQU32.Z (BX), K3, Z8
+	KANDW       K1, K2, K3
+	VMOVDQU32.Z (DX), K3, Z8
 	VPADDD      Z8, Z7, Z7
-	VMOVDQU32   Z7, K1, (BX)
+	VMOVDQU32   Z7, K2, (DX)
 	ADDQ        $0x40, CX
-	ADDQ        $0x40, BX
+	ADDQ        $0x40, DX
 	SUBQ        $0x10, AX
 	JMP         loop
 
 tail:
 	TESTQ       AX, AX
 	JZ          done
-	MOVL        $0x0000ffff, DX
-	BZHIL       AX, DX, DX
-	KMOVW       DX, K1
-	VMOVDQU32.Z (CX), K1, Z7
+	MOVL        $0x0000ffff, BX
+	BZHIL       AX, BX, BX
+	KMOVW       BX, K2
+	VMOVDQU32.Z (CX), K2, Z7
 	VPSRLD      $0x04, Z7, Z8
 	VPTERNLOGD  $0xea, Z4, Z3, Z7
 	VPTERNLOGD  $0xea, Z4, Z3, Z8
@@ -62,10 +63,10 @@ tail:
 	VPMADDUBSW  Z5, Z0, Z0
 	VPMADDWD    Z6, Z0, Z0
 	VPADDD      Z0, Z2, Z0
-	KANDW       K2, K1, K2
-	VMOVDQU32.Z (BX), K2, Z1
+	KANDW       K1, K2, K1
+	VMOVDQU32.Z (DX), K1, Z1
 	VPADDD      Z1, Z0, Z0
-	VMOVDQU32   Z0, K1, (BX)
+	VMOVDQU32   Z0, K2, (DX)
 
 done:
 	VZEROUPPER
@@ -88,29 +89,30 @@ GLOBL word00010001<>(SB), RODATA|NOPTR, $4
 TEXT ·scanWideAVX512(SB), NOSPLIT, $0-48
 	MOVQ         n+0(FP), AX
 	MOVQ         codes+8(FP), CX
-	MOVQ         tables+16(FP), DX
-	MOVQ         scores+32(FP), BX
-	MOVQ         add+40(FP), SI
-	VMOVDQU32    (DX), Z0
-	VMOVDQU32    64(DX), Z1
-	VMOVDQU32    128(DX), Z2
-	VMOVDQU32    192(DX), Z3
+	MOVQ         scores+32(FP), DX
+	MOVQ         add+40(FP), BX
+	MOVQ         tables+16(FP), SI
+	VMOVDQU32    (SI), Z0
+	VMOVDQU32    64(SI), Z1
+	VMOVDQU32    128(SI), Z2
+	VMOVDQU32    192(SI), Z3
 	VBROADCASTSS bias+24(FP), Z4
 	VBROADCASTSS word0f0f0f0f<>+0(SB), Z5
 	VBROADCASTSS word30201000<>+0(SB), Z6
 	VBROADCASTSS word01010101<>+0(SB), Z7
 	VBROADCASTSS word00010001<>+0(SB), Z8
-	MOVL         $0x0000ffff, DX
-	KMOVW        DX, K1
+	MOVL         $0x0000ffff, SI
 	XORL         DI, DI
-	CMPQ         SI, $0x00
-	CMOVLNE      DX, DI
-	KMOVW        DI, K2
+	CMPQ         BX, $0x00
+	CMOVLNE      SI, DI
+	KMOVW        DI, K1
+	MOVL         $0x0000ffff, BX
+	KMOVW        BX, K2
 
 loop:
 	CMPQ        AX, $0x10
 	JL          tail
-	VMOVDQU32.Z (CX), K1, Z9
+	VMOVDQU32.Z (CX), K2, Z9
 	VPSRLD      $0x04, Z9, Z10
 	VPTERNLOGD  $0xea, Z6, Z5, Z9
 	VPTERNLOGD  $0xea, Z6, Z5, Z10
@@ -129,22 +131,22 @@ loop:
 	VPMADDWD    Z8, Z9, Z9
 	VPSLLD      $0x08, Z9, Z9
 	VPADDD      Z9, Z11, Z11
-	KANDW       K2, K1, K3
-	VMOVDQU32.Z (BX), K3, Z9
+	KANDW       K1, K2, K3
+	VMOVDQU32.Z (DX), K3, Z9
 	VPADDD      Z9, Z11, Z11
-	VMOVDQU32   Z11, K1, (BX)
+	VMOVDQU32   Z11, K2, (DX)
 	ADDQ        $0x40, CX
-	ADDQ        $0x40, BX
+	ADDQ        $0x40, DX
 	SUBQ        $0x10, AX
 	JMP         loop
 
 tail:
 	TESTQ       AX, AX
 	JZ          done
-	MOVL        $0x0000ffff, DX
-	BZHIL       AX, DX, DX
-	KMOVW       DX, K1
-	VMOVDQU32.Z (CX), K1, Z9
+	MOVL        $0x0000ffff, BX
+	BZHIL       AX, BX, BX
+	KMOVW       BX, K2
+	VMOVDQU32.Z (CX), K2, Z9
 	VPSRLD      $0x04, Z9, Z10
 	VPTERNLOGD  $0xea, Z6, Z5, Z9
 	VPTERNLOGD  $0xea, Z6, Z5, Z10
@@ -163,46 +165,63 @@ tail:
 	VPMADDWD    Z8, Z1, Z1
 	VPSLLD      $0x08, Z1, Z1
 	VPADDD      Z1, Z0, Z0
-	KANDW       K2, K1, K2
-	VMOVDQU32.Z (BX), K2, Z1
+	KANDW       K1, K2, K1
+	VMOVDQU32.Z (DX), K1, Z1
 	VPADDD      Z1, Z0, Z0
-	VMOVDQU32   Z0, K1, (BX)
+	VMOVDQU32   Z0, K2, (DX)
 
 done:
 	VZEROUPPER
 	RET
 
-// func cutI32AVX512(n int, scores *int32, threshold int32, first int, positions *int32, kept *int32) int
-// Requires: AVX, AVX512F, BMI2, POPCNT
-TEXT ·cutI32AVX512(SB), NOSPLIT, $0-56
+// func scanCutNarrowAVX512(n int, codes *uint32, tables *byte, bias int32, threshold int32, first int, positions *int32, kept *int32) int
+// Requires: AVX, AVX512BW, AVX512F, AVX512VBMI, BMI2, POPCNT
+TEXT ·scanCutNarrowAVX512(SB), NOSPLIT, $0-64
 	MOVQ         n+0(FP), AX
-	MOVQ         scores+8(FP), CX
-	MOVQ         first+24(FP), DX
-	MOVQ         positions+32(FP), BX
-	MOVQ         kept+40(FP), SI
-	VBROADCASTSS threshold+16(FP), Z0
-	VBROADCASTSS word00000010<>+0(SB), Z2
-	VPBROADCASTD DX, Z1
-	VMOVUPS      iotaAVX512<>+0(SB), Z3
-	VPADDD       Z3, Z1, Z1
-	MOVQ         BX, DX
+	MOVQ         codes+8(FP), CX
+	MOVQ         tables+16(FP), DX
+	VMOVDQU32    (DX), Z0
+	VMOVDQU32    64(DX), Z1
+	VBROADCASTSS bias+24(FP), Z2
+	VBROADCASTSS word0f0f0f0f<>+0(SB), Z3
+	VBROADCASTSS word30201000<>+0(SB), Z4
+	VBROADCASTSS word01010101<>+0(SB), Z5
+	VBROADCASTSS word00010001<>+0(SB), Z6
+	VBROADCASTSS threshold+28(FP), Z7
+	VBROADCASTSS word00000010<>+0(SB), Z9
+	MOVQ         positions+40(FP), DX
+	MOVQ         kept+48(FP), BX
+	MOVQ         first+32(FP), SI
+	VPBROADCASTD SI, Z8
+	VMOVUPS      iotaAVX512<>+0(SB), Z10
+	VPADDD       Z10, Z8, Z8
+	MOVQ         DX, SI
 	MOVL         $0x0000ffff, DI
 	KMOVW        DI, K1
 
 loop:
 	CMPQ          AX, $0x10
 	JL            tail
-	VMOVDQU32.Z   (CX), K1, Z3
-	VPCMPD        $0x05, Z0, Z3, K1, K2
+	VMOVDQU32.Z   (CX), K1, Z10
+	VPSRLD        $0x04, Z10, Z11
+	VPTERNLOGD    $0xea, Z4, Z3, Z10
+	VPTERNLOGD    $0xea, Z4, Z3, Z11
+	VPERMB        Z0, Z10, Z10
+	VPERMB        Z1, Z11, Z11
+	VPADDB        Z11, Z10, Z10
+	VPMADDUBSW    Z5, Z10, Z10
+	VPMADDWD      Z6, Z10, Z10
+	VPADDD        Z10, Z2, Z10
+	VPCMPD        $0x05, Z7, Z10, K1, K2
 	KMOVW         K2, DI
 	POPCNTL       DI, DI
-	VPCOMPRESSD.Z Z1, K2, Z4
-	VPCOMPRESSD.Z Z3, K2, Z3
-	VMOVDQU32     Z4, (BX)
-	VMOVDQU32     Z3, (SI)
+	VPCOMPRESSD.Z Z8, K2, Z11
+	VPCOMPRESSD.Z Z10, K2, Z10
+	VMOVDQU32     Z11, (DX)
+	VMOVDQU32     Z10, (BX)
+	LEAQ          (DX)(DI*4), DX
 	LEAQ          (BX)(DI*4), BX
-	LEAQ          (SI)(DI*4), SI
-	VPADDD        Z2, Z1, Z1
+	VPADDD        Z9, Z8, Z8
 	ADDQ          $0x40, CX
 	SUBQ          $0x10, AX
 	JMP           loop
@@ -213,23 +232,32 @@ tail:
 	MOVL          $0x0000ffff, DI
 	BZHIL         AX, DI, DI
 	KMOVW         DI, K1
-	VMOVDQU32.Z   (CX), K1, Z3
-	VPCMPD        $0x05, Z0, Z3, K1, K1
+	VMOVDQU32.Z   (CX), K1, Z10
+	VPSRLD        $0x04, Z10, Z11
+	VPTERNLOGD    $0xea, Z4, Z3, Z10
+	VPTERNLOGD    $0xea, Z4, Z3, Z11
+	VPERMB        Z0, Z10, Z0
+	VPERMB        Z1, Z11, Z1
+	VPADDB        Z1, Z0, Z0
+	VPMADDUBSW    Z5, Z0, Z0
+	VPMADDWD      Z6, Z0, Z0
+	VPADDD        Z0, Z2, Z0
+	VPCMPD        $0x05, Z7, Z0, K1, K1
 	KMOVW         K1, AX
 	POPCNTL       AX, AX
-	VPCOMPRESSD.Z Z1, K1, Z0
-	VPCOMPRESSD.Z Z3, K1, Z3
+	VPCOMPRESSD.Z Z8, K1, Z1
+	VPCOMPRESSD.Z Z0, K1, Z0
+	VMOVDQU32     Z1, (DX)
 	VMOVDQU32     Z0, (BX)
-	VMOVDQU32     Z3, (SI)
+	LEAQ          (DX)(AX*4), DX
 	LEAQ          (BX)(AX*4), BX
-	LEAQ          (SI)(AX*4), SI
-	VPADDD        Z2, Z1, Z1
+	VPADDD        Z9, Z8, Z8
 
 done:
-	SUBQ DX, BX
-	SHRQ $0x02, BX
+	SUBQ SI, DX
+	SHRQ $0x02, DX
 	VZEROUPPER
-	MOVQ BX, ret+48(FP)
+	MOVQ DX, ret+56(FP)
 	RET
 
 DATA word00000010<>+0(SB)/4, $0x00000010
@@ -253,20 +281,186 @@ DATA iotaAVX512<>+56(SB)/4, $0x0000000e
 DATA iotaAVX512<>+60(SB)/4, $0x0000000f
 GLOBL iotaAVX512<>(SB), RODATA|NOPTR, $64
 
+// func scanCutWideAVX512(n int, codes *uint32, tables *byte, bias int32, threshold int32, first int, positions *int32, kept *int32) int
+// Requires: AVX, AVX512BW, AVX512F, AVX512VBMI, BMI2, POPCNT
+TEXT ·scanCutWideAVX512(SB), NOSPLIT, $0-64
+	MOVQ         n+0(FP), AX
+	MOVQ         codes+8(FP), CX
+	MOVQ         tables+16(FP), DX
+	VMOVDQU32    (DX), Z0
+	VMOVDQU32    64(DX), Z1
+	VMOVDQU32    128(DX), Z2
+	VMOVDQU32    192(DX), Z3
+	VBROADCASTSS bias+24(FP), Z4
+	VBROADCASTSS word0f0f0f0f<>+0(SB), Z5
+	VBROADCASTSS word30201000<>+0(SB), Z6
+	VBROADCASTSS word01010101<>+0(SB), Z7
+	VBROADCASTSS word00010001<>+0(SB), Z8
+	VBROADCASTSS threshold+28(FP), Z9
+	VBROADCASTSS word00000010<>+0(SB), Z11
+	MOVQ         positions+40(FP), DX
+	MOVQ         kept+48(FP), BX
+	MOVQ         first+32(FP), SI
+	VPBROADCASTD SI, Z10
+	VMOVUPS      iotaAVX512<>+0(SB), Z12
+	VPADDD       Z12, Z10, Z10
+	MOVQ         DX, SI
+	MOVL         $0x0000ffff, DI
+	KMOVW        DI, K1
+
+loop:
+	CMPQ          AX, $0x10
+	JL            tail
+	VMOVDQU32.Z   (CX), K1, Z12
+	VPSRLD        $0x04, Z12, Z13
+	VPTERNLOGD    $0xea, Z6, Z5, Z12
+	VPTERNLOGD    $0xea, Z6, Z5, Z13
+	VPERMB        Z0, Z12, Z14
+	VPERMB        Z1, Z13, Z15
+	VPMADDUBSW    Z7, Z14, Z14
+	VPMADDUBSW    Z7, Z15, Z15
+	VPADDW        Z15, Z14, Z14
+	VPMADDWD      Z8, Z14, Z14
+	VPADDD        Z14, Z4, Z14
+	VPERMB        Z2, Z12, Z12
+	VPERMB        Z3, Z13, Z13
+	VPMADDUBSW    Z7, Z12, Z12
+	VPMADDUBSW    Z7, Z13, Z13
+	VPADDW        Z13, Z12, Z12
+	VPMADDWD      Z8, Z12, Z12
+	VPSLLD        $0x08, Z12, Z12
+	VPADDD        Z12, Z14, Z14
+	VPCMPD        $0x05, Z9, Z14, K1, K2
+	KMOVW         K2, DI
+	POPCNTL       DI, DI
+	VPCOMPRESSD.Z Z10, K2, Z12
+	VPCOMPRESSD.Z Z14, K2, Z13
+	VMOVDQU32     Z12, (DX)
+	VMOVDQU32     Z13, (BX)
+	LEAQ          (DX)(DI*4), DX
+	LEAQ          (BX)(DI*4), BX
+	VPADDD        Z11, Z10, Z10
+	ADDQ          $0x40, CX
+	SUBQ          $0x10, AX
+	JMP           loop
+
+tail:
+	TESTQ         AX, AX
+	JZ            done
+	MOVL          $0x0000ffff, DI
+	BZHIL         AX, DI, DI
+	KMOVW         DI, K1
+	VMOVDQU32.Z   (CX), K1, Z12
+	VPSRLD        $0x04, Z12, Z13
+	VPTERNLOGD    $0xea, Z6, Z5, Z12
+	VPTERNLOGD    $0xea, Z6, Z5, Z13
+	VPERMB        Z0, Z12, Z0
+	VPERMB        Z1, Z13, Z1
+	VPMADDUBSW    Z7, Z0, Z0
+	VPMADDUBSW    Z7, Z1, Z1
+	VPADDW        Z1, Z0, Z0
+	VPMADDWD      Z8, Z0, Z0
+	VPADDD        Z0, Z4, Z0
+	VPERMB        Z2, Z12, Z1
+	VPERMB        Z3, Z13, Z2
+	VPMADDUBSW    Z7, Z1, Z1
+	VPMADDUBSW    Z7, Z2, Z2
+	VPADDW        Z2, Z1, Z1
+	VPMADDWD      Z8, Z1, Z1
+	VPSLLD        $0x08, Z1, Z1
+	VPADDD        Z1, Z0, Z0
+	VPCMPD        $0x05, Z9, Z0, K1, K1
+	KMOVW         K1, AX
+	POPCNTL       AX, AX
+	VPCOMPRESSD.Z Z10, K1, Z1
+	VPCOMPRESSD.Z Z0, K1, Z0
+	VMOVDQU32     Z1, (DX)
+	VMOVDQU32     Z0, (BX)
+	LEAQ          (DX)(AX*4), DX
+	LEAQ          (BX)(AX*4), BX
+	VPADDD        Z11, Z10, Z10
+
+done:
+	SUBQ SI, DX
+	SHRQ $0x02, DX
+	VZEROUPPER
+	MOVQ DX, ret+56(FP)
+	RET
+
+// func cutI32AVX512(n int, scores *int32, threshold int32, first int, positions *int32, kept *int32) int
+// Requires: AVX, AVX512F, BMI2, POPCNT
+TEXT ·cutI32AVX512(SB), NOSPLIT, $0-56
+	MOVQ         n+0(FP), AX
+	MOVQ         scores+8(FP), CX
+	VBROADCASTSS threshold+16(FP), Z0
+	VBROADCASTSS word00000010<>+0(SB), Z2
+	MOVQ         positions+32(FP), DX
+	MOVQ         kept+40(FP), BX
+	MOVQ         first+24(FP), SI
+	VPBROADCASTD SI, Z1
+	VMOVUPS      iotaAVX512<>+0(SB), Z3
+	VPADDD       Z3, Z1, Z1
+	MOVQ         DX, SI
+	MOVL         $0x0000ffff, DI
+	KMOVW        DI, K1
+
+loop:
+	CMPQ          AX, $0x10
+	JL            tail
+	VMOVDQU32.Z   (CX), K1, Z3
+	VPCMPD        $0x05, Z0, Z3, K1, K2
+	KMOVW         K2, DI
+	POPCNTL       DI, DI
+	VPCOMPRESSD.Z Z1, K2, Z4
+	VPCOMPRESSD.Z Z3, K2, Z3
+	VMOVDQU32     Z4, (DX)
+	VMOVDQU32     Z3, (BX)
+	LEAQ          (DX)(DI*4), DX
+	LEAQ          (BX)(DI*4), BX
+	VPADDD        Z2, Z1, Z1
+	ADDQ          $0x40, CX
+	SUBQ          $0x10, AX
+	JMP           loop
+
+tail:
+	TESTQ         AX, AX
+	JZ            done
+	MOVL          $0x0000ffff, DI
+	BZHIL         AX, DI, DI
+	KMOVW         DI, K1
+	VMOVDQU32.Z   (CX), K1, Z3
+	VPCMPD        $0x05, Z0, Z3, K1, K1
+	KMOVW         K1, AX
+	POPCNTL       AX, AX
+	VPCOMPRESSD.Z Z1, K1, Z0
+	VPCOMPRESSD.Z Z3, K1, Z3
+	VMOVDQU32     Z0, (DX)
+	VMOVDQU32     Z3, (BX)
+	LEAQ          (DX)(AX*4), DX
+	LEAQ          (BX)(AX*4), BX
+	VPADDD        Z2, Z1, Z1
+
+done:
+	SUBQ SI, DX
+	SHRQ $0x02, DX
+	VZEROUPPER
+	MOVQ DX, ret+48(FP)
+	RET
+
 // func cutF32AVX512(n int, scores *float32, threshold float32, first int, positions *int32, kept *float32) int
 // Requires: AVX, AVX512F, BMI2, POPCNT
 TEXT ·cutF32AVX512(SB), NOSPLIT, $0-56
 	MOVQ         n+0(FP), AX
 	MOVQ         scores+8(FP), CX
-	MOVQ         first+24(FP), DX
-	MOVQ         positions+32(FP), BX
-	MOVQ         kept+40(FP), SI
 	VBROADCASTSS threshold+16(FP), Z0
 	VBROADCASTSS word00000010<>+0(SB), Z2
-	VPBROADCASTD DX, Z1
+	MOVQ         positions+32(FP), DX
+	MOVQ         kept+40(FP), BX
+	MOVQ         first+24(FP), SI
+	VPBROADCASTD SI, Z1
 	VMOVUPS      iotaAVX512<>+0(SB), Z3
 	VPADDD       Z3, Z1, Z1
-	MOVQ         BX, DX
+	MOVQ         DX, SI
 	MOVL         $0x0000ffff, DI
 	KMOVW        DI, K1
 
@@ -279,10 +473,10 @@ loop:
 	POPCNTL       DI, DI
 	VPCOMPRESSD.Z Z1, K2, Z4
 	VPCOMPRESSD.Z Z3, K2, Z3
-	VMOVDQU32     Z4, (BX)
-	VMOVDQU32     Z3, (SI)
+	VMOVDQU32     Z4, (DX)
+	VMOVDQU32     Z3, (BX)
+	LEAQ          (DX)(DI*4), DX
 	LEAQ          (BX)(DI*4), BX
-	LEAQ          (SI)(DI*4), SI
 	VPADDD        Z2, Z1, Z1
 	ADDQ          $0x40, CX
 	SUBQ          $0x10, AX
@@ -300,17 +494,17 @@ tail:
 	POPCNTL       AX, AX
 	VPCOMPRESSD.Z Z1, K1, Z0
 	VPCOMPRESSD.Z Z3, K1, Z3
-	VMOVDQU32     Z0, (BX)
-	VMOVDQU32     Z3, (SI)
+	VMOVDQU32     Z0, (DX)
+	VMOVDQU32     Z3, (BX)
+	LEAQ          (DX)(AX*4), DX
 	LEAQ          (BX)(AX*4), BX
-	LEAQ          (SI)(AX*4), SI
 	VPADDD        Z2, Z1, Z1
 
 done:
-	SUBQ DX, BX
-	SHRQ $0x02, BX
+	SUBQ SI, DX
+	SHRQ $0x02, DX
 	VZEROUPPER
-	MOVQ BX, ret+48(FP)
+	MOVQ DX, ret+48(FP)
 	RET
 
 // func scanAVX2(n int, codes *uint32, tables *byte, bias int32, scores *int32, add int)
@@ -570,4 +764,112 @@ loop:
 	SUBQ      $0x00000008, AX
 	JG        loop
 	VZEROUPPER
+	RET
+
+// func reachAVX512(n int, keys *int32, threshold int32) int
+// Requires: AVX, AVX2, AVX512F
+TEXT ·reachAVX512(SB), NOSPLIT, $0-32
+	MOVQ         n+0(FP), AX
+	MOVQ         keys+8(FP), CX
+	VBROADCASTSS threshold+16(FP), Z0
+	VPXORD       Z1, Z1, Z1
+	MOVQ         AX, DX
+	VPTERNLOGD   $0xff, Z2, Z2, Z2
+
+loop:
+	VPCMPD        $0x06, (CX), Z0, K1
+	VPADDD        Z2, Z1, K1, Z1
+	ADDQ          $0x00000040, CX
+	SUBQ          $0x00000010, AX
+	JG            loop
+	VEXTRACTI64X4 $0x01, Z1, Y0
+	VPADDD        Y0, Y1, Y0
+	VEXTRACTI128  $0x01, Y0, X1
+	VPADDD        X1, X0, X1
+	VPSHUFD       $0x4e, X1, X0
+	VPADDD        X0, X1, X1
+	VPSHUFD       $0xb1, X1, X0
+	VPADDD        X0, X1, X1
+	VMOVD         X1, AX
+	MOVLQSX       AX, AX
+	ADDQ          AX, DX
+	VZEROUPPER
+	MOVQ          DX, ret+24(FP)
+	RET
+
+// func reachAVX2(n int, keys *int32, threshold int32) int
+// Requires: AVX, AVX2
+TEXT ·reachAVX2(SB), NOSPLIT, $0-32
+	MOVQ         n+0(FP), AX
+	MOVQ         keys+8(FP), CX
+	VBROADCASTSS threshold+16(FP), Y0
+	VXORPS       Y1, Y1, Y1
+	MOVQ         AX, DX
+
+loop:
+	VPCMPGTD     (CX), Y0, Y2
+	VPADDD       Y2, Y1, Y1
+	ADDQ         $0x00000020, CX
+	SUBQ         $0x00000008, AX
+	JG           loop
+	VEXTRACTI128 $0x01, Y1, X0
+	VPADDD       X0, X1, X0
+	VPSHUFD      $0x4e, X0, X1
+	VPADDD       X1, X0, X0
+	VPSHUFD      $0xb1, X0, X1
+	VPADDD       X1, X0, X0
+	VMOVD        X0, AX
+	MOVLQSX      AX, AX
+	ADDQ         AX, DX
+	VZEROUPPER
+	MOVQ         DX, ret+24(FP)
+	RET
+
+// func chooseAVX512(n int, keys *int32, threshold int32, positions *int32) int
+// Requires: AVX, AVX512F, BMI2, POPCNT
+TEXT ·chooseAVX512(SB), NOSPLIT, $0-40
+	MOVQ         n+0(FP), AX
+	MOVQ         keys+8(FP), CX
+	MOVQ         positions+24(FP), DX
+	VBROADCASTSS threshold+16(FP), Z0
+	MOVQ         DX, BX
+	MOVL         $0x0000ffff, SI
+	KMOVW        SI, K1
+
+loop:
+	CMPQ          AX, $0x10
+	JL            tail
+	VMOVDQU32.Z   (CX), K1, Z1
+	VPCMPD        $0x05, Z0, Z1, K1, K2
+	KMOVW         K2, SI
+	POPCNTL       SI, SI
+	VMOVDQU32.Z   (DX), K1, Z1
+	VPCOMPRESSD.Z Z1, K2, Z1
+	VMOVDQU32     Z1, (BX)
+	LEAQ          (BX)(SI*4), BX
+	ADDQ          $0x40, CX
+	ADDQ          $0x40, DX
+	SUBQ          $0x10, AX
+	JMP           loop
+
+tail:
+	TESTQ         AX, AX
+	JZ            done
+	MOVL          $0x0000ffff, SI
+	BZHIL         AX, SI, SI
+	KMOVW         SI, K1
+	VMOVDQU32.Z   (CX), K1, Z1
+	VPCMPD        $0x05, Z0, Z1, K1, K2
+	KMOVW         K2, AX
+	POPCNTL       AX, AX
+	VMOVDQU32.Z   (DX), K1, Z1
+	VPCOMPRESSD.Z Z1, K2, Z1
+	VMOVDQU32     Z1, (BX)
+	LEAQ          (BX)(AX*4), BX
+
+done:
+	SUBQ positions+24(FP), BX
+	SHRQ $0x02, BX
+	VZEROUPPER
+	MOVQ BX, ret+32(FP)
 	RET

@@ -2,7 +2,6 @@ package cpu
 
 import (
 	"math"
-	"math/bits"
 	"unsafe"
 
 	"github.com/hashattn/hashattn/kernels"
@@ -28,25 +27,27 @@ type topJob struct {
 }
 
 const (
-	sampled   = 2048 // scores of which the threshold is estimated
-	cutBlock  = 4096 // tokens scored at once
-	radixBits = 11
+	sampled  = 2048 // scores of which the threshold is estimated
+	cutBlock = 4096 // tokens scored at once
+	maxLanes = 16   // room behind what the kernels write or read in whole registers
 )
 
 // cutScratch is a thread's memory for a cut.
 type cutScratch struct {
 	positions, scores []int32 // candidates at least as good as the threshold
-	keys              []uint32
+	keys              []int32 // where they are not the scores themselves
 	block             []int32 // scores of a block, where they are computed
-	counts            [1 << radixBits]int32
 }
 
 func (j *topJob) task(worker, index int) {
 	r := &j.rows[index]
 	s := &j.d.scratch[worker]
 	if r.count > 0 {
-		if r.mass != nil {
+		switch {
+		case r.mass != nil:
 			r.sumMass(j.d.set, s)
+		case r.scan != nil:
+			r.scan.build(j.d.set)
 		}
 		r.cut(j.d.set, s)
 	}
@@ -67,7 +68,7 @@ func (r *topRow) cut(set *kernelSet, s *scratch) {
 		}
 		return
 	}
-	c.positions, c.scores = resize(c.positions, n+16), resize(c.scores, n+16)
+	c.positions, c.scores = resize(c.positions, n+maxLanes), resize(c.scores, n+maxLanes)
 	kept := -1
 	if n > 2*sampled && r.count < n/4 {
 		kept = r.keep(set, s, r.threshold(set, s))
@@ -75,81 +76,77 @@ func (r *topRow) cut(set *kernelSet, s *scratch) {
 	if kept < r.count {
 		kept = r.keepAll(set, s)
 	}
-	c.keys = resize(c.keys, kept)
+	keys := c.scores[:kept]
 	if r.floats != nil {
+		c.keys = resize(c.keys, kept+maxLanes)
+		keys = c.keys[:kept]
 		for i, v := range c.scores[:kept] {
-			c.keys[i] = floatKey(uint32(v))
-		}
-	} else {
-		for i, v := range c.scores[:kept] {
-			c.keys[i] = intKey(v)
+			keys[i] = floatKey(uint32(v))
 		}
 	}
-	c.best(c.keys, c.positions[:kept], r.selected[:r.count])
+	lo, hi := int32(math.MinInt32), int32(math.MaxInt32)
+	if r.scan != nil {
+		lo, hi = r.scan.span()
+	}
+	best(set, keys, c.positions, r.selected[:r.count], lo, hi)
 }
 
-// intKey and floatKey order scores as unsigned integers.
-func intKey(v int32) uint32 { return uint32(v) ^ 1<<31 }
-
-// floatKey takes a float32's bits. NaN is below everything, zeros are equal.
-func floatKey(b uint32) uint32 {
+// floatKey orders a float32, given as its bits, as an integer. NaN is below
+// everything, zeros are equal.
+func floatKey(b uint32) int32 {
 	switch {
 	case b&0x7fffffff > 0x7f800000:
-		return 0
+		return math.MinInt32
 	case b == 1<<31:
-		return 1 << 31
-	case b>>31 == 1:
-		return ^b
+		return 0
 	}
-	return b | 1<<31
+	v := int32(b)
+	return v ^ v>>31&math.MaxInt32
 }
 
 // keyFloat undoes floatKey.
-func keyFloat(k uint32) float32 {
-	if k>>31 == 1 {
-		return math.Float32frombits(k &^ (1 << 31))
-	}
-	return math.Float32frombits(^k)
+func keyFloat(k int32) float32 {
+	return math.Float32frombits(uint32(k ^ k>>31&math.MaxInt32))
 }
 
 // threshold estimates, as a key, a score that more than count tokens reach.
-func (r *topRow) threshold(set *kernelSet, s *scratch) uint32 {
-	const run = 32
+func (r *topRow) threshold(set *kernelSet, s *scratch) int32 {
+	const run, runs = 32, sampled / 32
 	c := &s.cut
 	n := r.hi - r.lo
-	c.keys = resize(c.keys, sampled)
-	for i := range sampled / run {
-		from := r.lo + i*(n-run)/(sampled/run-1)
-		keys := c.keys[i*run : (i+1)*run]
-		switch {
-		case r.floats != nil:
-			for x, v := range r.floats[from : from+run] {
+	c.keys = resize(c.keys, sampled+maxLanes)
+	from := func(i int) int { return r.lo + i*(n-run)/(runs-1) }
+	lo, hi := int32(math.MinInt32), int32(math.MaxInt32)
+	if r.scan != nil {
+		for i := range runs {
+			c.positions[i] = int32(from(i))
+		}
+		r.scan.sample(set, s, c.positions[:runs], run, c.keys)
+		lo, hi = r.scan.span()
+	} else {
+		for i := range runs {
+			keys := c.keys[i*run : (i+1)*run]
+			if r.floats == nil {
+				copy(keys, r.ints[from(i):])
+				continue
+			}
+			for x, v := range r.floats[from(i):][:run] {
 				keys[x] = floatKey(math.Float32bits(v))
-			}
-		case r.scan != nil:
-			c.block = resize(c.block, cutBlock)
-			r.scan.scores(set, &s.words, from, c.block[:run])
-			for x, v := range c.block[:run] {
-				keys[x] = intKey(v)
-			}
-		default:
-			for x, v := range r.ints[from : from+run] {
-				keys[x] = intKey(v)
 			}
 		}
 	}
 	expected := float64(r.count) / float64(n) * sampled
 	rank := min(sampled-1, int(expected+4*math.Sqrt(expected)+8))
-	key, _, _ := c.nth(c.keys, rank)
+	key, _, _ := nth(set, c.keys[:sampled], rank, lo, hi)
 	return key
 }
 
 // keep collects the tokens that reach the threshold.
-func (r *topRow) keep(set *kernelSet, s *scratch, threshold uint32) int {
+func (r *topRow) keep(set *kernelSet, s *scratch, limit int32) int {
 	c := &s.cut
 	kept, n := 0, r.hi-r.lo
 	if r.floats != nil {
-		limit := keyFloat(threshold)
+		limit := keyFloat(limit)
 		if limit != limit {
 			return -1
 		}
@@ -163,9 +160,11 @@ func (r *topRow) keep(set *kernelSet, s *scratch, threshold uint32) int {
 		}
 		return kept
 	}
-	limit := int32(threshold ^ 1<<31)
 	if r.scan == nil {
 		return c.keepInts(set, r.ints[r.lo:r.hi], limit, r.lo, 0)
+	}
+	if kept, done := r.scan.cut(set, r.lo, r.hi, limit, c.positions, c.scores); done {
+		return kept
 	}
 	c.block = resize(c.block, cutBlock)
 	for at := r.lo; at < r.hi; at += cutBlock {
@@ -213,59 +212,45 @@ func (r *topRow) keepAll(set *kernelSet, s *scratch) int {
 }
 
 // nth is the key of rank (from 0) among keys in descending order, how many
-// keys equal it, and how many of those belong to the best rank+1.
-func (c *cutScratch) nth(keys []uint32, rank int) (key uint32, equal, needed int) {
-	lo, hi := keys[0], keys[0]
-	for _, k := range keys {
-		lo, hi = min(lo, k), max(hi, k)
+// keys equal it, and how many of those belong to the best rank+1. It looks for
+// the largest key that rank+1 keys reach, between the smallest and the largest
+// there can be. Behind keys there is room for maxLanes more, which it
+// overwrites.
+func nth(set *kernelSet, keys []int32, rank int, smallest, largest int32) (key int32, equal, needed int) {
+	padded := keys[:(len(keys)+set.lanes-1)/set.lanes*set.lanes]
+	for i := len(keys); i < len(padded); i++ {
+		padded[i] = math.MinInt32
 	}
-	// digits of the distance to lo, the highest first
-	width := bits.Len32(hi - lo)
-	needed = rank + 1
-	prefix, shift := uint32(0), 0
-	for done := 0; ; done += radixBits {
-		shift = max(0, width-done-radixBits)
-		clear(c.counts[:])
-		if done == 0 {
-			for _, k := range keys {
-				c.counts[(k-lo)>>shift]++
-			}
+	lo, hi := int64(smallest), int64(largest)
+	atLeast, above := len(keys), 0 // keys from lo on, from hi+1 on
+	for lo < hi {
+		middle := lo + (hi-lo+1)/2
+		if n := set.reach(len(padded), &padded[0], int32(middle)); n > rank {
+			lo, atLeast = middle, n
 		} else {
-			above := width - done // bits not yet fixed
-			for _, k := range keys {
-				if d := k - lo; d>>above == prefix {
-					c.counts[d>>shift&(1<<(above-shift)-1)]++
-				}
-			}
-		}
-		top := 1<<min(radixBits, width-done) - 1
-		for ; int(c.counts[top]) < needed; top-- {
-			needed -= int(c.counts[top])
-		}
-		equal = int(c.counts[top])
-		prefix = prefix<<min(radixBits, width-done) | uint32(top)
-		if shift == 0 {
-			return lo + prefix, equal, needed
+			hi, above = middle-1, n
 		}
 	}
+	return int32(lo), atLeast - above, rank + 1 - above
 }
 
 // best writes the positions of the len(dst) largest keys, ascending as they
-// come; of equal keys at the cut the last win.
-func (c *cutScratch) best(keys []uint32, positions []int32, dst []int32) {
-	key, equal, needed := c.nth(keys, len(dst)-1)
-	skip := equal - needed
-	at := 0
-	for i, k := range keys {
-		if k < key {
-			continue
-		}
-		if k == key && skip > 0 {
+// come; of equal keys at the cut the last win. Keys and positions have room for
+// maxLanes more, and positions are lost. No key is beyond smallest or largest.
+func best(set *kernelSet, keys, positions, dst []int32, smallest, largest int32) {
+	key, equal, needed := nth(set, keys, len(dst)-1, smallest, largest)
+	from := 0 // where keys that equal the last one's begin to win
+	for skip := equal - needed; skip > 0; from++ {
+		if keys[from] == key {
 			skip--
-			continue
 		}
-		dst[at] = positions[i]
-		at++
+	}
+	// the part behind first: choosing overwrites what follows its positions
+	n := len(dst) - set.choose(len(keys)-from, &keys[from], key, &positions[from])
+	copy(dst[n:], positions[from:])
+	if n > 0 {
+		set.choose(from, &keys[0], key+1, &positions[0])
+		copy(dst, positions[:n])
 	}
 }
 
@@ -283,7 +268,7 @@ func (d *Device) TopK(selected, scores kernels.Tensor, b *kernels.Batch, s kerne
 			for set := range sets {
 				at := row*sets + set
 				r := &d.top.rows[at]
-				*r = topRow{lo: lo, hi: hi, count: s.Scored(n), selected: out[at*k : (at+1)*k]}
+				*r = topRow{lo: lo, hi: hi, count: s.ScoredOf(set, n), selected: out[at*k : (at+1)*k]}
 				if scores.Type == dtype.I32 {
 					r.ints = scores.I32()[at*stride:]
 				} else {

@@ -68,6 +68,9 @@ type selection struct {
 func (s selection) words() []uint64 { return wordsOf(&s) }
 
 func selectionOf(s kernels.Selection) selection {
+	if s.Uneven() {
+		panic("cuda: sets of different sizes in one layer")
+	}
 	return selection{heads: int32(s.Heads), sink: int32(s.Sink), local: int32(s.Local), num: int32(s.Budget.Num), den: int32(s.Budget.Den), count: int32(s.Budget.Count), candidates: int32(s.Candidates)}
 }
 
@@ -105,15 +108,20 @@ type encodeArgs struct {
 	bits, blockBits int32
 	q, rows, caches uint64
 	layerCount      int32
-	layer, kvHeads  int32
+	layer, group    int32
 	wordsOfCode     int32
-	unused          int32
+	staged          int32
 	queryBits       int32
 	weights, scales uint64
 	tokens, width   int32
 }
 
 func (a encodeArgs) words() []uint64 { return wordsOf(&a) }
+
+// encodeStep mirrors struct EncodeStep of encode.cu.
+type encodeStep struct{ maps [2]encodeArgs }
+
+func (s encodeStep) words() []uint64 { return wordsOf(&s) }
 
 // topKArgs mirrors struct TopKArgs of select.cu.
 type topKArgs struct {
@@ -142,12 +150,14 @@ func (a rerankArgs) words() []uint64 { return wordsOf(&a) }
 type fusedArgs struct {
 	out, shadow, q, weights, rows, layers, selected uint64
 
-	layerCount, layer, queryHeads, kvHeads, keyHeads, sets, maps, bits, k, single, levels, listed int32
+	layerCount, layer, queryHeads, sets, maps, bits, k, heads, perSet, single, levels, listed int32
 
-	scale  float32
-	bins   int32
-	s      selection
-	encode encodeArgs
+	keyMagic, kvMagic uint32
+	rerank, unused    int32
+
+	scale float32
+	bins  int32
+	s     selection
 }
 
 func (a fusedArgs) words() []uint64 { return wordsOf(&a) }
@@ -159,6 +169,9 @@ type linears struct {
 	x            uint64
 
 	tokens, stride, split, add int32
+
+	gated, shadow uint64
+	act, unused   int32
 }
 
 func (a linears) words() []uint64 { return wordsOf(&a) }

@@ -16,11 +16,47 @@ template <int D> struct Queries {
     DEV void fill(const float *q, int heads) {
         for (int i = threadIdx.x; i < 8 * D; i += blockDim.x) put(i, i < heads * D ? q[i] : 0.f);
     }
+    // put sets values i and i+1, i even, of [8][D].
+    DEV void put(int i, float2 v) {
+        const u32 h = pack(v.x, v.y);
+        *(u32 *)&hi[i / D][i % D] = h;
+        *(u32 *)&lo[i / D][i % D] = pack(v.x - low(h), v.y - high(h));
+    }
     // put sets value i of [8][D].
     DEV void put(int i, float v) {
         const bf16 h = tobf16(v);
         hi[i / D][i % D] = h;
         lo[i / D][i % D] = tobf16(v - f32(h));
+    }
+};
+
+// KeyTile is 16 rows of K in a warp's registers.
+template <int D> struct KeyTile {
+    uint4 x[D / 32], y[D / 32];
+    // load starts the loads of the rows position, of token lane%16.
+    DEV void load(const bf16 *K, int position) {
+        const int lane = threadIdx.x & 31, g = lane >> 2, c = lane & 3;
+        const bf16 *k0 = K + (long long)__shfl_sync(ALL, position, g) * D + c * 8;
+        const bf16 *k1 = K + (long long)__shfl_sync(ALL, position, g + 8) * D + c * 8;
+#pragma unroll
+        for (int j = 0; j < D / 32; j++) {
+            x[j] = stream4(k0 + 32 * j);
+            y[j] = stream4(k1 + 32 * j);
+        }
+    }
+    // dot sets s to q.k of tokens g and g+8 (0, 1 and 2, 3) with heads 2c and
+    // 2c+1.
+    DEV void dot(const Queries<D> &q, float *s) const {
+        const int lane = threadIdx.x & 31, g = lane >> 2, c = lane & 3;
+        s[0] = s[1] = s[2] = s[3] = 0;
+#pragma unroll
+        for (int j = 0; j < D / 32; j++) {
+            const uint4 h = *(const uint4 *)&q.hi[g][32 * j + 8 * c], l = *(const uint4 *)&q.lo[g][32 * j + 8 * c];
+            mma(s, x[j].x, y[j].x, x[j].y, y[j].y, h.x, h.y);
+            mma(s, x[j].z, y[j].z, x[j].w, y[j].w, h.z, h.w);
+            mma(s, x[j].x, y[j].x, x[j].y, y[j].y, l.x, l.y);
+            mma(s, x[j].z, y[j].z, x[j].w, y[j].w, l.z, l.w);
+        }
     }
 };
 
@@ -38,35 +74,13 @@ template <int D> struct Accumulator {
     // tile adds 16 tokens. position is the cache row of token lane%16, valid
     // how many of the 16 count; the others must repeat an existing row.
     DEV void tile(const bf16 *K, const bf16 *V, const Queries<D> &q, int position, int valid, float scale) {
-        const int lane = threadIdx.x & 31, g = lane >> 2, c = lane & 3;
-        uint4 ka[2][D / 32], va[4][D / 64];
-        const bf16 *k0 = K + (long long)__shfl_sync(ALL, position, g) * D + c * 8;
-        const bf16 *k1 = K + (long long)__shfl_sync(ALL, position, g + 8) * D + c * 8;
-#pragma unroll
-        for (int j = 0; j < D / 32; j++) {
-            ka[0][j] = stream4(k0 + 32 * j);
-            ka[1][j] = stream4(k1 + 32 * j);
-        }
-        const bf16 *v0 = V + (long long)__shfl_sync(ALL, position, 2 * c) * D + g * 8;
-        const bf16 *v1 = V + (long long)__shfl_sync(ALL, position, 2 * c + 1) * D + g * 8;
-        const bf16 *v2 = V + (long long)__shfl_sync(ALL, position, 2 * c + 8) * D + g * 8;
-        const bf16 *v3 = V + (long long)__shfl_sync(ALL, position, 2 * c + 9) * D + g * 8;
-#pragma unroll
-        for (int j = 0; j < D / 64; j++) {
-            va[0][j] = stream4(v0 + 64 * j);
-            va[1][j] = stream4(v1 + 64 * j);
-            va[2][j] = stream4(v2 + 64 * j);
-            va[3][j] = stream4(v3 + 64 * j);
-        }
-        float s[4] = {0, 0, 0, 0};
-#pragma unroll
-        for (int j = 0; j < D / 32; j++) {
-            const uint4 h = *(const uint4 *)&q.hi[g][32 * j + 8 * c], l = *(const uint4 *)&q.lo[g][32 * j + 8 * c];
-            mma(s, ka[0][j].x, ka[1][j].x, ka[0][j].y, ka[1][j].y, h.x, h.y);
-            mma(s, ka[0][j].z, ka[1][j].z, ka[0][j].w, ka[1][j].w, h.z, h.w);
-            mma(s, ka[0][j].x, ka[1][j].x, ka[0][j].y, ka[1][j].y, l.x, l.y);
-            mma(s, ka[0][j].z, ka[1][j].z, ka[0][j].w, ka[1][j].w, l.z, l.w);
-        }
+        const int g = (threadIdx.x & 31) >> 2;
+        KeyTile<D> keys;
+        uint4 va[4][D / 64];
+        keys.load(K, position);
+        loadValues(va, V, position);
+        float s[4];
+        keys.dot(q, s);
 #pragma unroll
         for (int i = 0; i < 4; i++) s[i] *= scale;
         if (g >= valid) s[0] = s[1] = MASKED;
@@ -82,12 +96,8 @@ template <int D> struct Accumulator {
         const float f0 = exp2f(m0 - n0), f1 = exp2f(m1 - n1);
         m0 = n0;
         m1 = n1;
-        const float e0 = exp2f(s[0] - m0), e1 = exp2f(s[1] - m1), e2 = exp2f(s[2] - m0), e3 = exp2f(s[3] - m1);
-        // the weights' sum is that of the rounded weights the product uses
-        const u32 p0 = pack(e0, e1), p1 = pack(e2, e3);
-        l0 = l0 * f0 + low(p0) + low(p1);
-        l1 = l1 * f1 + high(p0) + high(p1);
-        const u32 b0 = transpose(p0), b1 = transpose(p1);
+        l0 *= f0;
+        l1 *= f1;
 #pragma unroll
         for (int i = 0; i < D / 16; i++) {
             out[i][0] *= f0;
@@ -95,6 +105,34 @@ template <int D> struct Accumulator {
             out[i][2] *= f0;
             out[i][3] *= f1;
         }
+        add(va, s);
+    }
+
+    // loadValues starts the loads of 16 rows of V.
+    static DEV void loadValues(uint4 (&va)[4][D / 64], const bf16 *V, int position) {
+        const int lane = threadIdx.x & 31, g = lane >> 2, c = lane & 3;
+        const bf16 *v0 = V + (long long)__shfl_sync(ALL, position, 2 * c) * D + g * 8;
+        const bf16 *v1 = V + (long long)__shfl_sync(ALL, position, 2 * c + 1) * D + g * 8;
+        const bf16 *v2 = V + (long long)__shfl_sync(ALL, position, 2 * c + 8) * D + g * 8;
+        const bf16 *v3 = V + (long long)__shfl_sync(ALL, position, 2 * c + 9) * D + g * 8;
+#pragma unroll
+        for (int j = 0; j < D / 64; j++) {
+            va[0][j] = stream4(v0 + 64 * j);
+            va[1][j] = stream4(v1 + 64 * j);
+            va[2][j] = stream4(v2 + 64 * j);
+            va[3][j] = stream4(v3 + 64 * j);
+        }
+    }
+
+    // add adds 16 rows of V of base-2 logits s (as KeyTile's), relative to m0
+    // and m1, which they must not exceed.
+    DEV void add(uint4 (&va)[4][D / 64], const float *s) {
+        const float e0 = exp2f(s[0] - m0), e1 = exp2f(s[1] - m1), e2 = exp2f(s[2] - m0), e3 = exp2f(s[3] - m1);
+        // the weights' sum is that of the rounded weights the product uses
+        const u32 p0 = pack(e0, e1), p1 = pack(e2, e3);
+        l0 += low(p0) + low(p1);
+        l1 += high(p0) + high(p1);
+        const u32 b0 = transpose(p0), b1 = transpose(p1);
 #pragma unroll
         for (int j = 0; j < D / 64; j++) {
 #define TILE(e, f) \

@@ -22,6 +22,40 @@ KERNEL append_f32(const float *k, const float *v, const Row *rows, const Layer *
     append<float>(k, v, rows, layers, layerCount, layer, heads, dim);
 }
 
+// rope_append rotates q [T, heads, dim] and k [T, kvHeads, dim] in place, pair i
+// being elements i and i + dim/2, and stores k and v at the rows' positions.
+template <class C> DEV void ropeAppend(float *q, float *k, const float *v, const float *cs, const float *sn, const Row *rows, const Layer *layers, int layerCount, int layer, int heads, int kvHeads, int dim) {
+    const int row = blockIdx.y, half = dim / 2;
+    const Row r = rows[row];
+    const Layer L = layers[r.segment * layerCount + layer];
+    begin();
+    for (int p = blockIdx.x * blockDim.x + threadIdx.x; p < (heads + 2 * kvHeads) * half; p += gridDim.x * blockDim.x) {
+        const int head = p / half, i = p % half;
+        const bool rotated = head < heads + kvHeads;
+        const int kv = rotated ? head - heads : head - heads - kvHeads; // below 0: a query
+        const float *x = kv < 0 ? q + ((long long)row * heads + head) * dim + i : (rotated ? k : v) + ((long long)row * kvHeads + kv) * dim + i;
+        float a = x[0], b = x[half];
+        if (rotated) {
+            const float c = cs[(long long)row * half + i], s = sn[(long long)row * half + i], y = a * c - b * s;
+            b = a * s + b * c;
+            a = y;
+            ((float *)x)[0] = a;
+            ((float *)x)[half] = b;
+        }
+        if (kv >= 0) {
+            C *to = (C *)(rotated ? L.k : L.v) + ((long long)kv * L.capacity + r.position) * dim + i;
+            store(to, a);
+            store(to + half, b);
+        }
+    }
+}
+KERNEL rope_append_bf16(float *q, float *k, const float *v, const float *cs, const float *sn, const Row *rows, const Layer *layers, int layerCount, int layer, int heads, int kvHeads, int dim) {
+    ropeAppend<bf16>(q, k, v, cs, sn, rows, layers, layerCount, layer, heads, kvHeads, dim);
+}
+KERNEL rope_append_f32(float *q, float *k, const float *v, const float *cs, const float *sn, const Row *rows, const Layer *layers, int layerCount, int layer, int heads, int kvHeads, int dim) {
+    ropeAppend<float>(q, k, v, cs, sn, rows, layers, layerCount, layer, heads, kvHeads, dim);
+}
+
 // Read lists the cached tokens of a row in order: a window of the last ones,
 // or sink, selected and local.
 struct Read {

@@ -37,6 +37,9 @@ func (d *Device) Append(layer int, k, v kernels.Tensor, b *kernels.Batch) {
 	if heads != s.shape.kvHeads || dim != s.shape.dim {
 		panic(fmt.Sprintf("kernels: append of %v to a cache of %d heads of %d", k.Shape, s.shape.kvHeads, s.shape.dim))
 	}
+	if d.ropeHeld(layer, k, v, b, s) {
+		return
+	}
 	d.elementwise(s.cacheKernel("append"), heads*dim, b.Tokens, k, v, s.rows, s.layers, s.shape.layers, layer, heads, dim)
 }
 

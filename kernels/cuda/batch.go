@@ -33,7 +33,7 @@ type batchShape struct {
 	address                                                uint64
 	tokens, segments, longestSegment, tiles, layers, limit int
 	cache                                                  dtype.Type // of the first segment
-	mixed                                                  bool       // another segment's differs
+	mixed, shared                                          bool       // another segment's differs; two are of one cache
 	kvHeads, dim                                           int
 	index                                                  uint64 // hash of the index tensors' shapes
 }
@@ -110,6 +110,9 @@ func (s *batch) lay(b *kernels.Batch) ([]byte, error) {
 		shape.longestSegment = max(shape.longestSegment, seg.Len)
 		shape.tiles += (seg.Len + tileRows(first.HeadDim) - 1) / tileRows(first.HeadDim)
 		c := seg.Cache
+		for _, other := range b.Segments[:i] {
+			shape.shared = shape.shared || other.Cache == c
+		}
 		shape.mixed = shape.mixed || c.Type != first.Type
 		if c.Layers != first.Layers || c.KVHeads != first.KVHeads || c.HeadDim != first.HeadDim {
 			return nil, fmt.Errorf("segment %d: a cache of %d layers, %d heads of %d beside one of %d, %d of %d",

@@ -209,15 +209,10 @@ func BenchmarkModel(b *testing.B) {
 				cache := 4 * s.layers * s.kv * s.dim * c[0] * c[1]
 				fmt.Printf("%s decode %d x %d: dense %.0f us (weights %d MiB, cache %d MiB: %.0f%% of %.0f GB/s)\n", s.name, c[0], c[1], l.dense,
 					m.weightBytes>>20, cache>>20, 100*float64(m.weightBytes+cache)/(l.dense*1e-6)/bandwidth, bandwidth/1e9)
-				for _, overlap := range []bool{false, true} {
-					d.queue.overlap = overlap
-					sel := kernels.Selection{Heads: s.kv, Sink: 128, Local: 128, Budget: kernels.Budget{Num: 1, Den: 32}}
-					l.report(b, fmt.Sprintf("dense-overlap-%v", overlap), l.median(b, func() { m.pass(nil) }))
-					l.report(b, fmt.Sprintf("hash-1/32-overlap-%v", overlap), l.median(b, func() { m.pass(&sel) }))
-					sel.Candidates = 2
-					l.report(b, fmt.Sprintf("hash-1/32-rerank-overlap-%v", overlap), l.median(b, func() { m.pass(&sel) }))
-				}
-				d.queue.overlap = true
+				sel := kernels.Selection{Heads: s.kv, Sink: 128, Local: 128, Budget: kernels.Budget{Num: 1, Den: 32}}
+				l.report(b, "hash-1/32", l.median(b, func() { m.pass(&sel) }))
+				sel.Candidates = 2
+				l.report(b, "hash-1/32-rerank", l.median(b, func() { m.pass(&sel) }))
 			}
 			m.sequences(b, 1, 16384, 2048)
 			total := 0.0

@@ -20,6 +20,7 @@ type layerBench struct {
 	q, out kernels.Tensor
 	enc    kernels.Encoder // a linear query map
 	joint  kernels.Encoder // one with an MLP
+	shared kernels.Encoder // one a query head
 	key    kernels.Encoder
 	dense  float64 // median microseconds
 	runs   int
@@ -67,6 +68,12 @@ func newLayerBench(b *testing.B, d *Device, batch, context int) *layerBench {
 	const in, hidden = benchHeads / benchKV * benchDim, 2 * benchDim
 	skip, keys := affine(in, benchBits), affine(benchDim, benchBits)
 	l.joint, err = d.LoadProjection(kernels.Projection{Name: "joint", Heads: benchKV, Skip: &skip, Layers: []kernels.Affine{affine(in, hidden), affine(hidden, hidden), affine(hidden, benchBits)}})
+	fatal(b, err)
+	all := kernels.Affine{In: benchDim, Out: benchBits, Weight: make([]float32, benchHeads*benchDim*benchBits), Bias: make([]float32, benchHeads*benchBits)}
+	for i := range all.Weight {
+		all.Weight[i] = float32(r.NormFloat64())
+	}
+	l.shared, err = d.LoadProjection(kernels.Projection{Name: "shared", Heads: benchHeads, Skip: &all})
 	fatal(b, err)
 	l.key, err = d.LoadProjection(kernels.Projection{Name: "key", Heads: benchKV, Skip: &keys, Feedback: make([]float32, benchKV*benchBits*benchBits), BlockBits: 4})
 	fatal(b, err)
@@ -123,9 +130,7 @@ func BenchmarkLayer(b *testing.B) {
 			fmt.Printf("%s, %d x %d\n", infos[0].Name, c[0], c[1])
 			l.dense = l.median(b, func() { d.Attend(l.out, l.q, 0, l.batch, 0.0884, 0) })
 			l.report(b, "dense", l.dense)
-			l.report(b, "encode-keys", l.median(b, func() { d.EncodeKeys(l.key, 0, l.batch) }))
 			for _, sel := range []kernels.Selection{
-				{Heads: benchKV, Sink: 4, Local: 64, Budget: kernels.Budget{Num: 1, Den: 32}},
 				{Heads: benchKV, Sink: 128, Local: 128, Budget: kernels.Budget{Num: 1, Den: 32}},
 			} {
 				l.fused(b, sel)
@@ -151,11 +156,11 @@ func (l *layerBench) fused(b *testing.B, sel kernels.Selection) {
 		if !ok {
 			continue
 		}
-		shape := fusedShape{s.shape.limit, sel.Read(s.shape.limit), 1, benchBits * most(bits), benchHeads / benchKV, benchDim, e.between()}
+		shape := fusedShape{s.shape.limit, sel.Read(s.shape.limit), 1, benchBits * most(bits), benchHeads / benchKV, benchDim, false}
 		for _, warps := range []int{8, 4} {
 			for blocks := 2; blocks <= 16; blocks *= 2 {
 				p := shape.plan(blocks, warps)
-				if !p.fits() {
+				if !p.fits() || s.shape.limit > 32768*blocks || s.shape.limit < 256*blocks {
 					continue
 				}
 				chosen := ""
@@ -163,17 +168,42 @@ func (l *layerBench) fused(b *testing.B, sel kernels.Selection) {
 					chosen = "*"
 				}
 				l.report(b, fmt.Sprintf("fused-%dbit-sink%d-%dx%d%s", bits, sel.Sink, blocks, warps, chosen),
-					l.median(b, func() { d.attendFused(p, l.out, l.q, weights, bits, 0, 0, 0, s, 0.0884, e, sel) }))
+					l.median(b, func() { d.attendFused(p, l.out, l.q, weights, 0, 0, 0, s, 0.0884, e, sel) }))
 			}
 		}
 		for name, enc := range map[string]kernels.Encoder{"linear": l.enc, "joint": l.joint} {
 			query := kernels.HashQuery{Encoder: enc, Bits: bits}
-			l.report(b, fmt.Sprintf("step-%s-%dbit-sink%d", name, bits, sel.Sink), l.median(b, func() { d.AttendHash(l.out, l.q, 0, l.batch, 0.0884, query, sel) }))
-			l.report(b, fmt.Sprintf("step-with-keys-%s-%dbit-sink%d", name, bits, sel.Sink), l.median(b, func() {
+			l.report(b, "step-encode-"+name, l.median(b, func() {
 				d.EncodeKeys(l.key, 0, l.batch)
-				d.AttendHash(l.out, l.q, 0, l.batch, 0.0884, query, sel)
+				d.EncodeQueries(w, kernels.Tensor{}, enc, l.q, bits)
 			}))
+			for _, candidates := range []int{1, 2} {
+				sel.Candidates = candidates
+				l.report(b, fmt.Sprintf("step-%s-%dbit-%dx", name, bits, candidates), l.median(b, func() {
+					d.EncodeKeys(l.key, 0, l.batch)
+					d.AttendHash(l.out, l.q, 0, l.batch, 0.0884, query, sel)
+				}))
+			}
+			sel.Candidates = 0
 		}
+		perHead := sel
+		perHead.Heads = benchHeads
+		query := kernels.HashQuery{Encoder: l.shared, Bits: bits}
+		shape = fusedShape{s.shape.limit, sel.Read(s.shape.limit), 1, benchBits * most(bits), 1, benchDim, false}
+		all := d.borrow("query weights of heads", l.batch.Tokens*benchHeads*benchBits)
+		wide := kernels.Tensor{Type: dtype.I8, Shape: []int{l.batch.Tokens, benchHeads, benchBits}, Memory: memory{all, l.batch.Tokens * benchHeads * benchBits}}
+		d.EncodeQueries(wide, kernels.Tensor{}, l.shared, l.q, bits)
+		for _, warps := range []int{8, 4} {
+			for blocks := 2; blocks <= 16; blocks *= 2 {
+				if p := shape.plan(blocks, warps); p.fits() && s.shape.limit <= 65536*blocks && s.shape.limit >= 512*blocks {
+					l.report(b, fmt.Sprintf("perhead-%dbit-%dx%d", bits, blocks, warps), l.median(b, func() { d.attendFused(p, l.out, l.q, all, 0, 0, 0, s, 0.0884, l.shared.(*encoder), perHead) }))
+				}
+			}
+		}
+		l.report(b, fmt.Sprintf("step-shared-%dbit", bits), l.median(b, func() {
+			d.EncodeKeys(l.key, 0, l.batch)
+			d.AttendHash(l.out, l.q, 0, l.batch, 0.0884, query, perHead)
+		}))
 	}
 }
 

@@ -46,7 +46,17 @@ struct Linears {
     int rows[3], end[3]; // outputs, and the block behind the layer's last
     const bf16 *x;
     int tokens, stride, split, add;
+    // With act two layers, gate and up, are one: gated = act(gate) * up, and
+    // its bf16 copy.
+    float *gated;
+    bf16 *shadow;
+    int act, unused;
 };
+
+// activate is SiLU (1) or GELU by tanh (2).
+DEV float activate(float x, int act) {
+    return act == 1 ? x / (1.f + __expf(-x)) : 0.5f * x * (1.f + tanhf(0.7978845608028654f * (x + 0.044715f * x * x * x)));
+}
 
 // linearSmall is linear layers of up to 16 tokens: weights stream once through
 // the tensor cores as the [k x 8 rows] operand. split warps of a block share 8
@@ -55,13 +65,13 @@ struct Linears {
 template <bool WIDE> DEV void linearSmall(const Linears &a) {
     __shared__ float part[8][16][8];
     const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, c = lane & 3;
-    const int which = ((int)blockIdx.x >= a.end[0]) + ((int)blockIdx.x >= a.end[1]);
-    const int block = blockIdx.x - (which == 0 ? 0 : which == 1 ? a.end[0] : a.end[1]);
+    const int which = a.act ? warp >> 2 : ((int)blockIdx.x >= a.end[0]) + ((int)blockIdx.x >= a.end[1]);
+    const int block = a.act ? blockIdx.x : blockIdx.x - (which == 0 ? 0 : which == 1 ? a.end[0] : a.end[1]);
     float *out = which == 0 ? a.out[0] : which == 1 ? a.out[1] : a.out[2];
     const bf16 *x = a.x, *w = which == 0 ? a.w[0] : which == 1 ? a.w[1] : a.w[2];
     const float *bias = which == 0 ? a.bias[0] : which == 1 ? a.bias[1] : a.bias[2];
-    const int tokens = a.tokens, rows = which == 0 ? a.rows[0] : which == 1 ? a.rows[1] : a.rows[2], stride = a.stride, split = a.split;
-    const int perBlock = 8 / split, tile = block * perBlock + warp / split, slice = warp % split;
+    const int tokens = a.tokens, rows = which == 0 ? a.rows[0] : which == 1 ? a.rows[1] : a.rows[2], stride = a.stride, split = a.act ? 4 : a.split;
+    const int perBlock = 8 / split, tile = a.act ? block : block * perBlock + warp / split, slice = warp % split;
     const int chunks = stride / 32, per = (chunks + split - 1) / split;
     const int first = slice * per, last = tile * 8 < rows ? imin(chunks, first + per) : 0;
     const int row = imin(tile * 8 + g, rows - 1);
@@ -99,6 +109,26 @@ template <bool WIDE> DEV void linearSmall(const Linears &a) {
         part[warp][g + 8][2 * c + 1] = acc[3];
     }
     __syncthreads();
+    if (a.act) {
+        for (int i = threadIdx.x; i < tokens * 8; i += blockDim.x) {
+            const int r = i & 7, t = i >> 3, o = block * 8 + r;
+            if (o >= rows) continue;
+            float x = 0, u = 0;
+            for (int s = 0; s < 4; s++) {
+                x += part[s][t][r];
+                u += part[4 + s][t][r];
+            }
+            if (a.bias[0]) x += a.bias[0][o];
+            if (a.bias[1]) u += a.bias[1][o];
+            const long long to = (long long)t * rows + o;
+            a.out[0][to] = x;
+            a.out[1][to] = u;
+            const float v = activate(x, a.act) * u;
+            a.gated[to] = v;
+            a.shadow[to] = tobf16(v);
+        }
+        return;
+    }
     for (int i = threadIdx.x; i < perBlock * tokens * 8; i += blockDim.x) {
         const int r = i & 7, t = (i >> 3) % tokens, b = (i >> 3) / tokens;
         const int o = (block * perBlock + b) * 8 + r;
@@ -110,7 +140,7 @@ template <bool WIDE> DEV void linearSmall(const Linears &a) {
         out[to] = a.add ? out[to] + v : v;
     }
 }
-KERNEL __launch_bounds__(256) linear_8(const Linears a) { linearSmall<false>(a); }
+KERNEL __launch_bounds__(256, 4) linear_8(const Linears a) { linearSmall<false>(a); }
 KERNEL __launch_bounds__(256) linear_16(const Linears a) { linearSmall<true>(a); }
 
 // bias_rows sets every row of out to bias, or adds it.
@@ -128,9 +158,7 @@ KERNEL gate(float *out, const float *gate, const float *up, bf16 *shadow, int co
     for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < stride; i += gridDim.x * blockDim.x) {
         float v = 0;
         if (i < cols) {
-            const float x = gate[row * cols + i];
-            const float a = act == 0 ? x / (1.f + __expf(-x)) : 0.5f * x * (1.f + tanhf(0.7978845608028654f * (x + 0.044715f * x * x * x)));
-            v = a * up[row * cols + i];
+            v = activate(gate[row * cols + i], act + 1) * up[row * cols + i];
             out[row * cols + i] = v;
         }
         if (shadow) shadow[row * stride + i] = tobf16(v);

@@ -149,6 +149,9 @@ func (d *Device) Gate(out, gate, up kernels.Tensor, act kernels.Activation) {
 	cols := out.Dim(-1)
 	rows := out.Len() / cols
 	d.wrote(out)
+	if d.gateHeld(out, gate, up, rows, cols, act) {
+		return
+	}
 	d.elementwise("gate", padded(cols), rows, out, gate, up, d.shadowFor(shadowGate, out, rows, cols), cols, padded(cols), int(act))
 }
 

@@ -13,13 +13,23 @@ typedef u16 bf16; // bit pattern
 #define DEV __device__ __forceinline__
 #define KERNEL extern "C" __global__ void
 
+DEV void announce() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+DEV void dependence() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // begin stands first in every kernel: launches are programmatic dependent ones,
 // which may start before the kernel ahead has ended. The next may start now;
 // this one waits until all memory written ahead can be seen.
 DEV void begin() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;\ngriddepcontrol.wait;" ::: "memory");
-#endif
+    announce();
+    dependence();
 }
 
 constexpr float LOG2E = 1.4426950408889634f;
@@ -53,12 +63,25 @@ struct Selection {
 DEV int imin(int a, int b) { return a < b ? a : b; }
 DEV int imax(int a, int b) { return a > b ? a : b; }
 
+// touch reads a kernel's parameters with all warps at once: each cache line of
+// them is missing at first, and a warp meets them one by one.
+template <class T> DEV void touch(const T &parameters) {
+    const int at = imin((int)(threadIdx.x >> 5) * 16, (int)sizeof(T) / 4 - 1), far = imin(at + 128, (int)sizeof(T) / 4 - 1);
+    const u32 x = ((const u32 *)&parameters)[at], y = ((const u32 *)&parameters)[far];
+    asm volatile("" ::"r"(x), "r"(y));
+}
+
 // range is Selection.Range: the candidates [lo, hi) of a row that sees n.
 DEV void range(const Selection &s, int n, int &lo, int &hi) {
     lo = imin(s.sink, n);
     hi = imax(lo, imax(n - s.local, 0));
 }
-DEV int budget(const Selection &s, int n) { return s.den > 0 ? (int)((long long)n * s.num / s.den) : s.count; }
+DEV int budget(const Selection &s, int n) {
+    if (s.den <= 0) return s.count;
+    const u64 x = (u64)(u32)n * (u32)s.num;
+    if ((s.den & (s.den - 1)) == 0) return (int)(x >> (31 - __clz(s.den))); // division is slow
+    return x >> 32 ? (int)(x / (u32)s.den) : (int)((u32)x / (u32)s.den);
+}
 // chosen and scored are Selection.Chosen and Selection.Scored.
 DEV int chosen(const Selection &s, int n) {
     int lo, hi;
@@ -100,6 +123,13 @@ DEV uint4 load4(const void *p) {
     asm volatile("ld.global.v4.u32 {%0,%1,%2,%3},[%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
     return v;
 }
+
+// copy16 and copy4 copy to shared memory asynchronously; bytes behind the
+// first `bytes` become zero.
+DEV void copy16(u32 to, const void *from, int bytes = 16) { asm volatile("cp.async.cg.shared.global [%0],[%1],16,%2;" ::"r"(to), "l"(from), "r"(bytes) : "memory"); }
+DEV void copy4(u32 to, const void *from, int bytes = 4) { asm volatile("cp.async.ca.shared.global [%0],[%1],4,%2;" ::"r"(to), "l"(from), "r"(bytes) : "memory"); }
+DEV void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int N> DEV void waitGroups() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 
 DEV u32 shared32(const void *p) { return (u32)__cvta_generic_to_shared(p); }
 
@@ -167,8 +197,14 @@ DEV u32 clusterSize() {
     asm volatile("mov.u32 %0,%%cluster_nctarank;" : "=r"(r));
     return r;
 }
+DEV void clusterArrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+// clusterStarted is clusterArrive for what the others only need to know: that
+// this block runs and has set up its mbarriers. It waits for no memory.
+DEV void clusterStarted() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
+DEV void clusterWait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 DEV void clusterSync() {
-    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+    clusterArrive();
+    clusterWait();
 }
 // peer is the address of the same shared variable in block r of the cluster.
 DEV u32 peer(u32 address, u32 r) {
@@ -182,10 +218,33 @@ DEV u32 loadPeer(u32 address) {
     return v;
 }
 DEV void storePeer(u32 address, u32 v) { asm volatile("st.shared::cluster.u32 [%0],%1;" ::"r"(address), "r"(v) : "memory"); }
+// copyBulk copies whole 16 bytes to shared memory and counts them on bar.
+DEV void copyBulk(u32 to, const void *from, u32 bytes, u32 bar) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0],[%1],%2,[%3];" ::"r"(to), "l"(from), "r"(bytes), "r"(bar) : "memory");
+}
+
+// send4, send2 and send1 store to a block of the cluster and count the bytes on
+// its mbarrier bar; expect and await are the receiver's side.
+DEV void send4(u32 to, uint4 v, u32 bar) {
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0],{%1,%2,%3,%4},[%5];" ::"r"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(bar) : "memory");
+}
+DEV void send2(u32 to, uint2 v, u32 bar) {
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0],{%1,%2},[%3];" ::"r"(to), "r"(v.x), "r"(v.y), "r"(bar) : "memory");
+}
+DEV void send1(u32 to, u32 v, u32 bar) {
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0],%1,[%2];" ::"r"(to), "r"(v), "r"(bar) : "memory");
+}
+DEV void expect(u32 bar, u32 bytes) { asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _,[%0],%1;" ::"r"(bar), "r"(bytes) : "memory"); }
+DEV void await(u32 bar) {
+    asm volatile("{\n.reg .pred p;\nL%=:\nmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p,[%0],0;\n@!p bra L%=;\n}" ::"r"(bar) : "memory");
+}
 #else
 DEV void storePeer(u32 address, u32 v) { asm volatile("st.shared.u32 [%0],%1;" ::"r"(address), "r"(v) : "memory"); }
 DEV u32 clusterRank() { return 0; }
 DEV u32 clusterSize() { return 1; }
+DEV void clusterArrive() {}
+DEV void clusterStarted() {}
+DEV void clusterWait() { __syncthreads(); }
 DEV void clusterSync() { __syncthreads(); }
 DEV u32 peer(u32 address, u32) { return address; }
 DEV u32 loadPeer(u32 address) {

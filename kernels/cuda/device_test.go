@@ -121,6 +121,13 @@ func newStep(t testing.TB, d *Device, s stepShape) *hashStep {
 		fatal(t, err)
 		fillNormal(r, host.K[0])
 		fillNormal(r, host.V[0])
+		if s.skew == "equal keys" { // their logits are equal, too
+			const period = 7
+			rows := host.K[0].Bytes()
+			for at := period * 2 * s.dim; at < len(rows); at++ {
+				rows[at] = rows[at-period*2*s.dim]
+			}
+		}
 		c, err := d.NewCache(spec)
 		fatal(t, err)
 		fatal(t, d.Upload(c.K[0], host.K[0].Bytes()))
@@ -216,6 +223,76 @@ func TestFused(t *testing.T) {
 	}
 }
 
+// TestFusedRerank holds reranking inside the cluster kernel against the
+// reference's separate operations.
+func TestFusedRerank(t *testing.T) {
+	d := testDevice(t, Options{})
+	defer d.Close()
+	if d.options.NoClusters {
+		t.Skip("this GPU has no thread-block clusters")
+	}
+	shapes := append(fusedShapes(testing.Short()),
+		stepShape{2, 4, 128, 32, 8, 1, []int{3000, 777}, "equal keys"},
+		stepShape{1, 1, 64, 32, 8, 1, []int{2000}, "equal keys"},
+		stepShape{1, 8, 256, 32, 4, 1, []int{4100}, ""},
+	)
+	selections := []kernels.Selection{
+		{Sink: 128, Local: 128, Budget: kernels.Budget{Num: 1, Den: 32}, Candidates: 2},
+		{Sink: 4, Local: 3, Budget: kernels.Budget{Num: 1, Den: 10}, Candidates: 4},
+		{Sink: 0, Local: 1, Budget: kernels.Budget{Count: 1}, Candidates: 3},
+		{Sink: 3, Local: 5, Budget: kernels.Budget{Count: 100000}, Candidates: 2},
+		{Sink: 16, Local: 16, Budget: kernels.Budget{Count: 0}, Candidates: 2},
+	}
+	for _, s := range shapes {
+		h := newStep(t, d, s)
+		for _, sel := range selections {
+			sel.Heads = s.kv
+			h.checkRerank(t, s, sel)
+		}
+		h.free()
+	}
+}
+
+func (h *hashStep) checkRerank(t *testing.T, s stepShape, sel kernels.Selection) {
+	t.Helper()
+	state := h.d.use(h.batch)
+	plan, ok := h.d.fusable(h.q, 0, state, h.enc, kernels.HashQuery{Encoder: h.enc, Bits: h.queryBits}, sel)
+	if ok && !plan.reranks && sel.Budget.Count > 1000 {
+		return // more candidates than a cluster holds the logits of
+	}
+	if !ok || !plan.reranks {
+		t.Fatalf("%v, %+v: not reranked in the fused kernel", s, sel)
+	}
+	T, n := len(s.lengths), slices.Max(s.lengths)
+	scores := hostAlloc(t, dtype.I32, T, s.kv, n)
+	candidates, want := hostAlloc(t, dtype.I32, T, s.kv, max(1, sel.Scored(n))), hostAlloc(t, dtype.I32, T, s.kv, max(1, sel.Chosen(n)))
+	hostQ, out := hostAlloc(t, dtype.F32, h.q.Shape...), hostAlloc(t, dtype.F32, h.out.Shape...)
+	fatal(t, h.d.Download(hostQ.Bytes(), h.q))
+	h.ref.ScanHash(scores, h.hostWeights, 0, h.host)
+	h.ref.TopK(candidates, scores, h.host, sel)
+	h.ref.Rerank(want, candidates, hostQ, 0, h.host, 0.1, sel)
+	h.ref.AttendSelected(out, hostQ, 0, h.host, 0.1, want, sel)
+	shape := fusedShape{state.shape.limit, sel.Read(state.shape.limit) - sel.Chosen(state.shape.limit) + sel.Scored(state.shape.limit), state.indexed(0, 0).width, s.bits * most(s.queryBits) * s.mapsPerSet, s.group, s.dim, true}
+	plans := []fusedPlan{plan}
+	for _, blocks := range []int{plan.blocks * 2, 16} {
+		if p := shape.plan(blocks, 8); blocks <= 16 && p.fits() {
+			plans = append(plans, p)
+		}
+	}
+	for _, p := range plans {
+		outs := [2][]byte{make([]byte, 4*h.out.Len()), make([]byte, 4*h.out.Len())}
+		for run := range outs {
+			fatal(t, h.d.Upload(h.out, bytes.Repeat([]byte{0xff}, 4*h.out.Len())))
+			h.d.attendFused(p, h.out, h.q, address(h.weights), 0, 0, 0, state, 0.1, h.enc, sel)
+			fatal(t, h.d.Download(outs[run], h.out))
+		}
+		if !bytes.Equal(outs[0], outs[1]) {
+			t.Fatalf("%v, %+v, %d blocks: two runs differ", s, sel, p.blocks)
+		}
+		compare(t, fmt.Sprintf("%v, %+v, %d blocks, reranked", s, sel, p.blocks), floats(outs[0]), out.F32(), s.dim, 3e-3)
+	}
+}
+
 // most is the largest weight of some query bits.
 func most(queryBits int) int {
 	if queryBits == 1 {
@@ -252,7 +329,7 @@ func (h *hashStep) check(t *testing.T, s stepShape, sel kernels.Selection) {
 	fatal(t, err)
 	defer h.d.Free(chosen)
 	first := make([]byte, 4*h.out.Len())
-	shape := fusedShape{state.shape.limit, sel.Read(state.shape.limit), state.indexed(0, 0).width, s.bits * most(s.queryBits) * s.mapsPerSet, s.group, s.dim, h.enc.between()}
+	shape := fusedShape{state.shape.limit, sel.Read(state.shape.limit), state.indexed(0, 0).width, s.bits * most(s.queryBits) * s.mapsPerSet, s.group, s.dim, false}
 	plans := []fusedPlan{plan}
 	for blocks := plan.blocks * 2; blocks <= 16; blocks *= 2 {
 		plans = append(plans, shape.plan(blocks, 8))
@@ -271,7 +348,7 @@ func (h *hashStep) check(t *testing.T, s stepShape, sel kernels.Selection) {
 		for run := range outs {
 			fatal(t, h.d.Upload(h.out, poison))
 			fatal(t, h.d.Upload(chosen, bytes.Repeat([]byte{0xee}, 4*chosen.Len())))
-			h.d.attendFused(p, h.out, h.q, address(h.weights), h.queryBits, address(chosen), k, 0, state, 0.1, h.enc, sel)
+			h.d.attendFused(p, h.out, h.q, address(h.weights), address(chosen), k, 0, state, 0.1, h.enc, sel)
 			fatal(t, h.d.Download(outs[run], h.out))
 		}
 		got := hostAlloc(t, dtype.I32, T, s.kv, k)

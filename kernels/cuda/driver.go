@@ -162,9 +162,10 @@ func (q queue) allowClusters(f *function) error {
 }
 
 // launch queues a kernel. at gives the word of words where each parameter
-// starts; cluster is the blocks of a cluster, 0 for a plain launch.
-func (q queue) launch(f *function, grid [3]int, block, shared, cluster int, words []uint64, at []C.int) error {
-	return check(C.hashattn_launch(q.context, handle(f.fn), C.uint(grid[0]), C.uint(grid[1]), C.uint(grid[2]), C.uint(block), C.uint(shared), C.uint(cluster), C.int(flag(q.overlap && cluster == 0)), // clusters start slower that way
+// starts; cluster is the blocks of a cluster, 0 for a
+// plain launch; early lets the kernel start before the one ahead has ended.
+func (q queue) launch(f *function, grid [3]int, block, shared, cluster int, early bool, words []uint64, at []C.int) error {
+	return check(C.hashattn_launch(q.context, handle(f.fn), C.uint(grid[0]), C.uint(grid[1]), C.uint(grid[2]), C.uint(block), C.uint(shared), C.uint(cluster), C.int(flag(q.overlap && early)),
 		q.stream, (*C.uint64_t)(unsafe.Pointer(unsafe.SliceData(words))), unsafe.SliceData(at), C.int(len(at))))
 }
 

@@ -1,7 +1,8 @@
 // Hash attention of one decode step in one launch: score, exact cut, gather
 // and attention by a thread-block cluster per row and set of tokens (sm_90).
 //
-// 0. The cluster computes the query map, unless the weights are given.
+// 0. Codes are on their way before the kernel ahead, which gives the weights of
+//    the query map, has ended; only the newest token's code waits for it.
 // 1. Each warp scores consecutive tokens. A score counts down from the largest
 //    possible one: the level is the weight of the bits that differ from the
 //    query's. Levels stay in shared memory; those low enough to be chosen are
@@ -12,217 +13,40 @@
 //    several levels, they count again.
 // 3. Winners have a rank in position order; of the levels equal to the cut the
 //    oldest lose. Rank r goes to block r / per, which attends to it.
+//    With reranking winners are candidates: their exact logits stay in shared
+//    memory, are cut again by digits, and only V rows of the kept are read.
 // 4. Parts of the output are exchanged the same way and merged in order.
 #include "attend.cuh"
-#include "encode.cuh"
+#include "cut.cuh"
+#include "score.cuh"
 
 struct FusedArgs {
     float *out;
     bf16 *shadow;
     const float *q;       // [T, queryHeads, D]
-    const i8 *weights;    // [T, maps, bits], or null: encode gives the map
+    const i8 *weights;    // [T, maps, bits]
     const Row *rows;
     const Layer *layers;
     int *selected;        // [T, sets, k] or null: what was chosen, ascending
-    int layerCount, layer, queryHeads, kvHeads, keyHeads, sets, maps, bits, k;
-    int single;           // row i is segment i
+    int layerCount, layer, queryHeads, sets, maps, bits, k, heads, perSet; // of a set: query heads, maps
+    int single;           // row i is segment i, and only its newest code is new
     int levels, listed;   // room for levels and listed tokens of a block
+    u32 keyMagic, kvMagic; // of division by sets of a key or KV head, 0: by 1
+    int rerank, unused;   // keep the best candidates by exact logits
     float scale;
     int bins;             // that scores can need, whole 8, at most BINS
     Selection s;          // candidates are what is chosen
-    EncodeArgs encode;
 };
 
-constexpr int BINS = 1024, FINE = 32, BLOCKS = 16; // at most
+constexpr int FINE = 32, BLOCKS = 16; // at most
+constexpr int RING = 8; // steps whose codes are on their way
+constexpr int BARS = 10; // mbarriers: counts 0 and 4, fine counts 1, list 2, output 3; reranking: masses 5, counts 6 to 9
 constexpr u32 NONE = 0x7fff; // level of tokens that are no candidates
 
 #if __CUDA_ARCH__ >= 900
-DEV void send4(u32 to, uint4 v, u32 bar) {
-    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0],{%1,%2,%3,%4},[%5];" ::"r"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(bar) : "memory");
-}
-DEV void send2(u32 to, uint2 v, u32 bar) {
-    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0],{%1,%2},[%3];" ::"r"(to), "r"(v.x), "r"(v.y), "r"(bar) : "memory");
-}
-DEV void send1(u32 to, u32 v, u32 bar) {
-    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0],%1,[%2];" ::"r"(to), "r"(v), "r"(bar) : "memory");
-}
-DEV void expect(u32 bar, u32 bytes) { asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _,[%0],%1;" ::"r"(bar), "r"(bytes) : "memory"); }
-DEV void await(u32 bar) {
-    asm volatile("{\n.reg .pred p;\nL%=:\nmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p,[%0],0;\n@!p bra L%=;\n}" ::"r"(bar) : "memory");
-}
-
-// Cut is where a count from below reaches a number: the bin, how many lie in
-// lower bins and in it, over all blocks and over the lower ranks.
-struct Cut {
-    u32 bin, less, equal, lessBefore, equalBefore, counted;
-};
-
-// findCut adds the blocks' packed 16-bit counts of up to 1024 bins and finds
-// the bin where need is reached; bin is meaningless if counted < need.
-template <int W> DEV Cut findCut(Cut *result, uint2 *warpSums, const u32 *from, int words, int stride, int P, int rank, u32 need) {
-    constexpr int N = BINS / (32 * W); // bins of a thread
-    const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5;
-    u32 v[N], b[N], sum = 0, lower = 0;
-#pragma unroll
-    for (int i = 0; i < N; i += 4) {
-        v[i] = v[i + 1] = v[i + 2] = v[i + 3] = b[i] = b[i + 1] = b[i + 2] = b[i + 3] = 0;
-        if ((N * tid + i) / 2 < words)
-#pragma unroll 4
-            for (int r = 0; r < P; r++) {
-                const uint2 x = *(const uint2 *)(from + r * stride + (N * tid + i) / 2);
-                const u32 c[4] = {x.x & 0xffff, x.x >> 16, x.y & 0xffff, x.y >> 16};
-#pragma unroll
-                for (int j = 0; j < 4; j++) {
-                    v[i + j] += c[j];
-                    if (r < rank) b[i + j] += c[j];
-                }
-            }
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            sum += v[i + j];
-            lower += b[i + j];
-        }
-    }
-    u32 upto = sum, lowerUpto = lower;
-#pragma unroll
-    for (int o = 1; o < 32; o <<= 1) {
-        const u32 y = __shfl_up_sync(ALL, upto, o), z = __shfl_up_sync(ALL, lowerUpto, o);
-        if (lane >= o) {
-            upto += y;
-            lowerUpto += z;
-        }
-    }
-    if (lane == 31) warpSums[warp] = make_uint2(upto, lowerUpto);
-    __syncthreads();
-    u32 cum = upto - sum, cumLower = lowerUpto - lower, counted = 0;
-#pragma unroll
-    for (int w = 0; w < W; w++) {
-        const uint2 x = warpSums[w];
-        counted += x.x;
-        if (w < warp) {
-            cum += x.x;
-            cumLower += x.y;
-        }
-    }
-    if (cum < need && need <= cum + sum) {
-        bool found = false;
-#pragma unroll
-        for (int i = 0; i < N; i++)
-            if (!found && cum + v[i] >= need) {
-                *result = {(u32)(N * tid + i), cum, v[i], cumLower, b[i], 0};
-                found = true;
-            } else if (!found) {
-                cum += v[i];
-                cumLower += b[i];
-            }
-    }
-    __syncthreads();
-    Cut c = *result;
-    c.counted = counted;
-    return c;
-}
-
-// Query is what scoring needs of the weights.
-template <int WORDS> struct Query {
-    u32 sign[WORDS];        // bits of positive weights
-    u32 digit[8][WORDS];    // bits of the weights whose magnitude has digit 2^b
-    u32 lo[8 * WORDS], hi[8 * WORDS]; // [word][8 planes]: 4 bytes, of bits i, i+8, i+16, i+24
-    int positive, magnitude, square, wide, digits;
-};
-
-// prepare fills a zeroed Query: thread i brings the weight of bit i.
-template <int WORDS> DEV void prepare(Query<WORDS> &q, int w) {
-    const int i = threadIdx.x, lane = i & 31, word = i >> 5;
-    if (i >= 32 * WORDS) return;
-    const int up = (w + 64) >> 7, at = (word * 8 + (i & 7)) * 4 + (lane >> 3), size = w < 0 ? -w : w;
-    const bool wide = w > 127 || w < -128;
-    ((i8 *)q.lo)[at] = (i8)(w - up * 128);
-    ((i8 *)q.hi)[at] = (i8)up;
-    const u32 sign = __ballot_sync(ALL, w > 0);
-    u32 used = 0;
-#pragma unroll
-    for (int b = 0; b < 8; b++) {
-        const u32 m = __ballot_sync(ALL, size >> b & 1);
-        if (lane == 0) q.digit[b][word] = m;
-        if (m) used |= 1u << b;
-    }
-    const int positive = __reduce_add_sync(ALL, imax(w, 0)), magnitude = __reduce_add_sync(ALL, size), square = __reduce_add_sync(ALL, w * w);
-    const int any = __any_sync(ALL, wide);
-    if (lane == 0) {
-        q.sign[word] = sign;
-        atomicAdd(&q.positive, positive);
-        atomicAdd(&q.magnitude, magnitude);
-        atomicAdd(&q.square, square);
-        atomicOr(&q.digits, (int)used);
-        if (any) q.wide = 1;
-    }
-}
-
-// Scorer gives the level of a code. MODE 1 to 3: as many binary digits, by
-// popcount; 0: dp4a; 4: dp4a on two bytes a weight.
-template <int WORDS, int MODE> struct Scorer {
-    u32 sign[WORDS], digit[3][WORDS], lo[8 * WORDS], hi[8 * WORDS];
-    int times[3], positive;
-    DEV Scorer(const Query<WORDS> &q) {
-        if (MODE >= 1 && MODE <= 3) {
-            int used = q.digits;
-#pragma unroll
-            for (int k = 0; k < 3; k++)
-                if (k < MODE) {
-                    const int b = __ffs(used) - 1;
-                    used &= used - 1;
-                    times[k] = 1 << b;
-#pragma unroll
-                    for (int w = 0; w < WORDS; w++) digit[k][w] = q.digit[b][w];
-                }
-#pragma unroll
-            for (int w = 0; w < WORDS; w++) sign[w] = q.sign[w];
-        } else {
-            positive = q.positive;
-#pragma unroll
-            for (int i = 0; i < 8 * WORDS; i++) {
-                lo[i] = MODE == 0 ? q.lo[i] ^ (q.hi[i] & 0x01010101u) << 7 : q.lo[i]; // one byte can hold the weight itself
-                hi[i] = q.hi[i];
-            }
-        }
-    }
-    DEV u32 level(const u32 *x) const {
-        if (MODE >= 1 && MODE <= 3) {
-            int l = 0;
-#pragma unroll
-            for (int w = 0; w < WORDS; w++)
-#pragma unroll
-                for (int k = 0; k < 3; k++)
-                    if (k < MODE) l += times[k] * __popc((x[w] ^ sign[w]) & digit[k][w]);
-            return l;
-        }
-        int s = 0, h = 0;
-#pragma unroll
-        for (int w = 0; w < WORDS; w++)
-#pragma unroll
-            for (int i = 0; i < 8; i++) {
-                const int plane = (int)(x[w] >> i & 0x01010101u);
-                s = __dp4a(plane, (int)lo[w * 8 + i], s);
-                if (MODE == 4) h = __dp4a(plane, (int)hi[w * 8 + i], h);
-            }
-        return (u32)(positive - s - 128 * h);
-    }
-};
-
-// quantised is bit i's weight of a query map's values z (EncodeQueries); whole
-// warps call it, i being the lane's bit.
-DEV int quantised(const EncodeArgs &e, const float *z, int i) {
-    float top = 0;
-    for (int b = threadIdx.x & 31; b < e.bits; b += 32) top = fmaxf(top, fabsf(z[b]));
-    top = warpMax(top);
-    if (i >= e.bits) return 0;
-    if (e.queryBits == 1) return z[i] > 0.f ? 1 : -1;
-    const float limit = (float)((1 << (e.queryBits - 1)) - 1);
-    return top > 0.f ? __float2int_rn(__fmul_rn(__fdiv_rn(z[i], top), limit)) : 0;
-}
-
 template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
-    constexpr int TPL = 4 / WORDS, CHUNK = 32 * TPL, U = 8; // tokens a lane, a warp's step; steps in flight
+    touch(a);
+    constexpr int TPL = 4 / WORDS, CHUNK = 32 * TPL; // tokens a lane, a warp's step
     __shared__ __align__(16) Queries<D> q;
     __shared__ Query<WORDS> query;
     __shared__ __align__(16) u32 fine[BLOCKS][FINE / 2], ownFine[FINE];
@@ -231,108 +55,105 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
     __shared__ u32 warpCount[W];
     __shared__ float wm[W][8], wl[W][8];
     __shared__ __align__(16) float2 ml[BLOCKS][8];
-    __shared__ __align__(8) u64 bars[5];
+    __shared__ float tops[8], sums[8];
+    __shared__ __align__(8) u64 bars[BARS];
     extern __shared__ __align__(16) char dynamic[];
-    // First counts and levels, later the warps' parts of the output.
-    const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, P = clusterSize(), rank = clusterRank();
+    // First counts, levels and codes, later the warps' parts of the output.
+    const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, P = clusterSize(), rank = clusterRank(), lgP = 31 - __clz(P);
     u32 *hist = (u32 *)dynamic;                  // [bins]
     u32 *counts = hist + a.bins;                 // [P][bins/2]
     u16 *level = (u16 *)(counts + P * a.bins / 2); // [levels]
+    uint4 *ring = (uint4 *)(level + a.levels) + warp * RING * 32 + lane; // [W][RING][32]
     float *part = (float *)dynamic;              // [W][heads][D]
-    const int heads = a.queryHeads / a.sets;
-    const int front = imax((a.bins + P * a.bins / 2) * 4 + a.levels * 2, W * heads * D * 4);
+    const int heads = a.heads;
+    const int front = imax(imax((a.bins + P * a.bins / 2) * 4 + a.levels * 2 + W * RING * 512, W * heads * D * 4), a.rerank ? (BINS + P * BINS) * 4 : 0);
     float *gathered = (float *)(dynamic + front); // [P][heads*D/P]
     int *list = (int *)(gathered + heads * D);    // [listed]
-    float *x = (float *)(list + a.listed);        // [heads*D], y [layers][width], z [bits]
+    float *logit = (float *)(list + a.listed);    // for reranking: [heads][listed], then levels and kept [listed]
 
-    const int which = blockIdx.x / P, row = which / a.sets, set = which % a.sets;
-    // All that can be loaded at once: where the cache is, weights, queries.
+    // Where the cache is was written before the first kernel of a step, so that
+    // it can be read ahead of the wait; so can the codes of earlier steps.
+    const int row = blockIdx.z, set = blockIdx.y;
     const Row r = a.rows[row];
     const Layer L = a.layers[(a.single ? row : r.segment) * a.layerCount + a.layer];
-    const int perSet = a.maps / a.sets;
+    // Translations of the pages read later are on their way, too.
     const float *queries = a.q + ((long long)row * a.queryHeads + set * heads) * D;
-    if (!a.weights)
-        for (int j = 0; j < perSet; j++) prefetch(a.encode, set * perSet + j);
-    int weight = 0;
-    if (a.weights && tid < a.bits)
-        for (int j = 0; j < perSet; j++) weight += a.weights[((long long)row * a.maps + set * perSet + j) * a.bits + tid];
-    constexpr int QV = 8 * D / (32 * W);
-    float queryValues[QV];
+    const i8 *weights = a.weights + ((long long)row * a.maps + set * a.perSet) * a.bits;
+    if (tid < heads * D / 32) asm volatile("prefetch.global.L2 [%0];" ::"l"(queries + tid * 32));
+    if (tid == W * 32 - 1) asm volatile("prefetch.global.L2 [%0];" ::"l"(weights));
+    auto bar = [&](int i) { return shared32(bars) + 8 * i; };
+    if (tid == 0) {
 #pragma unroll
-    for (int i = 0; i < QV; i++) queryValues[i] = i * 32 * W + tid < heads * D ? queries[i * 32 * W + tid] : 0.f;
-    const int n = r.position + 1;
+        for (int i = 0; i < BARS; i++) asm volatile("mbarrier.init.shared::cta.b64 [%0],1;" ::"r"(bar(i)) : "memory");
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        query.positive = query.magnitude = query.square = query.wide = query.digits = 0;
+    }
+#pragma unroll 1
+    for (int i = tid; i < a.bins; i += W * 32) hist[i] = 0;
+    if (tid < FINE) ownFine[tid] = 0;
+    announce();
+    if (!a.single) dependence(); // other rows may be of the same sequence
+
+    const int n = r.position + 1, chunks = (n + CHUNK - 1) / CHUNK;
+    int perWarp = (chunks + P * W - 1) / W >> lgP;
+    if (TPL == 1) perWarp += perWarp & 1; // lanes take whole pairs of levels
+    const int first = (rank * W + warp) * perWarp;
+    const int key = a.keyMagic ? __umulhi(set, a.keyMagic) : set, kv = a.kvMagic ? __umulhi(set, a.kvMagic) : set;
+    const u32 *codes = (const u32 *)L.slot[0] + (long long)key * L.slotCapacity[0] * WORDS;
+    const bool vector = (L.slotCapacity[0] * WORDS) % 4 == 0;
+    auto fetch = [&](int step) { // a lane copies what it reads itself
+        const int t = (first + step) * CHUNK + lane * TPL, bytes = imin(imax(n - t, 0), TPL) * WORDS * 4;
+        const u32 *from = codes + (bytes ? (long long)t * WORDS : 0), to = shared32(ring + step % RING * 32);
+        if (vector)
+            copy16(to, from, bytes);
+        else
+#pragma unroll
+            for (int i = 0; i < 4; i++) copy4(to + 4 * i, bytes > 4 * i ? from + i : codes, bytes > 4 * i ? 4 : 0);
+    };
+    const int newest = chunks - 1 - first; // the step with the newest token's code
+#pragma unroll 1
+    for (int u = 0; u < RING; u++) {
+        if (u < perWarp && u != newest) fetch(u);
+        if (u < RING - 1) commit();
+    }
+    const bf16 *K = (const bf16 *)L.k + (long long)kv * L.capacity * D, *V = (const bf16 *)L.v + (long long)kv * L.capacity * D;
+    constexpr int PAGE = 2 << 20;
+    if (tid < (int)(((long long)n * D * 2 + PAGE - 1) / PAGE)) {
+        asm volatile("prefetch.global.L2 [%0];" ::"l"((const char *)K + (long long)tid * PAGE));
+        asm volatile("prefetch.global.L2 [%0];" ::"l"((const char *)V + (long long)tid * PAGE));
+    }
     int from, to;
     range(a.s, n, from, to);
     const int count = scored(a.s, n);
-    const int reads = count + from + n - to, per = (reads + P - 1) / P; // tokens a block attends to
+    const int reads = count + from + n - to, per = (reads + P - 1) >> lgP; // tokens a block attends to
     const int mine = imin(imax(count - rank * per, 0), per);            // of them winners
     const int own = imin(imax(reads - rank * per, 0), per);
-
-    // Codes on their way first.
-    const int chunks = (n + CHUNK - 1) / CHUNK;
-    int perWarp = (chunks + P * W - 1) / (P * W);
-    if (TPL == 1) perWarp += perWarp & 1; // lanes take whole pairs of levels
-    const int first = (rank * W + warp) * perWarp;
-    const int key = set * a.keyHeads / a.sets, kv = set * a.kvHeads / a.sets;
-    const u32 *codes = (const u32 *)L.slot[0] + (long long)key * L.slotCapacity[0] * WORDS;
-    const bool vector = (L.slotCapacity[0] * WORDS) % 4 == 0;
-    auto fetch = [&](int chunk) {
-        const int t = chunk * CHUNK + lane * TPL;
-        if (vector && t + TPL <= L.slotCapacity[0]) return t < n ? stream4(codes + (long long)t * WORDS) : make_uint4(0, 0, 0, 0);
-        u32 x[4] = {0, 0, 0, 0};
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            if (t + i / WORDS < n) x[i] = codes[(long long)t * WORDS + i];
-        return make_uint4(x[0], x[1], x[2], x[3]);
-    };
-    uint4 code[U];
-    auto fetchFirst = [&] {
-#pragma unroll
-        for (int u = 0; u < U; u++) code[u] = u < perWarp ? fetch(first + u) : make_uint4(0, 0, 0, 0);
-    };
-    if (a.weights)
-        fetchFirst();
-    else // registers are for encoding now: bring the codes as far as the L2
-        for (int u = 0; u < perWarp; u++) {
-            const int t = (first + u) * CHUNK + lane * TPL;
-            if (t < n) asm volatile("prefetch.global.L2 [%0];" ::"l"(codes + (long long)t * WORDS));
-        }
-
-    u32 bar[5];
-#pragma unroll
-    for (int i = 0; i < 5; i++) bar[i] = shared32(&bars[i]);
-    const int slice = heads * D / P; // outputs a block merges
+    const int slice = heads * D >> lgP; // outputs a block merges
     if (tid == 0) {
-#pragma unroll
-        for (int i = 0; i < 5; i++) asm volatile("mbarrier.init.shared::cta.b64 [%0],1;" ::"r"(bar[i]) : "memory");
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-        expect(bar[2], mine * 4);
-        if (a.out) expect(bar[3], P * (slice * 4 + heads * 8));
-        query.positive = query.magnitude = query.square = query.wide = query.digits = 0;
+        expect(bar(2), mine * 4);
+        if (a.out) expect(bar(3), P * (slice * 4 + heads * 8));
+        if (a.rerank) expect(bar(5), P * heads * 8);
     }
-    for (int i = tid; i < a.bins; i += W * 32) hist[i] = 0;
-    if (tid < FINE) ownFine[tid] = 0;
+    const u32 stepMagic = perWarp > 1 ? 0xffffffffu / perWarp + 1 : 0, perMagic = per > 1 ? 0xffffffffu / per + 1 : 0, sliceMagic = 0xffffffffu / slice + 1;
     __syncthreads();
-    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+    clusterStarted();
+
+    dependence();
+    if (newest >= 0 && newest < imin(RING, perWarp)) fetch(newest);
+    commit();
+    int weight = 0;
+    if (tid < a.bits)
+#pragma unroll 1
+        for (int j = 0; j < a.perSet; j++) weight += weights[j * a.bits + tid];
+    constexpr int PAIRS = 4 * D / (32 * W);
+    float2 pair[PAIRS];
 #pragma unroll
-    for (int i = 0; i < QV; i++) {
-        q.put(i * 32 * W + tid, queryValues[i]);
-        if (!a.weights && i * 32 * W + tid < heads * D) x[i * 32 * W + tid] = queryValues[i];
+    for (int i = 0; i < PAIRS; i++) {
+        const int at = 2 * (i * 32 * W + tid);
+        pair[i] = at < heads * D ? *(const float2 *)(queries + at) : make_float2(0, 0);
     }
-    if (!a.weights) {
-        float *y = x + heads * D, *z = y + a.encode.layers * a.encode.width;
-        __syncthreads();
-        bool wait = true;
-        for (int j = 0; j < perSet; j++) {
-            project<W>(a.encode, set * perSet + j, x + j * a.encode.in, y, z, [&] {
-                if (wait) asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); // every block runs
-                wait = false;
-            });
-            if (tid < 32 * WORDS) weight += quantised(a.encode, z, tid);
-            if (perSet > 1) clusterSync(); // z has been read
-        }
-        fetchFirst();
-    }
+#pragma unroll
+    for (int i = 0; i < PAIRS; i++) q.put(2 * (i * 32 * W + tid), pair[i]);
     prepare<WORDS>(query, weight);
     __syncthreads();
 
@@ -350,35 +171,34 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
     const int tl = perWarp * TPL;
     u16 *levels = level + warp * 32 * (tl + 4);
     int shift = imax(0, 22 - __clz(bound)); // bound >> shift < BINS
-    const u32 magic = 0xffffffffu / perWarp + 1;
     auto place = [&](int step) { // of the lane's tokens in a chunk
-        const u32 v = step * 32 + lane, run = perWarp == 1 ? v : __umulhi(v, magic);
+        const u32 v = step * 32 + lane, run = perWarp == 1 ? v : __umulhi(v, stepMagic);
         return levels + v * TPL + run * 4;
     };
     auto scoreAll = [&](auto scorer) {
-        for (int base = 0; base < perWarp; base += U) {
+#pragma unroll 1
+        for (int step = 0; step < perWarp; step++) {
+            if (step == newest)
+                waitGroups<0>();
+            else
+                waitGroups<RING - 1>();
+            const uint4 code = ring[step % RING * 32];
+            const u32 x[4] = {code.x, code.y, code.z, code.w};
+            const int t = (first + step) * CHUNK;
+            const bool inside = t >= from && t + CHUNK <= to;
+            u32 lv[4];
 #pragma unroll
-            for (int u = 0; u < U; u++) {
-                if (base + u >= perWarp) break;
-                const u32 x[4] = {code[u].x, code[u].y, code[u].z, code[u].w};
-                const int t = (first + base + u) * CHUNK;
-                const bool inside = t >= from && t + CHUNK <= to;
-                u32 lv[4];
-#pragma unroll
-                for (int j = 0; j < TPL; j++) {
-                    lv[j] = scorer.level(x + j * WORDS);
-                    if (!inside && (t + lane * TPL + j < from || t + lane * TPL + j >= to)) lv[j] = NONE;
-                    if ((int)lv[j] <= bound) atomicAdd(&hist[lv[j] >> shift], 1u);
-                }
-                u16 *put = place(base + u);
-                if (TPL == 4) *(uint2 *)put = make_uint2(lv[0] | lv[1 % TPL] << 16, lv[2 % TPL] | lv[3 % TPL] << 16);
-                if (TPL == 2) *(u32 *)put = lv[0] | lv[1 % TPL] << 16;
-                if (TPL == 1) *put = (u16)lv[0];
+            for (int j = 0; j < TPL; j++) {
+                lv[j] = scorer.level(x + j * WORDS);
+                if (!inside && (t + lane * TPL + j < from || t + lane * TPL + j >= to)) lv[j] = NONE;
+                if ((int)lv[j] <= bound) atomicAdd(&hist[lv[j] >> shift], 1u);
             }
-            if (base + U < perWarp) {
-#pragma unroll
-                for (int u = 0; u < U; u++) code[u] = base + U + u < perWarp ? fetch(first + base + U + u) : make_uint4(0, 0, 0, 0);
-            }
+            u16 *put = place(step);
+            if (TPL == 4) *(uint2 *)put = make_uint2(lv[0] | lv[1 % TPL] << 16, lv[2 % TPL] | lv[3 % TPL] << 16);
+            if (TPL == 2) *(u32 *)put = lv[0] | lv[1 % TPL] << 16;
+            if (TPL == 1) *put = (u16)lv[0];
+            if (step + RING < perWarp) fetch(step + RING);
+            commit();
         }
     };
     const int digits = __popc(query.digits);
@@ -423,36 +243,41 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
     // 2. The cut.
     Cut c = {0, 0, 0, 0, 0, 0};
     u32 cutLevel = 0, skip = 0;
-    auto exchange = [&](int b) {
+    auto exchange = [&](u32 arrived) {
         const int words = ((bound >> shift) + 8) / 8 * 4; // whole 16 bytes
-        if (tid == 0) expect(bar[b], P * words * 4);
+        if (tid == 0) expect(arrived, P * words * 4);
+#pragma unroll 1
         for (int d = warp; d < P; d += W)
+#pragma unroll 1
             for (int at = lane; at < words / 4; at += 32) {
                 const uint4 x = *(const uint4 *)&hist[at * 8], y = *(const uint4 *)&hist[at * 8 + 4];
-                send4(peer(shared32(counts + rank * (a.bins / 2) + at * 4), d), make_uint4(x.x | x.y << 16, x.z | x.w << 16, y.x | y.y << 16, y.z | y.w << 16), peer(bar[b], d));
+                send4(peer(shared32(counts + rank * (a.bins / 2) + at * 4), d), make_uint4(x.x | x.y << 16, x.z | x.w << 16, y.x | y.y << 16, y.z | y.w << 16), peer(arrived, d));
             }
-        await(bar[b]);
+        await(arrived);
         c = findCut<W>(&cutResult, warpSums, counts, words, a.bins / 2, P, rank, count);
     };
     __syncthreads();
-    if (a.weights) asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); // every block's barriers are ready
+    clusterWait(); // every block's barriers are ready
     if (count > 0) {
-        exchange(0);
-        if (c.counted < count) { // the same in all blocks: count every level
-            bound = magnitude;
+        for (int pass = 0;; pass++) {
+            exchange(bar(pass ? 4 : 0));
+            if (pass || c.counted >= count) break; // the same in all blocks
+            bound = magnitude; // count every level
             shift = imax(0, 22 - __clz(bound));
+#pragma unroll 1
             for (int i = tid; i < a.bins; i += W * 32) hist[i] = 0;
             clusterSync(); // every block has read the first counts
+#pragma unroll 1
             for (int i = 0; i < tl; i++) {
                 const u32 v = ((const u16 *)mineLevels)[i];
                 if (v != NONE) atomicAdd(&hist[v >> shift], 1u);
             }
             __syncthreads();
-            exchange(4);
         }
         cutLevel = c.bin;
         if (shift > 0) {
             const int bins = 1 << shift, words = imax(4, bins / 2);
+#pragma unroll 1
             for (int g = 0; g < groups; g++) {
                 u32 le, lt;
                 masks(g, ((int)c.bin << shift) - 1, (((int)c.bin + 1) << shift) - 1, le, lt);
@@ -461,14 +286,15 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
                     atomicAdd(&ownFine[v & (bins - 1)], 1u);
                 }
             }
-            if (tid == 0) expect(bar[1], P * words * 4);
+            if (tid == 0) expect(bar(1), P * words * 4);
             __syncthreads();
+#pragma unroll 1
             for (int i = tid; i < P * (words / 4); i += W * 32) {
                 const int d = i / (words / 4), at = i % (words / 4);
                 const u32 *f = ownFine + at * 8;
-                send4(peer(shared32(&fine[rank][at * 4]), d), make_uint4(f[0] | f[1] << 16, f[2] | f[3] << 16, f[4] | f[5] << 16, f[6] | f[7] << 16), peer(bar[1], d));
+                send4(peer(shared32(&fine[rank][at * 4]), d), make_uint4(f[0] | f[1] << 16, f[2] | f[3] << 16, f[4] | f[5] << 16, f[6] | f[7] << 16), peer(bar(1), d));
             }
-            await(bar[1]);
+            await(bar(1));
             const Cut f = findCut<W>(&cutResult, warpSums, &fine[0][0], words, FINE / 2, P, rank, count - c.less);
             cutLevel = c.bin << shift | f.bin;
             c.less += f.less;
@@ -480,6 +306,7 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
 
         // 3. Ranks of the winners.
         u32 le = 0, lt = 0, mineCount = 0; // less than the cut | equal << 16
+#pragma unroll 1
         for (int g = 0; g < groups; g++) {
             masks(g, (int)cutLevel - 1, (int)cutLevel, le, lt);
             mineCount += __popc(lt) | __popc(le & ~lt) << 16;
@@ -494,10 +321,11 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
         __syncthreads();
         const u32 x = __reduce_add_sync(ALL, lane < warp ? warpCount[lane] : 0) + upto - mineCount;
         u32 lessAt = c.lessBefore + (x & 0xffff), equalAt = c.equalBefore + (x >> 16);
-        const u32 perMagic = per > 1 ? 0xffffffffu / per + 1 : 0;
+#pragma unroll 1
         for (int g = 0; g < groups; g++) {
             if (groups > 1) masks(g, (int)cutLevel - 1, (int)cutLevel, le, lt);
             const u32 eq = le & ~lt;
+#pragma unroll 1
             for (u32 m = equalAt + __popc(eq) <= skip ? lt : le; m; m &= m - 1) {
                 const int b = __ffs(m) - 1, low = b & 15;
                 const u32 before = (0xfffeu << low & 0xffffu) * 0x10001u | (b >> 4) << low;
@@ -505,7 +333,7 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
                 if ((lt >> b & 1) || myEqual >= skip) {
                     const u32 at = lessAt + __popc(lt & before) + (myEqual > skip ? myEqual - skip : 0), d = per > 1 ? __umulhi(at, perMagic) : at;
                     const int t = first * CHUNK + lane * tl + g * 32 + tokenOf(b);
-                    send1(peer(shared32(list + (at - d * per)), d), t, peer(bar[2], d));
+                    send1(peer(shared32(list + (at - d * per)), d), t, peer(bar(2), d));
                     if (a.selected) a.selected[((long long)row * a.sets + set) * a.k + at] = t;
                 }
             }
@@ -514,24 +342,154 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
         }
     }
     if (a.selected)
+#pragma unroll 1
         for (int i = count + rank * W * 32 + tid; i < a.k; i += P * W * 32) a.selected[((long long)row * a.sets + set) * a.k + i] = -1;
-    await(bar[2]);
+    await(bar(2));
     __syncthreads(); // levels are done with: part takes their place
     if (!a.out) return; // the candidates were asked for: reranking follows
 
     // 4. Attention to this block's share: winners, then sink, then local.
-    const bf16 *K = (const bf16 *)L.k + (long long)kv * L.capacity * D, *V = (const bf16 *)L.v + (long long)kv * L.capacity * D;
     Accumulator<D> acc;
     acc.clear();
     const float scale = a.scale * LOG2E;
     const int tiles = (own + 15) / 16, rest = rank * per - count; // t + rest: index among sink and local
-    for (int t = warp; t < tiles; t += W) {
-        const int i = imin(t * 16 + (lane & 15), own - 1);
-        const int position = i < mine ? list[i] : i + rest < from ? i + rest : to + i + rest - from;
-        acc.tile(K, V, q, position, imin(16, own - t * 16), scale);
+    auto positionOf = [&](int i) { return i < mine ? list[i] : i + rest < from ? i + rest : to + i + rest - from; };
+    if (!a.rerank) {
+#pragma unroll 1
+        for (int t = warp; t < tiles; t += W) acc.tile(K, V, q, positionOf(imin(t * 16 + (lane & 15), own - 1)), imin(16, own - t * 16), scale);
+    } else {
+        // Base-2 logits of all tokens, then the candidates' softmax summed over
+        // the heads (of one head its logit), as levels counting down.
+        u32 *levelOf = (u32 *)(logit + heads * a.listed);
+        int *kept = (int *)(levelOf + a.listed);
+        const int g = lane >> 2, c2 = lane % 4 * 2;
+#pragma unroll 1
+        for (int t = warp; t < tiles; t += W) {
+            KeyTile<D> keys;
+            keys.load(K, positionOf(imin(t * 16 + (lane & 15), own - 1)));
+            float s[4];
+            keys.dot(q, s);
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+                if (c2 + (k & 1) < heads && t * 16 + g + (k >> 1) * 8 < own) logit[(c2 + (k & 1)) * a.listed + t * 16 + g + (k >> 1) * 8] = s[k] * scale;
+        }
+        __syncthreads();
+#pragma unroll 1
+        for (int h = warp; h < heads; h += W) {
+            float top = MASKED, sum = 0;
+            for (int i = lane; i < own; i += 32) top = fmaxf(top, logit[h * a.listed + i]);
+            top = warpMax(top);
+            for (int i = lane; i < own; i += 32) sum += exp2f(logit[h * a.listed + i] - top);
+            sum = warpSum(sum);
+            if (lane < P) send2(peer(shared32(&ml[rank][h]), lane), make_uint2(__float_as_uint(top), __float_as_uint(sum)), peer(bar(5), lane));
+        }
+        await(bar(5));
+        if (tid < heads) {
+            float top = MASKED, sum = 0;
+#pragma unroll 4
+            for (int b = 0; b < P; b++) top = fmaxf(top, ml[b][tid].x);
+#pragma unroll 4
+            for (int b = 0; b < P; b++) sum += ml[b][tid].y * exp2f(ml[b][tid].x - top);
+            tops[tid] = top;
+            sums[tid] = 1.f / sum;
+        }
+        __syncthreads();
+#pragma unroll 1
+        for (int i = tid; i < mine; i += W * 32) {
+            float v = heads == 1 ? logit[i] : 0.f;
+            if (heads > 1)
+                for (int h = 0; h < heads; h++) v += exp2f(logit[h * a.listed + i] - tops[h]) * sums[h];
+            const u32 x = __float_as_uint(v + 0.f);
+            levelOf[i] = v != v ? ~0u : x & 0x80000000u ? x : ~(x | 0x80000000u); // ~order(v)
+        }
+        // Digits of the level, highest first, until the bin of the cut is kept whole.
+        const int keep = chosen(a.s, n);
+        u32 prefix = 0, need = keep, ties = count;
+        int low = 32;
+        Cut k = {0, 0, 0, 0, 0, 0};
+#pragma unroll 1
+        for (int pass = 0; low > 0 && ties != need; pass++) {
+            const int above = low, digits = imin(10, low);
+            low -= digits;
+#pragma unroll 1
+            for (int i = tid; i < BINS; i += W * 32) hist[i] = 0;
+            __syncthreads();
+#pragma unroll 1
+            for (int i = tid; i < mine; i += W * 32)
+                if (above == 32 || levelOf[i] >> above == prefix) atomicAdd(&hist[levelOf[i] >> low & ((1u << digits) - 1)], 1u);
+            if (tid == 0) expect(bar(6 + pass), P * BINS * 2);
+            __syncthreads();
+            u32 *into = hist + BINS + (pass & 1) * P * (BINS / 2); // [P][BINS/2]
+#pragma unroll 1
+            for (int d = warp; d < P; d += W)
+#pragma unroll 1
+                for (int at = lane; at < BINS / 8; at += 32) {
+                    const uint4 x = *(const uint4 *)&hist[at * 8], y = *(const uint4 *)&hist[at * 8 + 4];
+                    send4(peer(shared32(into + rank * (BINS / 2) + at * 4), d), make_uint4(x.x | x.y << 16, x.z | x.w << 16, y.x | y.y << 16, y.z | y.w << 16), peer(bar(6 + pass), d));
+                }
+            await(bar(6 + pass));
+            k = findCut<W>(&cutResult, warpSums, into, BINS / 2, BINS / 2, P, rank, need);
+            prefix = prefix << digits | k.bin;
+            need -= k.less;
+            ties = k.equal;
+        }
+        // What is kept moves together, in order; of equal levels the oldest go.
+        const u32 lose = ties - need;
+        const int run = ((mine + W - 1) / W + 31) & ~31, begin = imin(mine, warp * run), end = imin(mine, begin + run);
+        auto better = [&](int i) { return low == 32 || levelOf[i] >> low < prefix; };
+        auto equal = [&](int i) { return low < 32 && levelOf[i] >> low == prefix; };
+        u32 sum = 0;
+#pragma unroll 1
+        for (int i = begin; i < end; i += 32) {
+            const bool has = i + lane < end;
+            sum += __popc(__ballot_sync(ALL, has && better(i + lane))) | __popc(__ballot_sync(ALL, has && equal(i + lane))) << 16;
+        }
+        if (lane == 0) warpCount[warp] = sum;
+        __syncthreads();
+        u32 at = 0, all = 0, eq = k.equalBefore; // kept, equal ones so far
+        auto survive = [&](u32 before, u32 more) { return imax((int)(before + more) - (int)lose, 0) - imax((int)before - (int)lose, 0); };
+#pragma unroll 1
+        for (int w = 0; w < W; w++) {
+            const u32 x = warpCount[w], now = (x & 0xffff) + survive(k.equalBefore + (all >> 16), x >> 16);
+            if (w < warp) {
+                at += now;
+                eq += x >> 16;
+            }
+            all += (x & 0xffff0000u) + now;
+        }
+        const int winners = all & 0xffff;
+#pragma unroll 1
+        for (int i = begin; i < end; i += 32) {
+            const bool has = i + lane < end;
+            const u32 b = __ballot_sync(ALL, has && better(i + lane)), e = __ballot_sync(ALL, has && equal(i + lane)), below = (1u << lane) - 1;
+            const u32 eBefore = eq + __popc(e & below);
+            if (b >> lane & 1 || (e >> lane & 1 && eBefore >= lose)) kept[at + __popc(b & below) + survive(eq, __popc(e & below))] = i + lane;
+            at += __popc(b) + survive(eq, __popc(e));
+            eq += __popc(e);
+        }
+#pragma unroll 1
+        for (int i = mine + tid; i < own; i += W * 32) kept[winners + i - mine] = i;
+        __syncthreads();
+        const int reads2 = winners + own - mine;
+        acc.m0 = c2 < heads ? tops[c2] : 0.f;
+        acc.m1 = c2 + 1 < heads ? tops[c2 + 1] : 0.f;
+#pragma unroll 1
+        for (int t = warp; t * 16 < reads2; t += W) {
+            const int i = kept[imin(t * 16 + (lane & 15), reads2 - 1)];
+            uint4 va[4][D / 64];
+            acc.loadValues(va, V, positionOf(i));
+            float s[4];
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                const int which = __shfl_sync(ALL, i, g + (k >> 1) * 8), h = c2 + (k & 1);
+                s[k] = h < heads && t * 16 + g + (k >> 1) * 8 < reads2 ? logit[h * a.listed + which] : MASKED;
+            }
+            acc.add(va, s);
+        }
     }
     acc.finish(part + warp * heads * D, wm[warp], wl[warp], heads);
     __syncthreads();
+#pragma unroll 1
     for (int i = tid; i < heads * D / 4; i += W * 32) {
         const int h = i / (D / 4);
         float top = MASKED, l = 0;
@@ -548,12 +506,14 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
             v.z += f * x.z;
             v.w += f * x.w;
         }
-        const int e = i * 4, d = e / slice;
-        send4(peer(shared32(gathered + rank * slice + e % slice), d), make_uint4(__float_as_uint(v.x), __float_as_uint(v.y), __float_as_uint(v.z), __float_as_uint(v.w)), peer(bar[3], d));
+        const int e = i * 4, d = slice > 1 ? __umulhi(e, sliceMagic) : e;
+        send4(peer(shared32(gathered + rank * slice + e % slice), d), make_uint4(__float_as_uint(v.x), __float_as_uint(v.y), __float_as_uint(v.z), __float_as_uint(v.w)), peer(bar(3), d));
         if (e % D == 0)
-            for (int b = 0; b < P; b++) send2(peer(shared32(&ml[rank][h]), b), make_uint2(__float_as_uint(top), __float_as_uint(l)), peer(bar[3], b));
+#pragma unroll 1
+            for (int b = 0; b < P; b++) send2(peer(shared32(&ml[rank][h]), b), make_uint2(__float_as_uint(top), __float_as_uint(l)), peer(bar(3), b));
     }
-    await(bar[3]);
+    await(bar(3));
+#pragma unroll 1
     for (int i = tid; i < slice; i += W * 32) {
         const int e = rank * slice + i, h = e / D;
         float top = MASKED, l = 0, v = 0;
@@ -570,7 +530,7 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
 }
 // A block of 8 warps, or of 4 where many sequences fill the GPU.
 #define FUSED(D, WORDS, W, MIN) \
-    KERNEL __launch_bounds__(32 * W, MIN) fused_##D##_##WORDS##_##W(const FusedArgs a) { begin(); fused<D, WORDS, W>(a); }
+    KERNEL __launch_bounds__(32 * W, MIN) fused_##D##_##WORDS##_##W(const __grid_constant__ FusedArgs a) { fused<D, WORDS, W>(a); }
 FUSED(64, 1, 8, 2)
 FUSED(64, 2, 8, 2)
 FUSED(64, 4, 8, 2)

@@ -9,9 +9,9 @@ import (
 	"github.com/hashattn/hashattn/kernels/dtype"
 )
 
-// AttendHash implements kernels.Device: where fusable says so one cluster
-// launch does it all, or chooses the candidates of reranking; elsewhere the
-// single operations.
+// AttendHash implements kernels.Device: behind the encoding one cluster launch
+// does it all where fusable says so, or chooses the candidates of reranking;
+// elsewhere the single operations.
 func (d *Device) AttendHash(out, q kernels.Tensor, layer int, b *kernels.Batch, scale float32, h kernels.HashQuery, sel kernels.Selection) {
 	want("q", q, dtype.F32)
 	s := d.use(b)
@@ -19,18 +19,15 @@ func (d *Device) AttendHash(out, q kernels.Tensor, layer int, b *kernels.Batch, 
 	tokens, maps, bits, limit := s.shape.tokens, e.p.Heads, e.p.Out(), s.shape.limit
 	d.count(func() (int64, int64) { return selectedReads(b, sel) })
 	plan, fused := d.fusable(q, layer, s, e, h, sel)
-	var weights, scales uint64
-	if !fused || e.args.feedback != 0 { // only the encoder kernels decide bits in turn
-		weights, scales = d.encodeQueries(e, q, h.Bits)
-	}
-	if fused && !sel.Reranks() {
-		d.attendFused(plan, out, q, weights, h.Bits, 0, 0, layer, s, scale, e, sel)
+	weights, scales := d.encodeQueries(e, q, h.Bits)
+	if fused && (!sel.Reranks() || plan.reranks) {
+		d.attendFused(plan, out, q, weights, 0, 0, layer, s, scale, e, sel)
 		return
 	}
 	scored, chosen := max(1, sel.Scored(limit)), max(1, sel.Chosen(limit))
 	selected, k := d.borrow("hash selected", tokens*sel.Heads*scored*4), scored
 	if fused {
-		d.attendFused(plan, kernels.Tensor{}, q, weights, h.Bits, selected, scored, layer, s, scale, e, sel)
+		d.attendFused(plan, kernels.Tensor{}, q, weights, selected, scored, layer, s, scale, e, sel)
 	} else {
 		scores := d.borrow("hash scores", tokens*sel.Heads*limit*4)
 		if h.Mass {
@@ -62,10 +59,11 @@ func (d *Device) encodeQueries(e *encoder, q kernels.Tensor, bits int) (weights,
 
 // fusedPlan is a launch of the fused kernel.
 type fusedPlan struct {
-	blocks, warps  int // of a cluster, of a block
-	bins           int // of levels
-	levels, listed int // room of a block
-	shared         int // bytes
+	blocks, warps  int  // of a cluster, of a block
+	bins           int  // of levels
+	levels, listed int  // room of a block
+	shared         int  // bytes
+	reranks        bool // candidates, in the same launch
 }
 
 // The fused kernel's statically declared shared memory, and what a block can
@@ -73,12 +71,15 @@ type fusedPlan struct {
 const (
 	fusedStatic  = 14 << 10
 	sharedMemory = 227 << 10
+	codeRing     = 8 * 512 // bytes of codes that a warp has on their way
 )
 
 // fusedShape is what the plan depends on: sets reads tokens of limit cached
-// ones; codes of words words, levels up to most; heads query heads of dim; an
-// encoder with encode values between its layers.
-type fusedShape struct{ limit, reads, words, most, heads, dim, encode int }
+// ones; codes of words words, levels up to most; heads query heads of dim.
+type fusedShape struct {
+	limit, reads, words, most, heads, dim int
+	rerank                                bool
+}
 
 // plan sizes the fused kernel for a cluster of blocks blocks of warps warps.
 func (s fusedShape) plan(blocks, warps int) fusedPlan {
@@ -92,8 +93,11 @@ func (s fusedShape) plan(blocks, warps int) fusedPlan {
 		blocks: blocks, warps: warps, bins: min(1024, s.most/8*8+8),
 		levels: warps * 32 * (perWarp*chunk/32 + 4), listed: ((s.reads+blocks-1)/blocks + 7) / 4 * 4,
 	}
-	front := max((p.bins+blocks*p.bins/2)*4+2*p.levels, warps*s.heads*s.dim*4)
-	p.shared = front + 2*s.heads*s.dim*4 + p.listed*4 + s.encode*4
+	front := max((p.bins+blocks*p.bins/2)*4+2*p.levels+warps*codeRing, warps*s.heads*s.dim*4)
+	if p.reranks = s.rerank; s.rerank { // counts of 1024 bins twice; logits, levels and what is kept
+		front = max(front, 4<<10*(1+blocks)) + 4*p.listed*(s.heads+2)
+	}
+	p.shared = front + 2*s.heads*s.dim*4 + p.listed*4
 	return p
 }
 
@@ -117,32 +121,57 @@ func (d *Device) fusable(q kernels.Tensor, layer int, s *batch, e *encoder, h ke
 	}
 	limit := s.shape.limit
 	reads := sel.Read(limit) - sel.Chosen(limit) + sel.Scored(limit)
-	shape := fusedShape{limit, reads, index.width, bits * most * (e.p.Heads / sel.Heads), q.Dim(1) / sel.Heads, s.shape.dim, e.between()}
+	shape := fusedShape{limit, reads, index.width, bits * most * (e.p.Heads / sel.Heads), q.Dim(1) / sel.Heads, s.shape.dim, sel.Reranks()}
 	blocks, warps := fusedBlocks(shape, s.shape.tokens*sel.Heads, d.info.Multiprocessors)
-	for ; blocks <= 16; blocks *= 2 {
-		if p := shape.plan(blocks, warps); p.fits() {
-			return p, true
+	for {
+		for blocks := blocks; blocks <= 16; blocks *= 2 {
+			if p := shape.plan(blocks, warps); p.fits() {
+				return p, true
+			}
 		}
+		if !shape.rerank {
+			return fusedPlan{}, false
+		}
+		shape.rerank = false // by itself
 	}
-	return fusedPlan{}, false
 }
 
-// fusedBlocks chooses the cluster: about 1024 tokens a block, fewer beside a
-// large encoder, but no more blocks than multiprocessors, unless a block would
-// get more than 16384 tokens.
+// fusedBlocks chooses the cluster: about 1024 tokens a block, but no more blocks
+// than multiprocessors, unless a block would get more than 16384 tokens.
 func fusedBlocks(s fusedShape, sets, multiprocessors int) (blocks, warps int) {
 	blocks = 2
-	for blocks < 16 && (s.limit > 1024*blocks || s.encode > 1024) && (2*sets*blocks <= multiprocessors || s.limit > 16384*blocks) {
+	for blocks < 16 && s.limit > 1024*blocks && (2*sets*blocks <= multiprocessors || s.limit > 16384*blocks) {
 		blocks *= 2
+	}
+	// Fewer warps read single heads' rows faster, where scoring is light.
+	if blocks >= 8 && s.heads == 1 && s.words == 1 && s.most <= 32 && s.dim <= 128 {
+		return blocks, 4
 	}
 	return blocks, 8
 }
 
-// attendFused launches the fused kernel. weights is the quantised query map, 0
-// to have the kernel compute it with queryBits bits. selected, if not 0, gets
-// the chosen positions (of reranking: the candidates), rows of k; without out
-// that is all.
-func (d *Device) attendFused(p fusedPlan, out, q kernels.Tensor, weights uint64, queryBits int, selected uint64, k, layer int, s *batch, scale float32, e *encoder, sel kernels.Selection) {
+// magic is what multiplied with a small number n gives n / by in the high word;
+// 0 for 1.
+func magic(by int) uint32 {
+	if by == 1 {
+		return 0
+	}
+	return uint32(1<<32/by + 1)
+}
+
+// fresh is 1 if of all cached codes only a row's newest may still be on its way
+// when the fused kernel starts, written by the encoding ahead of it.
+func (d *Device) fresh(s *batch) int32 {
+	if s.shape.shared || d.encoded != nil && d.encoded != s {
+		return 0
+	}
+	return s.single()
+}
+
+// attendFused launches the fused kernel on a quantised query map. selected, if
+// not 0, gets the chosen positions (of reranking: the candidates), rows of k;
+// without out that is all.
+func (d *Device) attendFused(p fusedPlan, out, q kernels.Tensor, weights, selected uint64, k, layer int, s *batch, scale float32, e *encoder, sel kernels.Selection) {
 	heads, dim := q.Dim(1), q.Dim(2)
 	var shadow uint64
 	if !out.None() {
@@ -152,13 +181,11 @@ func (d *Device) attendFused(p fusedPlan, out, q kernels.Tensor, weights uint64,
 	a := fusedArgs{
 		out: address(out), shadow: shadow, q: address(q), weights: weights,
 		rows: s.rows, layers: s.layers, selected: selected,
-		layerCount: int32(s.shape.layers), layer: int32(layer), queryHeads: int32(heads), kvHeads: int32(s.shape.kvHeads), keyHeads: int32(s.indexed(layer, 0).heads),
-		sets: int32(sel.Heads), single: s.single(), maps: int32(e.p.Heads), bits: int32(e.p.Out()),
+		layerCount: int32(s.shape.layers), layer: int32(layer), queryHeads: int32(heads),
+		sets: int32(sel.Heads), single: d.fresh(s), maps: int32(e.p.Heads), bits: int32(e.p.Out()),
+		heads: int32(heads / sel.Heads), perSet: int32(e.p.Heads / sel.Heads),
+		keyMagic: magic(sel.Heads / s.indexed(layer, 0).heads), kvMagic: magic(sel.Heads / s.shape.kvHeads), rerank: int32(flag(p.reranks && !out.None())),
 		k: int32(k), bins: int32(p.bins), levels: int32(p.levels), listed: int32(p.listed), scale: scale, s: selectionOf(sel),
 	}
-	if weights == 0 {
-		a.encode = e.args
-		a.encode.queryBits = int32(queryBits)
-	}
-	d.launch(fmt.Sprintf("fused_%d_%d_%d", dim, s.indexed(layer, 0).width, p.warps), size{x: p.blocks * sel.Heads * s.shape.tokens, y: 1, z: 1, block: 32 * p.warps, shared: p.shared, cluster: p.blocks}, a)
+	d.launch(fmt.Sprintf("fused_%d_%d_%d", dim, s.indexed(layer, 0).width, p.warps), size{x: p.blocks, y: sel.Heads, z: s.shape.tokens, block: 32 * p.warps, shared: p.shared, cluster: p.blocks, early: true}, a)
 }

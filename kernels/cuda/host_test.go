@@ -188,10 +188,11 @@ func TestStructSizes(t *testing.T) {
 		"AttendArgs":  {unsafe.Sizeof(attendArgs{}), 8*8 + 8*4 + 8 + 32},
 		"PrefillArgs": {unsafe.Sizeof(prefillArgs{}), 5*8 + 6*4},
 		"EncodeArgs":  {unsafe.Sizeof(encodeArgs{}), 18*8 + 24 + 8 + 6*4 + 3*8 + 6*4 + 2*8 + 8},
+		"EncodeStep":  {unsafe.Sizeof(encodeStep{}), 2 * 272},
 		"TopKArgs":    {unsafe.Sizeof(topKArgs{}), 4*8 + 4*4 + 32},
 		"RerankArgs":  {unsafe.Sizeof(rerankArgs{}), 7*8 + 10*4 + 32},
-		"Linears":     {unsafe.Sizeof(linears{}), 9*8 + 6*4 + 8 + 4*4},
-		"FusedArgs":   {unsafe.Sizeof(fusedArgs{}), 7*8 + 14*4 + 32 + 272},
+		"Linears":     {unsafe.Sizeof(linears{}), 9*8 + 6*4 + 8 + 4*4 + 2*8 + 2*4},
+		"FusedArgs":   {unsafe.Sizeof(fusedArgs{}), 7*8 + 18*4 + 32},
 	} {
 		if c[0] != c[1] || c[0]%8 != 0 {
 			t.Errorf("%s has %d bytes, want %d", name, c[0], c[1])
@@ -237,7 +238,12 @@ func TestPlanFused(t *testing.T) {
 	for _, limit := range []int{1024, 8192, 32768, 131072, 262144} {
 		for _, words := range []int{1, 2, 4} {
 			for _, dim := range []int{64, 128, 256} {
-				shape := fusedShape{limit, limit/8 + 256, words, 32 * words * 127, 8, dim, 1024}
+				shape := fusedShape{limit, limit/8 + 256, words, 32 * words * 127, 8, dim, false}
+				reranked := shape
+				reranked.rerank = true
+				if p := reranked.plan(16, 8); !p.reranks || p.shared < shape.plan(16, 8).shared+4*p.listed*10 {
+					t.Fatalf("%+v leaves no room for logits: %+v", reranked, p)
+				}
 				for _, sets := range []int{1, 8, 64, 512} {
 					blocks, warps := fusedBlocks(shape, sets, 132)
 					if blocks < 2 || blocks > 16 || blocks&(blocks-1) != 0 || warps != 4 && warps != 8 {

@@ -4,7 +4,9 @@ package cuda
 
 import (
 	"fmt"
+	"math"
 	"math/bits"
+	"slices"
 	"unsafe"
 
 	"gorgonia.org/cu"
@@ -105,6 +107,7 @@ func (d *Device) copyIn(to uint64, src []byte) error {
 	if d.capturing {
 		return fmt.Errorf("cuda: upload inside a recorded step")
 	}
+	d.encoded = nil // a copy starts behind all kernels
 	return d.do(func() error {
 		return cu.MemcpyHtoDAsync(cu.DevicePtr(to), unsafe.Pointer(unsafe.SliceData(src)), int64(len(src)), d.stream)
 	})
@@ -276,25 +279,48 @@ func (d *Device) LoadProjection(p kernels.Projection) (kernels.Encoder, error) {
 			return nil, err
 		}
 	}
-	if few := e.fewShared(); few > 220<<10 {
+	if few := e.shared(1, 1, false); few > 220<<10 {
 		return nil, fmt.Errorf("%s: %d inputs and layers of up to %d need %d KiB of shared memory, a block has 220", p.Name, p.In(), width, few>>10)
 	}
 	return e, nil
 }
 
-// fewShared and manyShared are the encoder kernels' shared memory.
-func (e *encoder) fewShared() int {
-	a := e.args
-	n := (a.in+3)/4*4 + a.layers*a.width + a.bits
-	if a.feedback != 0 {
-		n += a.bits * (a.bits + 1) // rows padded against bank conflicts
+// perHead is the bytes of one head's weights.
+func (e *encoder) perHead() int {
+	n := 0
+	for _, a := range e.p.Layers {
+		n += 4 * a.In * a.Out
 	}
-	return 4 * int(n)
+	if e.p.Skip != nil {
+		n += 4 * e.p.Skip.In * e.p.Skip.Out
+	}
+	return n
 }
 
-// between is the values that a cluster keeps of a row's map: every layer's
-// outputs and the last one's.
-func (e *encoder) between() int { return int(e.args.layers*e.args.width + e.args.bits + 4) }
+// shared is the shared memory of a block of encode_few that takes rows rows, one
+// of blocks; staged if it holds its share of the weights, which takes rows of
+// whole 16 bytes.
+func (e *encoder) shared(rows, blocks int, staged bool) int {
+	a := e.args
+	in, bits, width := int(a.in+3)/4*4, int(a.bits+3)/4*4, int(a.width)
+	n := rows*in + 2*rows*width + 2*rows*bits + (int(a.layers)+1)*width
+	if a.feedback != 0 {
+		n += (int(a.bits*(a.bits+1)) + 3) / 4 * 4 // rows padded against bank conflicts
+	}
+	if staged {
+		affines := e.p.Layers
+		if e.p.Skip != nil {
+			affines = append(slices.Clone(affines), *e.p.Skip)
+		}
+		for _, f := range affines {
+			if f.In%4 != 0 {
+				return math.MaxInt
+			}
+			n += (f.Out + 4*blocks - 1) / (4 * blocks) * 4 * f.In // slices of whole fours
+		}
+	}
+	return 4 * n
+}
 
 func (e *encoder) manyShared() int {
 	return 4 * 16 * int(e.args.in+2*e.args.width+e.args.bits)

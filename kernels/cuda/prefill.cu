@@ -3,9 +3,6 @@
 // shared memory in tiles of 64 tokens, copied two deep by cp.async.
 #include "device.cuh"
 
-DEV void copy16(u32 to, const void *from) { asm volatile("cp.async.cg.shared.global [%0],[%1],16;" ::"r"(to), "l"(from) : "memory"); }
-DEV void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int N> DEV void waitGroups() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 DEV void ldmatrix(u32 *r, u32 a) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3},[%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(a) : "memory");
 }

@@ -15,9 +15,20 @@ func (d *Device) EncodeKeys(enc kernels.Encoder, layer int, b *kernels.Batch) {
 	if i := s.indexed(layer, 0); i.heads != e.p.Heads || i.width != e.p.Words() {
 		panic(fmt.Sprintf("kernels: %s has %d heads of %d words, the index %d of %d", e.p.Name, e.p.Heads, e.p.Words(), i.heads, i.width))
 	}
+	if d.encoded == nil {
+		d.encoded = s
+	} else if d.encoded != s {
+		d.encoded = &batch{} // several
+	}
 	a := e.args
-	a.rows, a.caches, a.layerCount, a.layer, a.kvHeads = s.rows, s.layers, int32(s.shape.layers), int32(layer), int32(s.shape.kvHeads)
-	d.encode(e, a, b.Tokens)
+	a.rows, a.caches, a.layerCount, a.layer, a.group = s.rows, s.layers, int32(s.shape.layers), int32(layer), int32(max(1, e.p.Heads/s.shape.kvHeads))
+	if few(b.Tokens) {
+		d.flush()
+		d.held.keys, d.held.keyArgs = e, a
+		d.held.keyArgs.tokens = int32(b.Tokens)
+		return
+	}
+	d.encodeMany(e, a, b.Tokens)
 }
 
 // EncodeQueries implements kernels.Device.
@@ -30,23 +41,77 @@ func (d *Device) EncodeQueries(weights, scales kernels.Tensor, enc kernels.Encod
 	}
 	a := e.args
 	a.q, a.queryBits, a.weights, a.scales = address(q), int32(queryBits), address(weights), address(scales)
-	d.encode(e, a, q.Dim(0))
+	if !few(q.Dim(0)) {
+		d.encodeMany(e, a, q.Dim(0))
+		return
+	}
+	a.tokens = int32(q.Dim(0))
+	if keys := d.held.keys; keys != nil && d.held.keyArgs.tokens == a.tokens {
+		d.held.keys = nil
+		d.encodeFew([]*encoder{keys, e}, []encodeArgs{d.held.keyArgs, a})
+		return
+	}
+	d.encodeFew([]*encoder{e}, []encodeArgs{a})
 }
 
-// encode runs an encoder over rows: a cluster for each of few, tiles of many.
-func (d *Device) encode(e *encoder, a encodeArgs, rows int) {
+// few says whether rows are a decode step's: their keys and queries are
+// encoded in one launch, slices of a map on the blocks of a cluster.
+func few(rows int) bool { return rows <= 32 }
+
+// encodeMany runs an encoder over tiles of rows.
+func (d *Device) encodeMany(e *encoder, a encodeArgs, rows int) {
 	a.tokens = int32(rows)
-	if many := e.manyShared(); rows > 32 && many <= 220<<10 {
+	if many := e.manyShared(); many <= 220<<10 {
 		d.launch("encode_many", size{x: (rows + 15) / 16, y: e.p.Heads, z: 1, block: 128, shared: many}, a)
 		return
 	}
-	l := size{x: 1, y: e.p.Heads, z: rows, block: 1024, shared: e.fewShared()}
-	name := "encode_wide"
-	if !d.options.NoClusters && len(e.p.Layers) > 0 && rows*e.p.Heads <= d.info.Multiprocessors {
-		name = "encode_few" // too many weights for one multiprocessor
-		l.x, l.block, l.cluster = 8, 256, 8
+	d.encodeFew([]*encoder{e}, []encodeArgs{a})
+}
+
+// encodeRows is how many rows a cluster takes of several.
+const encodeRows = 8
+
+// A block of encode_few takes about encodeShare bytes of a map's weights;
+// clusters have up to encodeMost blocks.
+const encodeShare, encodeMost = 28 << 10, 16
+
+// encodeFew runs one or two encoders over the same number of rows.
+func (d *Device) encodeFew(es []*encoder, args []encodeArgs) {
+	tokens, heads := int(args[0].tokens), 0
+	rows, blocks := 1, 1
+	if tokens > 1 {
+		rows = encodeRows
 	}
-	d.launch(name, l, a)
+	for _, e := range es {
+		heads += e.p.Heads
+		for blocks < encodeMost && e.perHead() > encodeShare*blocks {
+			blocks *= 2
+		}
+	}
+	l := size{y: heads, block: 256, early: true}
+	name := "encode_few_1"
+	if d.options.NoClusters || es[0].shared(rows, blocks, false) > 200<<10 || es[len(es)-1].shared(rows, blocks, false) > 200<<10 {
+		name, rows, blocks = "encode_wide", 1, 1
+		l.block = 1024
+	} else if rows > 1 {
+		name = "encode_few_8"
+	}
+	var step encodeStep
+	for i, e := range es {
+		step.maps[i] = args[i]
+		bytes := e.shared(rows, blocks, true)
+		if bytes <= 96<<10 { // two blocks a multiprocessor; one before sm_90
+			step.maps[i].staged = 1
+		} else {
+			bytes = e.shared(rows, blocks, false)
+		}
+		l.shared = max(l.shared, bytes)
+	}
+	l.x, l.z = blocks, (tokens+rows-1)/rows
+	if blocks > 1 {
+		l.cluster = blocks
+	}
+	d.launch(name, l, step)
 }
 
 // ScanHash implements kernels.Device.

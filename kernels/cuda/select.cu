@@ -247,23 +247,11 @@ template <int D> DEV void rerankTiles(const RerankArgs &a) {
     const bf16 *K = (const bf16 *)L.k + (long long)(first / (a.queryHeads / a.kvHeads)) * L.capacity * D;
     const int t0 = blockIdx.x * 128 + warp * 16, t = imin(t0 + (lane & 15), all - 1);
     const int p = t < count ? a.candidates[((long long)row * a.sets + set) * a.k + t] : t < count + lo ? t - count : hi + t - count - lo;
-    const bf16 *k0 = K + (long long)__shfl_sync(ALL, p, g) * D + c * 8, *k1 = K + (long long)__shfl_sync(ALL, p, g + 8) * D + c * 8;
-    uint4 x[D / 32], y[D / 32];
-#pragma unroll
-    for (int j = 0; j < D / 32; j++) {
-        x[j] = load4(k0 + 32 * j);
-        y[j] = load4(k1 + 32 * j);
-    }
+    KeyTile<D> keys;
+    keys.load(K, p);
     __syncthreads();
-    float s[4] = {0, 0, 0, 0};
-#pragma unroll
-    for (int j = 0; j < D / 32; j++) {
-        const uint4 h = *(const uint4 *)&q.hi[g][32 * j + 8 * c], l = *(const uint4 *)&q.lo[g][32 * j + 8 * c];
-        mma(s, x[j].x, y[j].x, x[j].y, y[j].y, h.x, h.y);
-        mma(s, x[j].z, y[j].z, x[j].w, y[j].w, h.z, h.w);
-        mma(s, x[j].x, y[j].x, x[j].y, y[j].y, l.x, l.y);
-        mma(s, x[j].z, y[j].z, x[j].w, y[j].w, l.z, l.w);
-    }
+    float s[4];
+    keys.dot(q, s);
 #pragma unroll
     for (int k = 0; k < 2; k++) { // heads 2c and 2c+1
         const int head = 2 * c + k;

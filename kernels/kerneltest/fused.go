@@ -75,6 +75,12 @@ func testAttendHash(s *suite) {
 
 func (s *suite) attendHash(c hashCase, d, n int) {
 	s.Helper()
+	s.attendHashWith(c, d, n, kernels.Selection{Budget: kernels.Budget{Num: 1, Den: 8}})
+}
+
+// attendHashWith is attendHash with the budgets and the mass of sel.
+func (s *suite) attendHashWith(c hashCase, d, n int, sel kernels.Selection) {
+	s.Helper()
 	const kv, group = 2, 4
 	in := d * kv * group / c.qHeads
 	keys, gotKeys := s.encoder(projection(s.rand, c.keyKind, c.keyHeads, d, c.bits))
@@ -92,7 +98,7 @@ func (s *suite) attendHash(c hashCase, d, n int) {
 	a.tokens(n-1, 1)
 	b.tokens(60, 3)
 	want, got := s.batch(a, b)
-	sel := kernels.Selection{Heads: c.sets, Sink: 6, Local: 10, Budget: kernels.Budget{Num: 1, Den: 8}, Candidates: c.candidates}
+	sel.Heads, sel.Sink, sel.Local, sel.Candidates = c.sets, 6, 10, c.candidates
 	q := s.normal(want.Tokens, kv*group, d)
 	out := s.poison(s.alloc(dtype.F32, want.Tokens, kv*group, d))
 	s.want.ResetReads()

@@ -44,6 +44,7 @@ func Run(t *testing.T, open func(t testing.TB) kernels.Device, tol Tolerance) {
 		{"attend", testAttend},
 		{"attendselected", testAttendSelected},
 		{"encode", testEncode},
+		{"together", testTogether},
 		{"scanhash", testScanHash},
 		{"scans", testScans},
 		{"index", testIndex},
@@ -52,6 +53,7 @@ func Run(t *testing.T, open func(t testing.TB) kernels.Device, tol Tolerance) {
 		{"topkproperty", testTopKProperty},
 		{"rerank", testRerank},
 		{"attendhash", testAttendHash},
+		{"uneven", testUneven},
 	}
 	for _, part := range suite {
 		t.Run(part.name, func(t *testing.T) {
@@ -172,7 +174,7 @@ func (s *suite) near(what string, p pair, tolerance float64) {
 // have cancelled.
 func (s *suite) nearScale(what string, p pair, tolerance, scale float64) {
 	s.Helper()
-	want, got := p.want.F32(), s.receive(p).F32()
+	want, got := floats(p.want), floats(s.receive(p))
 	for _, v := range want {
 		if a := math.Abs(float64(v)); !math.IsInf(a, 0) {
 			scale = math.Max(scale, a)
@@ -190,6 +192,16 @@ func (s *suite) nearScale(what string, p pair, tolerance, scale float64) {
 	if !(worst <= tolerance*scale) {
 		s.Fatalf("%s: element %d is %v, want %v; allowed difference %g", what, at, got[at], want[at], tolerance*scale)
 	}
+}
+
+// floats gives the values of an F32 or BF16 tensor.
+func floats(t kernels.Tensor) []float32 {
+	if t.Type != dtype.BF16 {
+		return t.F32()
+	}
+	v := make([]float32, t.Len())
+	dtype.F32FromBF16s(v, t.BF16())
+	return v
 }
 
 // equal compares tensors bit by bit.

@@ -54,6 +54,11 @@ func Write(path string, write func(w io.Writer) error) (err error) {
 	return SyncDir(dir)
 }
 
+// Replace makes the file at path hold data, as Write does.
+func Replace(path string, data []byte) error {
+	return Write(path, func(w io.Writer) error { _, err := w.Write(data); return err })
+}
+
 // create opens a new temporary file; unlike os.CreateTemp it leaves the file's
 // mode to the user's umask.
 func create(dir, base string) (*os.File, error) {

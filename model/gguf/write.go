@@ -111,7 +111,7 @@ func encodeValue(v any, depth int) (kind uint32, b []byte, err error) {
 		}
 		return kindArray, b, nil
 	case []any:
-		if depth == maxDepth-1 {
+		if depth == maxDepth-1 && len(v) > 0 {
 			return 0, nil, fmt.Errorf("more than %d arrays within each other", maxDepth)
 		}
 		b := arrayHeader(kindArray, len(v))

@@ -20,6 +20,7 @@ import (
 	"strings"
 
 	"github.com/hashattn/hashattn/model/atomicfile"
+	"github.com/hashattn/hashattn/model/filelock"
 )
 
 // Options say where models are kept and who hears of the progress.
@@ -102,8 +103,16 @@ func unknownRef(ref, what string) error {
 	for _, a := range Aliases() {
 		names = append(names, a.Name)
 	}
-	return fmt.Errorf("%q is not %san alias (%s) or %sowner/repo[@revision][:file]", ref, what, strings.Join(names, ", "), hubPrefix)
+	return unknownError(fmt.Sprintf("%q is not %san alias (%s) or %sowner/repo[@revision][:file]", ref, what, strings.Join(names, ", "), hubPrefix))
 }
+
+// ErrUnknown is what errors of names that are no model's are.
+var ErrUnknown = errors.New("no such model")
+
+type unknownError string
+
+func (e unknownError) Error() string        { return string(e) }
+func (e unknownError) Is(target error) bool { return target == ErrUnknown }
 
 // puller holds what one Pull needs.
 type puller struct {
@@ -146,11 +155,11 @@ func (p *puller) pullModel(ctx context.Context, m model) (string, error) {
 		return "", err
 	}
 	want := sha256Of(m.sha256)
-	release, err := p.lock(ctx, want.hex, m.name)
+	lock, err := p.lock(ctx, want.hex, m.name)
 	if err != nil {
 		return "", err
 	}
-	defer release()
+	defer lock.Release()
 	if p.holds(path, want, m.size, m.name) {
 		return path, nil
 	}
@@ -189,4 +198,11 @@ func settle(part, path string) error {
 		return err
 	}
 	return atomicfile.SyncDir(filepath.Dir(path))
+}
+
+// lock makes this the only Pull that works on key, waiting for its turn.
+func (p *puller) lock(ctx context.Context, key, what string) (*filelock.Lock, error) {
+	return filelock.Wait(ctx, filepath.Join(p.cache, "locks", key), func(held *filelock.HeldError) {
+		p.progress(0, 0, "wait for "+held.Holder()+", which gets "+what)
+	})
 }

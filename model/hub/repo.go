@@ -42,7 +42,7 @@ func parseRepoRef(name string) (repoRef, error) {
 		revision = "main"
 	}
 	if !repoForm.MatchString(repo) || !revisionForm.MatchString(revision) || !fs.ValidPath(revision) || hasFile && !isFileName(file) {
-		return repoRef{}, fmt.Errorf("%s%s is not of the form %sowner/repo[@revision][:file]", hubPrefix, name, hubPrefix)
+		return repoRef{}, unknownError(fmt.Sprintf("%s%s is not of the form %sowner/repo[@revision][:file]", hubPrefix, name, hubPrefix))
 	}
 	return repoRef{repo, revision, file}, nil
 }
@@ -202,11 +202,11 @@ func (p *puller) pullRepo(ctx context.Context, r repoRef) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	release, err := p.lock(ctx, strings.ReplaceAll(r.repo, "/", "--")+"--"+d.Commit, r.repo)
+	lock, err := p.lock(ctx, strings.ReplaceAll(r.repo, "/", "--")+"--"+d.Commit, r.repo)
 	if err != nil {
 		return "", err
 	}
-	defer release()
+	defer lock.Release()
 	place := p.place(r, d.Commit)
 	if r.file != "" {
 		err = p.pullFile(ctx, r, d.Commit, files[0], place)
@@ -247,11 +247,11 @@ func (p *puller) pullFile(ctx context.Context, r repoRef, commit string, f remot
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	release, err := p.lock(ctx, f.want.hex, f.name) // the same content may be pulled under another name
+	lock, err := p.lock(ctx, f.want.hex, f.name) // the same content may be pulled under another name
 	if err != nil {
 		return err
 	}
-	defer release()
+	defer lock.Release()
 	if p.holds(path, f.want, f.size, f.name) {
 		return nil
 	}

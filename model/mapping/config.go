@@ -63,6 +63,8 @@ type Config struct {
 	DenseLayers []int `json:"denseLayers,omitempty"`
 	// PerHeadLayers select per query head where the others select per group.
 	PerHeadLayers []int `json:"perHeadLayers,omitempty"`
+	// Shares, if any, divide the budget among the token sets (format 2).
+	Shares *Shares `json:"shares,omitempty"`
 	// Training is the training configuration and the hash of it.
 	Training     json.RawMessage `json:"training,omitempty"`
 	TrainingHash string          `json:"trainingHash,omitempty"`
@@ -136,6 +138,9 @@ func (c Config) Check() error {
 				return fmt.Errorf("%s %v: want layers of 0 to %d in ascending order", name, layers, c.Model.Layers-1)
 			}
 		}
+	}
+	if c.Shares != nil {
+		return c.Shares.check(c)
 	}
 	return nil
 }

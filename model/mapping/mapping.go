@@ -28,6 +28,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/hashattn/hashattn/kernels"
 	"github.com/hashattn/hashattn/kernels/dtype"
@@ -36,11 +37,21 @@ import (
 )
 
 const (
-	format  = "hashattn-mapping"
-	version = "1"
+	format = "hashattn-mapping"
 	// maxDepth bounds the MLP layers of one map.
 	maxDepth = 16
 )
+
+// versions are the format versions that are read. A mapping is written in the
+// first that has all its fields: 2 added shares.
+var versions = []string{"1", "2"}
+
+func (c Config) version() string {
+	if c.Shares != nil {
+		return versions[1]
+	}
+	return versions[0]
+}
 
 // Mapping is the learned maps of a model.
 type Mapping struct {
@@ -184,7 +195,7 @@ func (m *Mapping) Save(path string) error {
 			tensors = append(tensors, safetensors.Tensor{Name: t.name, Type: dtype.F32, Shape: t.shape, Data: data})
 		}
 	}
-	return safetensors.Write(path, tensors, map[string]string{"format": format, "version": version, "config": string(config)})
+	return safetensors.Write(path, tensors, map[string]string{"format": format, "version": m.version(), "config": string(config)})
 }
 
 // Load reads the mapping at path and checks all of it.
@@ -205,12 +216,16 @@ func decode(f *safetensors.File) (*Mapping, error) {
 	if f.Metadata["format"] != format {
 		return nil, fmt.Errorf("not a mapping: its format is %q, want %q", f.Metadata["format"], format)
 	}
-	if v := f.Metadata["version"]; v != version {
-		return nil, fmt.Errorf("mapping format version %q, this program reads %s: make it again or update the program", v, version)
+	v := f.Metadata["version"]
+	if !slices.Contains(versions, v) {
+		return nil, fmt.Errorf("mapping format version %q, this program reads %s: make it again or update the program", v, strings.Join(versions, ", "))
 	}
 	config, err := decodeConfig(f.Metadata["config"])
 	if err != nil {
 		return nil, err
+	}
+	if config.version() > v {
+		return nil, fmt.Errorf("mapping format version %s has no shares", v)
 	}
 	r := reader{file: f, rest: map[string]bool{}}
 	for _, t := range f.Tensors {

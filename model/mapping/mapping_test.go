@@ -156,7 +156,7 @@ func TestLoadRefuses(t *testing.T) {
 	type tensors = map[string]*safetensors.Tensor
 	for want, change := range map[string]func(tensors, map[string]string){
 		"format is":                             func(_ tensors, meta map[string]string) { meta["format"] = "pt" },
-		"version \"2\"":                         func(_ tensors, meta map[string]string) { meta["version"] = "2" },
+		"version \"3\"":                         func(_ tensors, meta map[string]string) { meta["version"] = "3" },
 		"unknown field \"bytes\"":               func(_ tensors, meta map[string]string) { meta["config"] = `{"bytes":1}` },
 		"bits is 5000":                          func(_ tensors, meta map[string]string) { set(meta, `"bits":36`, `"bits":5000`) },
 		"blockBits is 5":                        func(_ tensors, meta map[string]string) { set(meta, `"blockBits":4`, `"blockBits":5`) },

@@ -21,7 +21,13 @@ type hash struct {
 	bits      float64
 	layers    []hashLayer
 	pool      pool
+	last      kernels.MassUnit // of Score
 }
+
+// learned is a hash whose codes were trained to rank by attention mass.
+type learned struct{ *hash }
+
+func (h learned) unit() kernels.MassUnit { return h.last }
 
 type hashLayer struct {
 	key, query kernels.Encoder // nil where the mapping leaves the layer dense
@@ -51,7 +57,7 @@ func NewHash(d kernels.Device, shape Shape, m *mapping.Mapping) (Scorer, error) 
 		}
 		h.layers = append(h.layers, hashLayer{key, query})
 	}
-	return h, nil
+	return learned{h}, nil
 }
 
 // newLSH is random hyperplanes shared by keys and queries, both sides hard
@@ -133,9 +139,10 @@ func (h *hash) Score(q kernels.Tensor, layer int, b *kernels.Batch, s kernels.Se
 	}
 	scores := h.pool.get("scores", dtype.I32, b.Tokens, sets, room(b))
 	h.device.ScanHash(scores, weights, layer, b)
-	if !mass {
+	if h.last = (kernels.MassUnit{Scales: scales}); !mass {
 		return scores
 	}
+	h.last = kernels.MassUnit{Linear: true}
 	masses := h.pool.get("mass", dtype.F32, b.Tokens, s.Heads, room(b))
 	h.device.GroupMass(masses, scores, scales, b, s)
 	return masses

@@ -19,6 +19,8 @@ func newOracle(e Env, o options) (Scorer, error) {
 	return &oracle{e.Device, e.Shape, group, pool{device: e.Device}}, o.unknown()
 }
 
+func (o *oracle) unit() kernels.MassUnit { return kernels.MassUnit{Linear: o.group} }
+
 // Name implements Scorer.
 func (o *oracle) Name() string {
 	if o.group {

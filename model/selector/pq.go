@@ -121,6 +121,8 @@ func kmeans(x []float32, width, entries int, rng *rand.Rand) []float32 {
 	return centres
 }
 
+func (p *pq) unit() kernels.MassUnit { return kernels.MassUnit{Scale: float64(p.shape.Scale)} }
+
 // Name implements Scorer.
 func (p *pq) Name() string { return "pq" }
 

@@ -9,9 +9,11 @@ package selector
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/hashattn/hashattn/kernels"
 	"github.com/hashattn/hashattn/kernels/dtype"
+	"github.com/hashattn/hashattn/model/mapping"
 	"github.com/hashattn/hashattn/model/shape"
 )
 
@@ -46,6 +48,12 @@ type fused interface {
 	attend(out, q kernels.Tensor, layer int, b *kernels.Batch, scale float32, s kernels.Selection)
 }
 
+// estimator is a Scorer whose scores estimate attention mass.
+type estimator interface {
+	// unit is what the scores of the last call of Score stand for.
+	unit() kernels.MassUnit
+}
+
 // partial is a Scorer that does not cover all layers; the others stay dense.
 type partial interface {
 	covers(layer int) bool
@@ -59,6 +67,7 @@ type Sparse struct {
 	selection kernels.Selection // Heads unset: it differs by layer
 	device    kernels.Device
 	shape     Shape
+	shares    *mapping.Shares
 	dense     map[int]bool
 	pool      pool
 }
@@ -77,7 +86,38 @@ func NewSparse(d kernels.Device, shape Shape, sc Scorer, s kernels.Selection, de
 		}
 		a.dense[l] = true
 	}
+	if s.Mass > 0 {
+		if _, ok := sc.(estimator); !ok {
+			return nil, fmt.Errorf("p=%v: the scores of %s do not estimate attention mass (those of hash, oracle and pq do)", s.Mass, sc.Name())
+		}
+		if _, ok := d.(kernels.Uneven); !ok {
+			return nil, fmt.Errorf("p=%v: device %s reads equally many tokens in all sets of a layer; use --device cpu", s.Mass, d.Info().Kind)
+		}
+	}
 	return a, nil
+}
+
+// Divide gives the token sets their shares of the budget.
+func (a *Sparse) Divide(shares *mapping.Shares) error {
+	for l := range a.shape.Layers {
+		budgets := shares.Budgets(l, a.selection.Budget)
+		if a.Covers(l) != (budgets != nil) {
+			return fmt.Errorf("layer %d is dense here or in the calibration, but not in both: calibrate again with the same denseLayers, or use the mapping with budgets=uniform", l)
+		}
+		if budgets != nil && len(budgets) != a.Heads(l) {
+			return fmt.Errorf("layer %d has shares for %d token sets, the selection has %d", l, len(budgets), a.Heads(l))
+		}
+		if _, ok := a.device.(kernels.Uneven); !ok && !even(budgets) {
+			return fmt.Errorf("layer %d: its token sets have budgets of different sizes, which device %s cannot read: calibrate with per=layer, or use the mapping with budgets=uniform", l, a.device.Info().Kind)
+		}
+	}
+	a.shares = shares
+	return nil
+}
+
+// even says whether all budgets are the same.
+func even(budgets []kernels.Budget) bool {
+	return !slices.ContainsFunc(budgets, func(b kernels.Budget) bool { return b != budgets[0] })
 }
 
 // Key implements model.Attention.
@@ -95,6 +135,15 @@ func (a *Sparse) Covers(layer int) bool {
 func (a *Sparse) Selection(layer int) kernels.Selection {
 	s := a.selection
 	s.Heads = a.Heads(layer)
+	if a.shares == nil {
+		return s
+	}
+	// Sets of one size need nothing of the device.
+	if budgets := a.shares.Budgets(layer, s.Budget); budgets != nil && even(budgets) {
+		s.Budget = budgets[0]
+	} else {
+		s.Budgets = budgets
+	}
 	return s
 }
 
@@ -163,7 +212,7 @@ func (a *Sparse) Attend(out, q kernels.Tensor, layer int, b *kernels.Batch) {
 }
 
 func (a *Sparse) attendPart(out, q kernels.Tensor, layer int, b *kernels.Batch) {
-	if f, ok := a.Scorer.(fused); ok {
+	if f, ok := a.Scorer.(fused); ok && a.selection.Mass == 0 {
 		f.attend(out, q, layer, b, a.shape.Scale, a.Selection(layer))
 		return
 	}
@@ -171,13 +220,17 @@ func (a *Sparse) attendPart(out, q kernels.Tensor, layer int, b *kernels.Batch) 
 }
 
 // Select gives the sets that Attend would read beside sink and local, i32
-// [T, Heads(layer), k], for the batch's queries. They are valid until the next call.
+// [T, Heads(layer), k], for the batch's queries; Selection.List gives the tokens
+// of one. They are valid until the next call.
 func (a *Sparse) Select(q kernels.Tensor, layer int, b *kernels.Batch) kernels.Tensor {
 	s := a.Selection(layer)
 	scored, chosen := max(1, s.Scored(room(b))), max(1, s.Chosen(room(b)))
 	scores := a.Score(q, layer, b, s)
 	selected := a.pool.get("selected", dtype.I32, b.Tokens, s.Heads, scored)
 	a.device.TopK(selected, scores, b, s)
+	if s.Mass > 0 {
+		a.device.(kernels.Uneven).CutMass(selected, scores, a.Scorer.(estimator).unit(), b, s)
+	}
 	if !s.Reranks() {
 		return selected
 	}

@@ -339,3 +339,98 @@ func TestBadDescriptions(t *testing.T) {
 		}
 	}
 }
+
+// plain is a device whose sets all have one size.
+type plain struct{ kernels.Device }
+
+// TestShares: token sets read their own shares of the budget, and a device
+// that cannot do so says so.
+func TestShares(t *testing.T) {
+	m := load(t, "qwen2")
+	tokens := text(m, 60)
+	mm := randomMapping(m, "shared", mapping.Sum)
+	shares := &mapping.Shares{Layers: make([][]int, m.Layers)}
+	for l := range shares.Layers {
+		for h := range m.QueryHeads {
+			shares.Layers[l] = append(shares.Layers[l], 16+32*(h%2)) // 1/2 and 3/2
+		}
+	}
+	mm.Shares = shares
+	if err := mm.Check(); err != nil {
+		t.Fatal(err)
+	}
+	h, err := selector.NewHash(m.Device, shapeOf(m), mm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, rule := range []kernels.Selection{{}, {Mass: 1}, {Candidates: 2}, {Mass: 1, Candidates: 2}, {Mass: 1, Candidates: 16}} {
+		a := sparse(t, m, h, kernels.Selection{Sink: 4, Local: 8, Budget: kernels.Budget{Num: 1, Den: 8}, Mass: rule.Mass, Candidates: rule.Candidates})
+		if err := a.Divide(shares); err != nil {
+			t.Fatal(err)
+		}
+		logits(t, m, tokens, 50, a, build(t, a))
+		read, cached := 0, 0
+		for n := 51; n <= 60; n++ {
+			read += 2*(4+8) + n/16 + 3*n/16
+			cached += 2 * n
+		}
+		if d, want := m.Device.Reads().Density(), float64(read)/float64(cached); math.Abs(d-want) > 1e-9 {
+			t.Errorf("%+v: read %.4f of the tokens, want %.4f", rule, d, want)
+		}
+	}
+	sel := kernels.Selection{Sink: 4, Local: 8, Budget: kernels.Budget{Num: 1, Den: 8}}
+	other, err := selector.NewSparse(plain{m.Device}, shapeOf(m), h, sel, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Divide(shares); err == nil || !strings.Contains(err.Error(), "per=layer") {
+		t.Errorf("a device with sets of one size: error %v", err)
+	}
+	layers := &mapping.Shares{Layers: make([][]int, m.Layers)}
+	for l := range layers.Layers {
+		for range m.QueryHeads {
+			layers.Layers[l] = append(layers.Layers[l], 16+32*(l%2))
+		}
+	}
+	if err := other.Divide(layers); err != nil {
+		t.Errorf("shares per layer: %v", err)
+	}
+	if b := other.Selection(1); b.Uneven() || b.Budget != (kernels.Budget{Num: 3, Den: 16}) {
+		t.Errorf("layer 1 of shares per layer selects by %+v", b)
+	}
+	sel.Mass = 0.9
+	if _, err := selector.NewSparse(plain{m.Device}, shapeOf(m), h, sel, nil); err == nil || !strings.Contains(err.Error(), "equally many tokens") {
+		t.Errorf("a cut by mass on a device with sets of one size: error %v", err)
+	}
+	sel.Mass = 0
+	dense := sparse(t, m, h, sel, 0)
+	if err := dense.Divide(shares); err == nil || !strings.Contains(err.Error(), "budgets=uniform") {
+		t.Errorf("shares of a layer made dense: error %v", err)
+	}
+}
+
+// TestMassCutsSets: the scores of every estimator cut sets short, reranked or
+// not, and say so in what is read.
+func TestMassCutsSets(t *testing.T) {
+	m := load(t, "qwen2")
+	tokens := text(m, 60)
+	for name, s := range scorers(t, m) {
+		for _, candidates := range []int{0, 2} {
+			density := func(p float64) float64 {
+				a, err := selector.NewSparse(m.Device, shapeOf(m), s, kernels.Selection{Sink: 4, Local: 8, Budget: kernels.Budget{Num: 1, Den: 3}, Candidates: candidates, Mass: p}, nil)
+				if err != nil {
+					if !strings.Contains(err.Error(), "do not estimate") || name == "oracle" || strings.Contains(name, "/") || strings.HasPrefix(name, "pq") {
+						t.Errorf("%s: %v", name, err)
+					}
+					return math.NaN()
+				}
+				logits(t, m, tokens, 50, a, build(t, a))
+				return m.Device.Reads().Density()
+			}
+			few, all := density(1e-6), density(1)
+			if !math.IsNaN(few) && !(few < all) {
+				t.Errorf("%s, candidates %d: reads %.3f for p 1e-6, %.3f for 1", name, candidates, few, all)
+			}
+		}
+	}
+}

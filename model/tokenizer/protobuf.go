@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"unicode/utf8"
 )
 
 const modelName = "tokenizer.model"
@@ -31,7 +32,9 @@ func parseSentencePiece(b []byte) (*sentencePieceModel, error) {
 			err := protoFields(sub, func(field int, v uint64, sub []byte) error {
 				switch field {
 				case 1:
-					p.text = string(sub)
+					if p.text = string(sub); !utf8.ValidString(p.text) {
+						return fmt.Errorf("its text %q is not UTF-8", p.text)
+					}
 				case 2:
 					p.score = math.Float32frombits(uint32(v))
 				case 3:

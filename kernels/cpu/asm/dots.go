@@ -17,6 +17,12 @@ const streamAhead = 16384
 // dots is the kernels of few queries: scores of rows against queries, and sums
 // of rows weighted by probabilities.
 func dots() {
+	ask()
+	for _, s := range isas {
+		for _, e := range []element{f32, bf16} {
+			project(s, e)
+		}
+	}
 	for _, s := range isas {
 		for _, e := range []element{f32, bf16} {
 			for queries := 1; queries <= 4; queries++ {
@@ -29,71 +35,60 @@ func dots() {
 	}
 }
 
+// asking is what gathering kernels do beside their work.
+const asking = "rows at[i], and asks for those rowsAhead further down the list of listed entries,"
+
 // dot computes the dot products of rows with 1 to 4 queries. s.keys rows are
 // read at once so that a load of the query serves all of them; rows behind the
 // last repeat the last, and out has room for them. Rows are neighbours, or
-// gathered: those that a list names. Gathered rows need no copy, and several
-// are on their way from memory while one is multiplied.
+// gathered: those that a list names. Gathered rows need no copy, and those
+// further down the list are on their way from memory meanwhile.
 func dot(s isa, e element, queries int, gathered bool) {
 	name, list, which := "dot", "ahead int, ", "for rows i, and asks for the memory ahead bytes behind what it reads,"
 	if gathered {
-		name, list, which = "dotAt", "at *int32, v, ", "for rows at[i] of k"
+		name, list, which = "dotAt", "listed int, at *int32, ", asking+" of k"
 	}
 	s.text(fmt.Sprintf("%s%s%d", name, e.name, queries), "func(width, rows int, "+list+"k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)",
 		fmt.Sprintf("sets out[j*ldo+i] to q[j].k[i] %s and %d queries j; width is a multiple of %d. Values up to the next multiple of %d rows are overwritten.", which, queries, s.lanes, s.keys))
-	// width, q and ldo are loaded where they are used: registers are short
-	rows, k, ldk, out, ldq := param("rows"), param("k"), param("ldk"), param("out"), param("ldq")
-	var positions, ahead GPVirtual
-	if gathered {
-		positions = param("at")
-	} else {
-		ahead = param("ahead")
-	}
-	if e.bytes == 4 {
-		SHLQ(Imm(2), ldk)
-	} else {
-		SHLQ(Imm(1), ldk)
-	}
+	// what the inner loop does not need is loaded where it is used: registers are short
+	ldq := param("ldq")
 	SHLQ(Imm(2), ldq)
+	unscaled := argument("ldk")
+	stride := GP64()
+	MOVQ(unscaled, stride)
+	SHLQ(Imm(uint64(e.bytes/2)), stride) // to bytes
+	MOVQ(stride, unscaled)
+	var place GPVirtual // in the list, or the first row of a group
+	if gathered {
+		place = param("at")
+	} else {
+		place = param("k")
+	}
 	qs := make([]Mem, queries)
 	ldq3 := GP64()
 	if queries == 4 {
 		LEAQ(Mem{Base: ldq, Index: ldq, Scale: 2}, ldq3)
 	}
 	Label("rows")
-	row := make([]GPVirtual, s.keys)
+	row, next := make([]GPVirtual, s.keys), make([]GPVirtual, s.keys) // next: what is asked for
 	if gathered {
-		prefetchRows(positions, rows, k, ldk, s.keys)
-	}
-	for i := range row {
-		row[i] = GP64()
-		if gathered {
-			entry, next := GP64(), GP64()
-			MOVQ(positions, entry)
-			if i > 0 { // the last row's entry where there is no other
-				LEAQ(at(positions, 4*i), next)
-				CMPQ(rows, U32(i))
-				CMOVQGT(next, entry)
-				for before := i - 1; before > 0; before-- {
-					LEAQ(at(positions, 4*before), next)
-					CMPQ(rows, U32(before+1))
-					CMOVQEQ(next, entry)
-				}
+		listedNear(place, s.keys)
+		listedRows(row, place)
+		listedAhead(next, row, place)
+	} else {
+		for i := range row {
+			row[i] = GP64()
+			if i == 0 {
+				MOVQ(place, row[0])
+				continue
 			}
-			MOVLQSX(at(entry, 0), row[i])
-			IMULQ(ldk, row[i])
-			ADDQ(k, row[i])
-			continue
+			step := param("ldk")
+			ADDQ(row[i-1], step)
+			MOVQ(row[i-1], row[i]) // behind the last row, that row again
+			CMPQ(argument("rows"), U32(i))
+			CMOVQGT(step, row[i])
 		}
-		if i == 0 {
-			MOVQ(k, row[0])
-			continue
-		}
-		next := GP64()
-		LEAQ(Mem{Base: row[i-1], Index: ldk, Scale: 1}, next)
-		MOVQ(row[i-1], row[i])
-		CMPQ(rows, U32(i))
-		CMOVQGT(next, row[i])
+		next[0] = param("ahead")
 	}
 	acc := s.vecs(s.keys * queries)
 	for _, v := range acc {
@@ -115,9 +110,12 @@ func dot(s isa, e element, queries int, gathered bool) {
 	keys := make([]VecVirtual, s.keys)
 	for i := range keys {
 		keys[i] = s.load(e, at(row[i], 0))
-		if !gathered {
+		if gathered {
+			PREFETCHT1(at(next[i], 0))
+			ADDQ(U32(s.lanes*e.bytes), next[i])
+		} else {
 			PREFETCHT1(at(row[i], streamAhead))
-			PREFETCHT1(Mem{Base: row[i], Index: ahead, Scale: 1})
+			PREFETCHT1(Mem{Base: row[i], Index: next[0], Scale: 1})
 		}
 		ADDQ(U32(s.lanes*e.bytes), row[i])
 	}
@@ -132,49 +130,148 @@ func dot(s isa, e element, queries int, gathered bool) {
 	SUBQ(U32(s.lanes), n)
 	JG(LabelRef("width"))
 
-	to, ldo := GP64(), param("ldo")
-	MOVQ(out, to)
+	to, ldo := param("out"), param("ldo")
 	SHLQ(Imm(2), ldo)
 	for j := range queries {
-		a := acc[j*s.keys:][:s.keys]
-		if s.keys == 4 {
-			t, u := s.vecs(2), s.vecs(2)
-			for i := range t { // t[i]: pairs of rows 2i, 2i+1
-				VUNPCKLPS(a[2*i+1], a[2*i], t[i])
-				VUNPCKHPS(a[2*i+1], a[2*i], u[i])
-				VADDPS(u[i], t[i], t[i])
-			}
-			VUNPCKLPD(t[1], t[0], u[0])
-			VUNPCKHPD(t[1], t[0], u[1])
-			VADDPS(u[1], u[0], u[0]) // each 128-bit lane: four rows
-			y, x := YMM(), XMM()
-			VEXTRACTF64X4(Imm(1), u[0], y)
-			VADDPS(y, u[0].AsY(), y)
-			VEXTRACTF32X4(Imm(1), y, x)
-			VADDPS(x, y.AsX(), x)
-			VMOVUPS(x, at(to, 0))
-		} else {
-			t, x := s.vec(), XMM()
-			VHADDPS(a[1], a[0], t)
-			VHADDPS(t, t, t)
-			VEXTRACTF128(Imm(1), t, x)
-			VADDPS(x, t.AsX(), x)
-			VMOVSD(x, at(to, 0))
-		}
+		s.storeSums(acc[j*s.keys:][:s.keys], at(to, 0))
 		if j < queries-1 {
 			ADDQ(ldo, to)
 		}
 	}
-	ADDQ(U32(4*s.keys), out)
+	ADDQ(Imm(uint64(4*s.keys)), argument("out"))
 	if gathered {
-		ADDQ(Imm(uint64(4*s.keys)), positions)
+		ADDQ(Imm(uint64(4*s.keys)), place)
+		SUBQ(Imm(uint64(s.keys)), argument("listed"))
 	} else {
-		LEAQ(Mem{Base: k, Index: ldk, Scale: uint8(s.keys)}, k)
+		step := param("ldk")
+		LEAQ(Mem{Base: place, Index: step, Scale: uint8(s.keys)}, place)
 	}
+	SUBQ(Imm(uint64(s.keys)), argument("rows"))
+	JG(LabelRef("rows"))
+	VZEROUPPER()
+	RET()
+}
+
+// project multiplies a matrix with one vector. The matrix lies in the order in
+// which it is read, registers of s.keys rows in turn: to the hardware that is
+// one stream, which it fetches twice as fast as what a program may ask for.
+func project(s isa, e element) {
+	s.text("project"+e.name, "func(rows, width int, w *byte, x, y *float32)",
+		fmt.Sprintf("sets y to the product of w [rows, width] and x. Of every %d rows, of which there is a multiple, and width, a multiple of %d, runs of %d columns follow each other in turn.", s.keys, s.lanes, s.lanes))
+	rows, w, y := param("rows"), param("w"), param("y")
+	Label("rows")
+	acc := s.vecs(s.keys)
+	for _, v := range acc {
+		s.zero(v)
+	}
+	n, x := param("width"), param("x")
+	Label("width")
+	v := s.vec()
+	VMOVUPS(at(x, 0), v)
+	for i, a := range acc {
+		VFMADD231PS(v, s.load(e, at(w, i*s.lanes*e.bytes)), a)
+	}
+	ADDQ(U32(s.bytes()), x)
+	ADDQ(U32(s.keys*s.lanes*e.bytes), w)
+	SUBQ(U32(s.lanes), n)
+	JG(LabelRef("width"))
+	s.storeSums(acc, at(y, 0))
+	ADDQ(Imm(uint64(4*s.keys)), y)
 	SUBQ(U32(s.keys), rows)
 	JG(LabelRef("rows"))
 	VZEROUPPER()
 	RET()
+}
+
+// storeSums stores the sum of each accumulator's lanes, one behind the other.
+func (s isa) storeSums(a []VecVirtual, to Mem) {
+	if s.keys != 4 {
+		t, x := s.vec(), XMM()
+		VHADDPS(a[1], a[0], t)
+		VHADDPS(t, t, t)
+		VEXTRACTF128(Imm(1), t, x)
+		VADDPS(x, t.AsX(), x)
+		VMOVSD(x, to)
+		return
+	}
+	t, u := s.vecs(2), s.vecs(2)
+	for i := range t { // t[i]: pairs of rows 2i, 2i+1
+		VUNPCKLPS(a[2*i+1], a[2*i], t[i])
+		VUNPCKHPS(a[2*i+1], a[2*i], u[i])
+		VADDPS(u[i], t[i], t[i])
+	}
+	VUNPCKLPD(t[1], t[0], u[0])
+	VUNPCKHPD(t[1], t[0], u[1])
+	VADDPS(u[1], u[0], u[0]) // each 128-bit lane: four rows
+	y, x := YMM(), XMM()
+	VEXTRACTF64X4(Imm(1), u[0], y)
+	VADDPS(y, u[0].AsY(), y)
+	VEXTRACTF32X4(Imm(1), y, x)
+	VADDPS(x, y.AsX(), x)
+	VMOVUPS(x, to)
+}
+
+// listedRows sets row to the addresses of the next rows of the list; behind
+// the last row, to that row's again.
+func listedRows(row []GPVirtual, place GPVirtual) {
+	for i := range row {
+		row[i] = GP64()
+		entry := GP64()
+		MOVQ(place, entry)
+		if i > 0 {
+			later := GP64()
+			LEAQ(at(place, 4*i), later)
+			CMPQ(argument("rows"), U32(i))
+			CMOVQGT(later, entry)
+			for before := i - 1; before > 0; before-- {
+				LEAQ(at(place, 4*before), later)
+				CMPQ(argument("rows"), U32(before+1))
+				CMOVQEQ(later, entry)
+			}
+		}
+		MOVLQSX(at(entry, 0), row[i])
+		IMULQ(argument("ldk"), row[i])
+		ADDQ(argument("k"), row[i])
+	}
+}
+
+// listedNear asks for the rows of the next group to come into the first-level
+// cache.
+func listedNear(place GPVirtual, keys int) {
+	CMPQ(argument("listed"), U32(2*keys))
+	JL(LabelRef("near"))
+	for i := range keys {
+		row, end := GP64(), GP64()
+		MOVLQSX(at(place, 4*(keys+i)), row)
+		IMULQ(argument("ldk"), row)
+		ADDQ(argument("k"), row)
+		MOVQ(argument("ldk"), end)
+		ADDQ(row, end)
+		line := tableName("line", i)
+		Label(line)
+		PREFETCHT0(at(row, 0))
+		ADDQ(Imm(64), row)
+		CMPQ(row, end)
+		JCS(LabelRef(line))
+	}
+	Label("near")
+}
+
+// listedAhead sets next to the addresses of the rows rowsAhead further down the
+// list, or to row where the list ends.
+func listedAhead(next, row []GPVirtual, place GPVirtual) {
+	for i := range row {
+		next[i] = GP64()
+		MOVQ(row[i], next[i])
+	}
+	CMPQ(argument("listed"), U32(rowsAhead+len(row)))
+	JL(LabelRef("asked"))
+	for i := range row {
+		MOVLQSX(at(place, 4*(rowsAhead+i)), next[i])
+		IMULQ(argument("ldk"), next[i])
+		ADDQ(argument("k"), next[i])
+	}
+	Label("asked")
 }
 
 // mix adds up rows weighted by 1 to 4 sets of probabilities. It keeps a few
@@ -182,10 +279,10 @@ func dot(s isa, e element, queries int, gathered bool) {
 func mix(s isa, e element, queries int, gathered bool) {
 	name, list, which := "mix", "", "the rows v[i]"
 	if gathered {
-		name, list, which = "mixAt", "at *int32, ", "the rows at[i] of v"
+		name, list, which = "mixAt", "listed int, at *int32, ", asking+" of v"
 	}
 	s.text(fmt.Sprintf("%s%s%d", name, e.name, queries), "func(width, rows int, "+list+"v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)",
-		fmt.Sprintf("adds to out[j] %s times p[j*ldp+i] for %d sets j; width is a multiple of %d.", which, queries, s.lanes))
+		fmt.Sprintf("adds to out[j] %s, times p[j*ldp+i] for %d sets j; width is a multiple of %d.", which, queries, s.lanes))
 	// rows, p and ldo are loaded where they are used: registers are short
 	width, v, ldv, ldp, out := param("width"), param("v"), param("ldv"), param("ldp"), param("out")
 	if e.bytes == 4 {
@@ -212,9 +309,9 @@ func mix(s isa, e element, queries int, gathered bool) {
 			}
 		}
 		n, row, weight := param("rows"), GP64(), param("p")
-		var positions GPVirtual
+		var positions, listed GPVirtual
 		if gathered {
-			positions = param("at")
+			positions, listed = param("at"), param("listed")
 		} else {
 			MOVQ(v, row)
 		}
@@ -227,16 +324,13 @@ func mix(s isa, e element, queries int, gathered bool) {
 			MOVLQSX(at(positions, 0), row)
 			IMULQ(ldv, row)
 			ADDQ(v, row)
-			ADDQ(Imm(4), positions)
 		}
 		values := make([]VecVirtual, chunks)
 		for c := range values {
 			values[c] = s.load(e, at(row, c*s.lanes*e.bytes))
 		}
-		for line := 0; line < chunks*s.lanes*e.bytes; line += 64 {
-			if gathered { // the chunk after this one, of the same row
-				PREFETCHT0(at(row, line+chunks*s.lanes*e.bytes))
-			} else {
+		if !gathered {
+			for line := 0; line < chunks*s.lanes*e.bytes; line += 64 {
 				PREFETCHT1(at(row, line+streamAhead))
 			}
 		}
@@ -258,6 +352,23 @@ func mix(s isa, e element, queries int, gathered bool) {
 		}
 		if !gathered {
 			ADDQ(ldv, row)
+		}
+		if gathered { // the same chunk of other rows: all chunks alike keep the memory busy
+			lines := func(label string, entries int, ask func(Op)) {
+				CMPQ(listed, U32(entries))
+				JLE(LabelRef(loop + label))
+				MOVLQSX(at(positions, 4*entries), row)
+				IMULQ(ldv, row)
+				ADDQ(v, row)
+				for line := 0; line < chunks*s.lanes*e.bytes; line += 64 {
+					ask(at(row, line))
+				}
+				Label(loop + label)
+			}
+			lines("near", rowsNear, PREFETCHT0)
+			lines("ahead", rowsAhead, PREFETCHT1)
+			ADDQ(Imm(4), positions)
+			DECQ(listed)
 		}
 		ADDQ(Imm(4), weight)
 		DECQ(n)
@@ -283,37 +394,35 @@ func mix(s isa, e element, queries int, gathered bool) {
 	RET()
 }
 
-// prefetchRows asks for the group of keys four groups behind the current one,
-// and for the values of that group if v is not nil.
-func prefetchRows(positions, rows, k, ldk GPVirtual, keys int) {
-	const groups = 4
-	CMPQ(rows, U32((groups+1)*keys))
-	JL(LabelRef("near"))
-	for i := range keys {
-		askFor(fmt.Sprintf("key%d", i), positions, 4*(groups*keys+i), k, ldk)
-	}
-	Label("near")
-	v := param("v")
-	TESTQ(v, v)
-	JZ(LabelRef("alone"))
-	CMPQ(rows, U32(keys))
-	JL(LabelRef("alone"))
-	for i := range keys {
-		askFor(fmt.Sprintf("value%d", i), positions, 4*i, v, ldk)
-	}
-	Label("alone")
-}
+// rowsAhead is how many rows a gathering kernel is ahead of itself with its
+// requests, into the second-level cache. Rows that are asked for earlier have
+// left it again, later ones are not there yet. Measured on a Zen 4 core.
+const rowsAhead = 32
 
-// askFor asks for the cache lines of one listed row.
-func askFor(label string, positions GPVirtual, entry int, base, stride GPVirtual) {
+// rowsNear is how many rows ahead the summing of values asks for what is in the
+// second-level cache to come into the first; the dot products ask for the next
+// group. Without it their loads queue behind the requests to memory.
+const rowsNear = 4
+
+// ask is how a gathering starts.
+func ask() {
+	TEXT("ask", NOSPLIT, "func(rows int, at *int32, base *byte, stride int)")
+	Doc("ask asks for the rows at[i] of base, of stride bytes.")
+	Pragma("noescape")
+	rows, positions, base, stride := param("rows"), param("at"), param("base"), param("stride")
+	Label("rows")
 	row, end := GP64(), GP64()
-	MOVLQSX(at(positions, entry), row)
+	MOVLQSX(at(positions, 0), row)
 	IMULQ(stride, row)
 	ADDQ(base, row)
 	LEAQ(Mem{Base: row, Index: stride, Scale: 1}, end)
-	Label(label)
+	Label("line")
 	PREFETCHT1(at(row, 0))
 	ADDQ(Imm(64), row)
 	CMPQ(row, end)
-	JCS(LabelRef(label))
+	JCS(LabelRef("line"))
+	ADDQ(Imm(4), positions)
+	DECQ(rows)
+	JNZ(LabelRef("rows"))
+	RET()
 }

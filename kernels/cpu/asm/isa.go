@@ -176,5 +176,15 @@ func (s isa) sum(v VecVirtual) VecVirtual {
 // param loads an integer or pointer parameter.
 func param(name string) GPVirtual { return Load(Param(name), GP64()).(GPVirtual) }
 
+// argument is a parameter where the caller left it; a kernel may change it
+// there.
+func argument(name string) Mem {
+	m, err := Param(name).Resolve()
+	if err != nil {
+		panic(err)
+	}
+	return m.Addr
+}
+
 // at is the memory at base + offset.
 func at(base Register, offset int) Mem { return Mem{Base: base, Disp: offset} }

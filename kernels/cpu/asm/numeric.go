@@ -146,12 +146,8 @@ func maximum(s isa) {
 }
 
 func (s isa) broadcastParam(name string) VecVirtual {
-	m, err := Param(name).Resolve()
-	if err != nil {
-		panic(err)
-	}
 	v := s.vec()
-	VBROADCASTSS(m.Addr, v)
+	VBROADCASTSS(argument(name), v)
 	return v
 }
 

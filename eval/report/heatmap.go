@@ -1,4 +1,4 @@
-package benchmark
+package report
 
 import (
 	"bytes"
@@ -6,7 +6,6 @@ import (
 	"image/color"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"gonum.org/v1/plot"
@@ -16,6 +15,7 @@ import (
 	"gonum.org/v1/plot/vg"
 
 	"github.com/hashattn/hashattn/eval/result"
+	"github.com/hashattn/hashattn/model/atomicfile"
 )
 
 // HeatMap is one setting's scores of needle in a haystack by depth and context.
@@ -33,11 +33,15 @@ func HeatMaps(rows []result.ScoreRow) ([]HeatMap, error) {
 	cells := map[string]map[[2]float64]float64{}
 	maps := map[string]*HeatMap{}
 	for _, r := range rows {
-		if r.Task != NIAHTask {
+		if r.Task != result.NIAHTask {
 			continue
 		}
-		name := strings.TrimSpace(strings.Join([]string{r.Selector, r.Preset, r.Budget}, " "))
-		name = strings.ReplaceAll(name, "  ", " ")
+		name := r.Selector
+		for _, more := range []string{r.Preset, r.Budget} {
+			if more != "" {
+				name += " " + more
+			}
+		}
 		h := maps[name]
 		if h == nil {
 			h = &HeatMap{Title: name}
@@ -72,20 +76,12 @@ func HeatMaps(rows []result.ScoreRow) ([]HeatMap, error) {
 	return out, nil
 }
 
-// tokenCount is 4K or 1000.
-func tokenCount(n int) string {
-	if n%1024 == 0 {
-		return strconv.Itoa(n/1024) + "K"
-	}
-	return strconv.Itoa(n)
-}
-
 // Text is the map as a table: a line per depth, a column per context.
 func (h HeatMap) Text() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: per cent of the needle by depth and context\n%6s", h.Title, "")
 	for _, c := range h.Contexts {
-		fmt.Fprintf(&b, " %6s", tokenCount(c))
+		fmt.Fprintf(&b, " %6s", tokens(c))
 	}
 	b.WriteByte('\n')
 	for i, d := range h.Depths {
@@ -122,6 +118,7 @@ func (h HeatMap) numbers() (*plotter.Labels, error) {
 		return nil, err
 	}
 	for i := range l.TextStyle {
+		l.TextStyle[i].Font.Typeface, l.TextStyle[i].Font.Variant = sans.Typeface, sans.Variant
 		l.TextStyle[i].XAlign, l.TextStyle[i].YAlign = text.XCenter, text.YCenter
 		l.TextStyle[i].Color = color.Black
 		if g.Z(i%len(h.Contexts), i/len(h.Contexts)) < 60 { // a dark cell
@@ -131,42 +128,66 @@ func (h HeatMap) numbers() (*plotter.Labels, error) {
 	return l, nil
 }
 
+// FileName is what the map's files are called, without an extension.
+func (h HeatMap) FileName() string {
+	return "heatmap-" + strings.NewReplacer(" ", "-", "/", "of", ":", "").Replace(h.Title)
+}
+
 // Save draws the map to a file, .png or .svg, whole or not at all.
 func (h HeatMap) Save(path string) error {
 	format := strings.TrimPrefix(filepath.Ext(path), ".")
 	if format != "png" && format != "svg" {
 		return fmt.Errorf("%s: a heat map is a .png or .svg file", path)
 	}
+	image, err := h.draw(format)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return atomicfile.Replace(path, image)
+}
+
+// SVG draws the map for an HTML page.
+func (h HeatMap) SVG() ([]byte, error) {
+	image, err := h.draw("svg")
+	if err != nil {
+		return nil, fmt.Errorf("heat map of %s: %w", h.Title, err)
+	}
+	return inline(image), nil
+}
+
+// draw gives the map as an image.
+func (h HeatMap) draw(format string) ([]byte, error) {
 	p := plot.New()
+	sansSerif(p)
 	p.Title.Text = h.Title
-	p.X.Label.Text, p.Y.Label.Text = "context", "depth"
+	p.X.Label.Text, p.Y.Label.Text = "context; cells: % found", "depth"
 	colours := moreland.BlackBody() // from dark to light, also without colour
+	const white = 120               // beyond 100, so that a full score is seen on a white page
 	colours.SetMin(0)
-	colours.SetMax(100)
+	colours.SetMax(white)
 	m := plotter.NewHeatMap(grid{h}, colours.Palette(64))
-	m.Min, m.Max = 0, 100
+	m.Min, m.Max = 0, white
 	m.Rasterized = false
 	numbers, err := h.numbers()
 	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return nil, err
 	}
 	p.Add(m, numbers)
 	var x, y []plot.Tick
 	for i, c := range h.Contexts {
-		x = append(x, plot.Tick{Value: float64(i), Label: tokenCount(c)})
+		x = append(x, plot.Tick{Value: float64(i), Label: tokens(c)})
 	}
 	for i, d := range h.Depths {
 		y = append(y, plot.Tick{Value: float64(len(h.Depths) - 1 - i), Label: fmt.Sprintf("%.0f%%", 100*d)})
 	}
 	p.X.Tick.Marker, p.Y.Tick.Marker = plot.ConstantTicks(x), plot.ConstantTicks(y)
-	const cell, margin = 1.4 * vg.Centimeter, 2.5 * vg.Centimeter
-	w, err := p.WriterTo(margin+cell*vg.Length(len(h.Contexts)), margin+cell/2*vg.Length(len(h.Depths)), format)
+	const cell, margin, least = 1.4 * vg.Centimeter, 2.5 * vg.Centimeter, 10 * vg.Centimeter
+	width := max(margin+cell*vg.Length(len(h.Contexts)), least)
+	w, err := p.WriterTo(width, margin+cell/2*vg.Length(len(h.Depths)), format)
 	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return nil, err
 	}
 	var image bytes.Buffer
-	if _, err := w.WriteTo(&image); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	return result.Replace(path, image.Bytes())
+	_, err = w.WriteTo(&image)
+	return image.Bytes(), err
 }

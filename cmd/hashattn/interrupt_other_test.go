@@ -1,0 +1,5 @@
+//go:build !unix
+
+package main
+
+func stubborn() { panic("no interrupts to send") }
