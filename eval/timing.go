@@ -1,7 +1,7 @@
 package eval
 
 import (
-	"runtime"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -45,7 +45,7 @@ func (w *stopwatch) time(operations func()) ([]float64, error) {
 		slices.Sort(seconds)
 		return seconds, err
 	}
-	runtime.GC() // of what was made to check the outputs, not while they are timed
+	debug.FreeOSMemory() // what was made to check the outputs, not while they are timed
 	operations()
 	if err := w.device.Synchronize(); err != nil {
 		return nil, err
