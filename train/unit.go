@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/hashattn/hashattn/kernels"
+	"github.com/hashattn/hashattn/kernels/dtype"
 	"github.com/hashattn/hashattn/model/trace"
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
@@ -375,13 +376,15 @@ func (g *graph[T]) start(from start) {
 func (g *graph[T]) maps() trained {
 	u := g.u
 	width := len(u.keyNorm.mean)
-	fold := func(l linear, norms []norm) kernels.Affine {
+	// half: a group's query map is stored as bfloat16 numbers, since a decode
+	// step reads all of it from memory; the codes of keys stay float32
+	fold := func(l linear, norms []norm, half bool) kernels.Affine {
 		a := kernels.Affine{In: l.in, Out: l.out, Weight: make([]float32, l.heads*l.out*l.in), Bias: make([]float32, l.heads*l.out)}
 		w, b := values[T](l.w), values[T](l.b)
 		for row := range l.heads * l.out {
 			bias := float64(b[row])
 			for j := range l.in {
-				v := float64(w[row*l.in+j])
+				v, mean := float64(w[row*l.in+j]), 0.0
 				if norms != nil {
 					n := norms[0]
 					if l.in > width {
@@ -390,33 +393,37 @@ func (g *graph[T]) maps() trained {
 						n = norms[row/l.out]
 					}
 					v *= n.inverse[j%width]
-					bias -= v * n.mean[j%width]
+					mean = n.mean[j%width]
+				}
+				if half {
+					v = float64(dtype.F32FromBF16(dtype.BF16FromF32(float32(v))))
 				}
 				a.Weight[row*l.in+j] = float32(v)
+				bias -= v * mean
 			}
 			a.Bias[row] = float32(bias)
 		}
 		return a
 	}
-	project := func(name string, layers []linear, skip *linear, norms []norm) kernels.Projection {
+	project := func(name string, layers []linear, skip *linear, norms []norm, half bool) kernels.Projection {
 		p := kernels.Projection{Name: name, Heads: 1}
 		for i, l := range layers {
 			var n []norm
 			if i == 0 {
 				n = norms
 			}
-			p.Layers = append(p.Layers, fold(l, n))
+			p.Layers = append(p.Layers, fold(l, n, half))
 			p.Heads = l.heads
 		}
 		if skip != nil {
-			a := fold(*skip, norms)
+			a := fold(*skip, norms, half)
 			p.Skip, p.Heads = &a, skip.heads
 		}
 		return p
 	}
 	m := trained{
-		key:   project("key", g.keyLayers, g.keySkip, []norm{u.keyNorm}),
-		query: project("query", g.queryLayers, g.querySkip, u.queryNorm),
+		key:   project("key", g.keyLayers, g.keySkip, []norm{u.keyNorm}, false),
+		query: project("query", g.queryLayers, g.querySkip, u.queryNorm, u.joint),
 	}
 	if g.feedback != nil {
 		m.key.BlockBits = u.config.BlockBits
