@@ -116,7 +116,7 @@ func (b *attentionBench) prepare() error {
 	rng := rand.New(rand.NewPCG(1, uint64(s.Context)))
 	query := make([]float32, s.Batch*s.QueryHeads*s.HeadDim)
 	for i := range query {
-		query[i] = float32(rng.NormFloat64())
+		query[i] = dtype.F32FromBF16(dtype.BF16FromF32(float32(rng.NormFloat64())))
 	}
 	var err error
 	if b.q, err = b.Device.Alloc(dtype.F32, s.Batch, s.QueryHeads, s.HeadDim); err != nil {
