@@ -5,9 +5,6 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"runtime"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/hashattn/hashattn/eval/result"
 	"github.com/hashattn/hashattn/kernels"
@@ -216,14 +213,7 @@ func (b *attentionBench) dense() (result.BenchRow, error) {
 		return row, err
 	}
 	run := func() { b.Device.Attend(b.out, b.q, 0, batch, b.scale, 0) }
-	err = b.check(run, func(i int, ref *kernels.Reference, out kernels.Tensor) error {
-		batch, err := b.batch(ref, b.refCaches[i:i+1], nil)
-		if err == nil {
-			ref.Attend(out, b.refQ[i], 0, batch, b.scale, 0)
-		}
-		return err
-	})
-	if err != nil {
+	if err := b.checkDense(run); err != nil {
 		return row, err
 	}
 	seconds, err := b.watch.time(run)
@@ -242,44 +232,4 @@ func (b *attentionBench) share(row *result.BenchRow) {
 	if b.Bandwidth > 0 {
 		row.BandwidthShare = float64(row.Bytes) / (row.Median / 1e6) / b.Bandwidth
 	}
-}
-
-// check runs the device's operation on poisoned output and compares every
-// sequence with the reference's: of sequence i, on a device of its own.
-func (b *attentionBench) check(run func(), reference func(i int, ref *kernels.Reference, out kernels.Tensor) error) error {
-	poison := make([]float32, b.out.Len())
-	for i := range poison {
-		poison[i] = float32(math.NaN())
-	}
-	if err := b.Device.Upload(b.out, rawBytes(poison)); err != nil {
-		return err
-	}
-	run()
-	got := make([]float32, b.out.Len())
-	if err := b.Device.Download(rawBytes(got), b.out); err != nil {
-		return err
-	}
-	for i, v := range got {
-		if math.IsNaN(float64(v)) {
-			return fmt.Errorf("output %d was not written", i)
-		}
-	}
-	var checks errgroup.Group
-	checks.SetLimit(runtime.GOMAXPROCS(0))
-	for i, q := range b.refQ {
-		checks.Go(func() error {
-			want := make([]float32, q.Len())
-			if err := reference(i, kernels.NewReference(), hostTensor(dtype.F32, rawBytes(want), q.Shape...)); err != nil {
-				return err
-			}
-			d := b.shape.HeadDim
-			for at := 0; at < len(want); at += d {
-				if e := relativeError(got[i*len(want)+at:][:d], want[at:at+d]); !(e <= 3e-3) {
-					return fmt.Errorf("sequence %d, head %d differs from the reference by %.2g", i, at/d, e)
-				}
-			}
-			return nil
-		})
-	}
-	return checks.Wait()
 }
