@@ -1,12 +1,15 @@
 package model
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"os"
 
 	"github.com/hashattn/hashattn/kernels"
 	"github.com/hashattn/hashattn/kernels/dtype"
 	"github.com/hashattn/hashattn/model/gguf"
+	"github.com/hashattn/hashattn/model/safetensors"
 	"github.com/hashattn/hashattn/model/tokenizer"
 )
 
@@ -64,4 +67,27 @@ func floats(name string, t dtype.Type, n int, data []byte) ([]float32, error) {
 		return nil, fmt.Errorf("tensor %s: %w", name, err)
 	}
 	return out, nil
+}
+
+// fingerprint covers the config and of every tensor its name, format, shape
+// and first and last bytes: enough to tell two checkpoints apart without
+// reading gigabytes.
+func fingerprint[T gguf.Tensor | safetensors.Tensor](c Config, tensors []T) string {
+	h := sha256.New()
+	fmt.Fprintln(h, c.hash())
+	for _, stored := range tensors {
+		t := gguf.Tensor(stored) // both have the same fields
+		fmt.Fprintln(h, t.Name, t.Type, t.Shape)
+		h.Write(ends(t.Data))
+	}
+	return hex.EncodeToString(h.Sum(nil))[:32]
+}
+
+// ends is the first and last kilobytes of data.
+func ends(data []byte) []byte {
+	const keep = 2048
+	if len(data) <= 2*keep {
+		return data
+	}
+	return append(append([]byte(nil), data[:keep]...), data[len(data)-keep:]...)
 }

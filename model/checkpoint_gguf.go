@@ -1,8 +1,6 @@
 package model
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"strings"
 
@@ -188,27 +186,7 @@ func (g *ggufFile) vector(name string) ([]float32, bool, error) {
 	return v, true, err
 }
 
-// fingerprint covers the config and of every tensor its name, format, shape
-// and first and last bytes: enough to tell two checkpoints apart without
-// reading gigabytes.
-func (g *ggufFile) fingerprint() string {
-	h := sha256.New()
-	fmt.Fprintln(h, g.conf.hash())
-	for _, t := range g.Tensors {
-		fmt.Fprintln(h, t.Name, t.Type, t.Shape)
-		h.Write(ends(t.Data))
-	}
-	return hex.EncodeToString(h.Sum(nil))[:32]
-}
-
-// ends is the first and last kilobytes of data.
-func ends(data []byte) []byte {
-	const keep = 2048
-	if len(data) <= 2*keep {
-		return data
-	}
-	return append(append([]byte(nil), data[:keep]...), data[len(data)-keep:]...)
-}
+func (g *ggufFile) fingerprint() string { return fingerprint(g.conf, g.Tensors) }
 
 // tokenizerMeta shows a GGUF file's metadata to package tokenizer, which asks
 // whether a key is there rather than why not.

@@ -1,8 +1,6 @@
 package model
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -285,14 +283,6 @@ func (f *hfFolder) vector(name string) ([]float32, bool, error) {
 	return v, true, nil
 }
 
-func (f *hfFolder) fingerprint() string {
-	h := sha256.New()
-	fmt.Fprintln(h, f.conf.hash())
-	for _, t := range f.tensors.Tensors {
-		fmt.Fprintln(h, t.Name, t.Type, t.Shape)
-		h.Write(ends(t.Data))
-	}
-	return hex.EncodeToString(h.Sum(nil))[:32]
-}
+func (f *hfFolder) fingerprint() string { return fingerprint(f.conf, f.tensors.Tensors) }
 
 func (f *hfFolder) Close() error { return f.tensors.Close() }

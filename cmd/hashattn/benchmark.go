@@ -2,29 +2,16 @@ package main
 
 import (
 	"context"
-	"os"
 	"path/filepath"
 	"time"
-
-	"github.com/spf13/cobra"
 
 	"github.com/hashattn/hashattn/eval/benchmark"
 	"github.com/hashattn/hashattn/eval/result"
 	"github.com/hashattn/hashattn/model"
 )
 
-// benchmarkOptions is what the commands that answer questions share.
-type benchmarkOptions struct {
-	calibration, out string
-	mappings         []string
-}
-
-// bindBenchmark gives a command their flags.
-func (a *app) bindBenchmark(c *cobra.Command, o *benchmarkOptions, out string) {
-	c.Flags().StringVar(&o.calibration, "calibration", "", "trace that pq and doublesparsity calibrate on (default: traces/calibration in the run's `folder`)")
-	c.Flags().StringArrayVar(&o.mappings, "mapping", nil, "mapping `file`, may be repeated (default: those of the run)")
-	c.Flags().StringVarP(&o.out, "out", "o", "", "`file` to write; predictions go to a folder beside it (default: "+out+" in the run's folder)")
-}
+// besidePredictions is said of the file of scores.
+const besidePredictions = "; predictions go to a folder beside it"
 
 // question asks a benchmark: how it is made for a model, and by what protocol
 // it is asked.
@@ -37,7 +24,7 @@ type question struct {
 
 // ask answers a benchmark's questions under dense attention and the
 // experiment's selectors, and writes the scores.
-func (s *session) ask(ctx context.Context, q question, o benchmarkOptions) (*result.Scores, error) {
+func (s *session) ask(ctx context.Context, q question, o measureOptions) (*result.Scores, error) {
 	begin := time.Now()
 	m, err := s.openModel(ctx)
 	if err != nil {
@@ -81,15 +68,4 @@ func (s *session) ask(ctx context.Context, q question, o benchmarkOptions) (*res
 		return nil, err
 	}
 	return f, s.finish(o.out, f)
-}
-
-// fill sets what the user left out; out is the file's path within the run.
-func (o *benchmarkOptions) fill(s *session, out ...string) error {
-	if o.calibration == "" {
-		o.calibration = s.path("traces", "calibration")
-	}
-	if o.out == "" {
-		o.out = s.path(out...)
-	}
-	return os.MkdirAll(filepath.Dir(o.out), 0o755)
 }

@@ -28,6 +28,30 @@ func (a *app) evalCommand() *cobra.Command {
 	return c
 }
 
+// measureOptions is what the commands that measure selectors share.
+type measureOptions struct {
+	calibration, out string
+	mappings         []string
+}
+
+// bind gives a command their flags; file is the default of --out in the run's
+// folder, beside whatever else is said of it.
+func (o *measureOptions) bind(c *cobra.Command, file, beside string) {
+	c.Flags().StringVar(&o.calibration, "calibration", "", "trace that pq and doublesparsity calibrate on (default: traces/calibration in the run's `folder`)")
+	c.Flags().StringArrayVar(&o.mappings, "mapping", nil, "mapping `file`, may be repeated (default: those of the run)")
+	c.Flags().StringVarP(&o.out, "out", "o", "", "`file` to write"+beside+" (default: "+file+" in the run's folder)")
+}
+
+// fill sets what the user left out; file is that of bind.
+func (o *measureOptions) fill(s *session, file string) {
+	if o.calibration == "" {
+		o.calibration = s.path("traces", "calibration")
+	}
+	if o.out == "" {
+		o.out = s.path(filepath.FromSlash(file))
+	}
+}
+
 // mappingFiles are the mappings to measure: those named, else the run's.
 func (s *session) mappingFiles(named []string) ([]string, error) {
 	if len(named) > 0 {

@@ -16,7 +16,7 @@ import (
 )
 
 func (a *app) evalLongBenchCommand() *cobra.Command {
-	var o benchmarkOptions
+	var o measureOptions
 	c := &cobra.Command{
 		Use:   "longbench",
 		Short: "Score answers to LongBench under sparse attention",
@@ -37,9 +37,7 @@ compare with no published score.
   hashattn eval longbench --data data.zip --e --max-length 7500 --memory 8GiB`,
 		Args: args(cobra.NoArgs),
 		RunE: a.inSession(func(ctx context.Context, s *session) error {
-			if err := o.fill(s, "scores.json"); err != nil {
-				return err
-			}
+			o.fill(s, "scores.json")
 			f, err := s.longBench(ctx, o)
 			if err != nil {
 				return err
@@ -48,7 +46,7 @@ compare with no published score.
 		}),
 	}
 	a.bindKeys(c, "name", "model", "longbench", "selectors", "sparsities", "train.denseLayers", "device")
-	a.bindBenchmark(c, &o, "scores.json")
+	o.bind(c, "scores.json", besidePredictions)
 	return c
 }
 
@@ -90,7 +88,8 @@ func (s *session) longBenchStage(kind string, mappings []string, inputs func() (
 	if err != nil {
 		return pipeline.Stage{}, err
 	}
-	o := benchmarkOptions{mappings: mappings, calibration: s.path("traces", "calibration"), out: s.path("scores.json")}
+	o := measureOptions{mappings: mappings}
+	o.fill(s, "scores.json")
 	return pipeline.Stage{
 		Name: "eval-longbench", Version: 1, Outputs: []string{"scores.json"},
 		Config: []any{kind, s.LongBench, s.Selectors, s.Sparsities, s.Train.Sink, s.Train.Local, s.Train.DenseLayers, s.Device.Cache},
@@ -114,7 +113,7 @@ func similarity(levenshtein bool) longbench.Similarity {
 }
 
 // longBench answers, scores and writes the file.
-func (s *session) longBench(ctx context.Context, o benchmarkOptions) (*result.Scores, error) {
+func (s *session) longBench(ctx context.Context, o measureOptions) (*result.Scores, error) {
 	data, err := s.longBenchData()
 	if err != nil {
 		return nil, err

@@ -17,7 +17,7 @@ import (
 )
 
 func (a *app) evalNIAHCommand() *cobra.Command {
-	var o benchmarkOptions
+	var o measureOptions
 	c := &cobra.Command{
 		Use:   "niah",
 		Short: "Find a needle in a haystack under sparse attention",
@@ -30,9 +30,7 @@ are kept as they are made, so that a stopped run goes on.
   hashattn eval niah --contexts 2K,4K,8K --depths 5 --haystack essays --selectors quest,streaming --sparsities 1/32`,
 		Args: args(cobra.NoArgs),
 		RunE: a.inSession(func(ctx context.Context, s *session) error {
-			if err := o.fill(s, "niah", "scores.json"); err != nil {
-				return err
-			}
+			o.fill(s, "niah/scores.json")
 			f, err := s.niah(ctx, o)
 			if err != nil {
 				return err
@@ -44,7 +42,7 @@ are kept as they are made, so that a stopped run goes on.
 		}),
 	}
 	a.bindKeys(c, "name", "model", "eval.niah", "selectors", "sparsities", "train.denseLayers", "device")
-	a.bindBenchmark(c, &o, "niah/scores.json")
+	o.bind(c, "niah/scores.json", besidePredictions)
 	return c
 }
 
@@ -62,7 +60,7 @@ func haystack(source string) (string, error) {
 }
 
 // niah answers, scores and writes the file.
-func (s *session) niah(ctx context.Context, o benchmarkOptions) (*result.Scores, error) {
+func (s *session) niah(ctx context.Context, o measureOptions) (*result.Scores, error) {
 	text, err := haystack(s.Eval.NIAH.Haystack)
 	if err != nil {
 		return nil, err

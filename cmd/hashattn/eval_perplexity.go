@@ -16,8 +16,8 @@ import (
 )
 
 type perplexityOptions struct {
-	calibration, out, log string
-	mappings              []string
+	measureOptions
+	log string
 }
 
 func (a *app) evalPerplexityCommand() *cobra.Command {
@@ -45,20 +45,13 @@ documents are kept, so that a stopped measurement goes on.
 		}),
 	}
 	a.bindKeys(c, "name", "model", "eval.perplexity", "selectors", "sparsities", "train.denseLayers", "device", "data.heldout")
-	c.Flags().StringVar(&o.calibration, "calibration", "", "trace that pq and doublesparsity calibrate on (default: traces/calibration in the run's `folder`)")
-	c.Flags().StringArrayVar(&o.mappings, "mapping", nil, "mapping `file`, may be repeated (default: those of the run)")
-	c.Flags().StringVarP(&o.out, "out", "o", "", "`file` to write (default: perplexity.json in the run's folder)")
+	o.bind(c, "perplexity.json", "")
 	return c
 }
 
 // fill sets what the user left out.
 func (o *perplexityOptions) fill(s *session) {
-	if o.calibration == "" {
-		o.calibration = s.path("traces", "calibration")
-	}
-	if o.out == "" {
-		o.out = s.path("perplexity.json")
-	}
+	o.measureOptions.fill(s, "perplexity.json")
 	o.log = filepath.Join(filepath.Dir(o.out), "perplexity.jsonl")
 }
 

@@ -14,8 +14,8 @@ import (
 )
 
 type recallOptions struct {
-	trace, calibration, out string
-	mappings                []string
+	measureOptions
+	trace string
 }
 
 func (a *app) evalRecallCommand() *cobra.Command {
@@ -43,9 +43,7 @@ attention's output. It needs no model, only the trace and the mappings.
 	}
 	a.bindKeys(c, "name", "eval.recall", "selectors", "sparsities", "train.denseLayers", "device")
 	c.Flags().StringVar(&o.trace, "trace", "", "held-out trace (default: traces/heldout in the run's `folder`)")
-	c.Flags().StringVar(&o.calibration, "calibration", "", "trace that pq and doublesparsity calibrate on (default: traces/calibration in the run's `folder`)")
-	c.Flags().StringArrayVar(&o.mappings, "mapping", nil, "mapping `file`, may be repeated (default: those of the run)")
-	c.Flags().StringVarP(&o.out, "out", "o", "", "`file` to write (default: recall.json in the run's folder)")
+	o.bind(c, "recall.json", "")
 	return c
 }
 
@@ -54,12 +52,7 @@ func (o *recallOptions) fill(s *session) {
 	if o.trace == "" {
 		o.trace = s.path("traces", "heldout")
 	}
-	if o.calibration == "" {
-		o.calibration = s.path("traces", "calibration")
-	}
-	if o.out == "" {
-		o.out = s.path("recall.json")
-	}
+	o.measureOptions.fill(s, "recall.json")
 }
 
 // recallConfig is what recall.json depends on beside traces and mappings.

@@ -11,7 +11,7 @@ import (
 )
 
 func (a *app) evalRulerCommand() *cobra.Command {
-	var o benchmarkOptions
+	var o measureOptions
 	c := &cobra.Command{
 		Use:   "ruler",
 		Short: "Score RULER's synthetic tasks under sparse attention",
@@ -27,9 +27,7 @@ stopped run goes on.
   hashattn eval ruler --tasks niah_multikey_3 --file niah_multikey_3/validation.jsonl`,
 		Args: args(cobra.NoArgs),
 		RunE: a.inSession(func(ctx context.Context, s *session) error {
-			if err := o.fill(s, "ruler", "scores.json"); err != nil {
-				return err
-			}
+			o.fill(s, "ruler/scores.json")
 			f, err := s.ruler(ctx, o)
 			if err != nil {
 				return err
@@ -38,12 +36,12 @@ stopped run goes on.
 		}),
 	}
 	a.bindKeys(c, "name", "model", "eval.ruler", "selectors", "sparsities", "train.denseLayers", "device")
-	a.bindBenchmark(c, &o, "ruler/scores.json")
+	o.bind(c, "ruler/scores.json", besidePredictions)
 	return c
 }
 
 // ruler answers, scores and writes the file.
-func (s *session) ruler(ctx context.Context, o benchmarkOptions) (*result.Scores, error) {
+func (s *session) ruler(ctx context.Context, o measureOptions) (*result.Scores, error) {
 	r := s.Eval.Ruler
 	text, err := haystack(r.Haystack)
 	if err != nil {

@@ -97,9 +97,9 @@ func (s *session) stages() ([]pipeline.Stage, error) {
 			},
 		})
 	}
-	recall := recallOptions{mappings: s.paths(mappings)}
+	recall := recallOptions{measureOptions: measureOptions{mappings: s.paths(mappings)}}
 	recall.fill(s)
-	perplexity := perplexityOptions{mappings: s.paths(mappings)}
+	perplexity := perplexityOptions{measureOptions: measureOptions{mappings: s.paths(mappings)}}
 	perplexity.fill(s)
 	list = append(list,
 		pipeline.Stage{

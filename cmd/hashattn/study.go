@@ -150,6 +150,9 @@ type studyFile struct {
 
 // runStudy does all of a study, keeping each row as it comes.
 func (s *session) runStudy(ctx context.Context, o trainOptions, base func(...configs.Source) (*configs.Experiment, error)) error {
+	if err := s.distinct(); err != nil {
+		return err
+	}
 	plan, err := readStudy(o.study)
 	if err != nil {
 		return err

@@ -46,37 +46,17 @@ run's folder lacks are captured first.
   hashattn train --calibrate --mapping shared.safetensors --out calibrated
   hashattn train --study variants.yaml --config qwen2.5-coder-0.5b-4k`,
 		Args: args(cobra.NoArgs),
-		RunE: func(c *cobra.Command, _ []string) error {
-			e, err := a.experiment(c)
-			if err != nil {
-				return err
-			}
-			s := a.session(e)
-			defer s.Close()
-			if o.trace == "" {
-				o.trace = s.path("traces", "calibration")
-			}
-			if o.checkpoints == "" {
-				o.checkpoints = s.path("train")
-			}
-			if o.study != "" {
-				if o.out == "" {
-					o.out = s.dir
-				}
-				if err := s.distinct(); err != nil {
-					return err
-				}
-				return s.runStudy(c.Context(), o, func(more ...configs.Source) (*configs.Experiment, error) { return a.experiment(c, more...) })
-			}
-			if o.out == "" {
-				o.out = s.path("mappings")
-			}
-			if len(o.mappings) > 0 {
-				return s.runCalibrate(c.Context(), o)
-			}
-			return s.runTrain(c.Context(), o)
-		},
 	}
+	c.RunE = a.inSession(func(ctx context.Context, s *session) error {
+		o.fill(s)
+		switch {
+		case o.study != "":
+			return s.runStudy(ctx, o, func(more ...configs.Source) (*configs.Experiment, error) { return a.experiment(c, more...) })
+		case len(o.mappings) > 0:
+			return s.runCalibrate(ctx, o)
+		}
+		return s.runTrain(ctx, o)
+	})
 	a.bindKeys(c, "name", "train", "device")
 	c.Flags().StringVar(&o.trace, "trace", "", "calibration trace (default: traces/calibration in the run's `folder`)")
 	c.Flags().StringVarP(&o.out, "out", "o", "", "`folder` of the mappings (default: mappings in the run's folder)")
@@ -84,6 +64,23 @@ run's folder lacks are captured first.
 	c.Flags().StringVar(&o.checkpoints, "checkpoints", "", "`folder` of finished parts and loss curves (default: train in the run's folder)")
 	c.Flags().StringArrayVar(&o.mappings, "mapping", nil, "trained mapping `file` to calibrate in place of training, may be repeated")
 	return c
+}
+
+// fill sets what the user left out.
+func (o *trainOptions) fill(s *session) {
+	if o.trace == "" {
+		o.trace = s.path("traces", "calibration")
+	}
+	if o.checkpoints == "" {
+		o.checkpoints = s.path("train")
+	}
+	switch {
+	case o.out != "":
+	case o.study != "":
+		o.out = s.dir
+	default:
+		o.out = s.path("mappings")
+	}
 }
 
 // trained is what train prints of one mapping.
