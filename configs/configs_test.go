@@ -24,6 +24,9 @@ func TestShippedFilesLoad(t *testing.T) {
 			t.Error(err)
 			continue
 		}
+		if s := configs.Summary(name); !strings.HasSuffix(s, ".") || len(s) > 80 {
+			t.Errorf("%s begins with %q, want one line that says what it is for", name, s)
+		}
 		if e.Name+".yaml" != name {
 			t.Errorf("%s is named %q", name, e.Name)
 		}

@@ -29,6 +29,16 @@ func Shipped() []string {
 	return names
 }
 
+// Summary is what a shipped experiment is for: the first line of its comment.
+func Summary(name string) string {
+	raw, err := shipped.ReadFile(name)
+	if err != nil {
+		panic(err) // not a name of Shipped
+	}
+	line, _, _ := strings.Cut(string(raw), "\n")
+	return strings.TrimPrefix(line, "# ")
+}
+
 // maxBytes bounds an experiment file.
 const maxBytes = 1 << 20
 

@@ -61,11 +61,18 @@ func (s *session) longBenchSource() (string, error) {
 			return "", err
 		}
 		if _, err := os.Stat(path); err != nil {
-			return "", asInput(fmt.Errorf("%s is not there: hashattn pull longbench gets it, or name a folder by --data", path))
+			return "", asInput(fmt.Errorf("%s is not there: hashattn pull longbench gets it, or name a folder by longbench.data", path))
 		}
 		return path, nil
 	}
-	return filepath.Abs(s.LongBench.Data)
+	path, err := filepath.Abs(s.LongBench.Data)
+	if err != nil {
+		return "", err
+	}
+	if _, err := os.Stat(path); err != nil {
+		return "", asInput(fmt.Errorf("longbench.data: %w", err))
+	}
+	return path, nil
 }
 
 // longBenchData opens the samples that the experiment names.

@@ -29,10 +29,11 @@ func (a *app) runCommand() *cobra.Command {
 		Long: `run does all stages of an experiment file in the folder OUTPUT.DIR/NAME and ends
 with a short table, report.md and report.html. A stage whose configuration and
 inputs have not changed is skipped; one that was stopped, even by kill -9, goes
-on where it was. FILE is a YAML file or one that ships with the program:
-` + strings.Join(configs.Shipped(), ", ") + `. Keys may also be set by HASHATTN_* variables
-(HASHATTN_TRAIN_STEPS=400) and by --set, which wins.
-` + exitHelp,
+on where it was. Keys may also be set by HASHATTN_* variables
+(HASHATTN_TRAIN_STEPS=400) and by --set, which wins. FILE is a YAML file or one
+that ships with the program:
+
+` + shippedExperiments() + exitHelp,
 		Example: `  hashattn run quickstart
   hashattn run my.yaml --set train.steps=400 --set sparsities=1/16,1/32
   hashattn run smollm2-135m --print > my.yaml  # the whole experiment, each key explained
@@ -65,6 +66,15 @@ on where it was. FILE is a YAML file or one that ships with the program:
 	c.Flags().BoolVar(&o.schema, "schema", false, "print the JSON schema of experiment files")
 	c.Flags().BoolVar(&o.print, "print", false, "print the merged experiment, each key explained, and do nothing")
 	return c
+}
+
+// shippedExperiments is a line for each.
+func shippedExperiments() string {
+	var b strings.Builder
+	for _, name := range configs.Shipped() {
+		fmt.Fprintf(&b, "  %-22s %s\n", strings.TrimSuffix(name, ".yaml"), configs.Summary(name))
+	}
+	return b.String()
 }
 
 func (a *app) printSchema() error {
