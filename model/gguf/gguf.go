@@ -12,7 +12,7 @@ import (
 	"os"
 
 	"github.com/hashattn/hashattn/kernels/dtype"
-	"github.com/hashattn/hashattn/model/mapped"
+	"github.com/hashattn/hashattn/model/mappedfile"
 )
 
 const (
@@ -32,7 +32,7 @@ type File struct {
 	Tensors []Tensor // in file order
 
 	index  map[string]int // tensor name -> place in Tensors
-	mapped *mapped.File
+	mapped *mappedfile.File
 }
 
 // Tensor is one tensor of a file.
@@ -46,7 +46,7 @@ type Tensor struct {
 // Open maps the file at path and reads its header. The error names the file,
 // the tensor or key, and what is wrong with it.
 func Open(path string) (*File, error) {
-	m, err := mapped.Open(path)
+	m, err := mappedfile.Open(path)
 	if err != nil {
 		return nil, err
 	}

@@ -18,7 +18,7 @@ import (
 	"slices"
 
 	"github.com/hashattn/hashattn/kernels/dtype"
-	"github.com/hashattn/hashattn/model/mapped"
+	"github.com/hashattn/hashattn/model/mappedfile"
 )
 
 const (
@@ -31,7 +31,7 @@ type File struct {
 	Metadata map[string]string // the header's __metadata__, empty if there is none
 	Tensors  []Tensor          // sorted by name
 
-	mapped *mapped.File
+	mapped *mappedfile.File
 }
 
 // Tensor is one tensor of a file.
@@ -56,7 +56,7 @@ var types = func() map[string]dtype.Type {
 // the tensor, and what is wrong with it. What the numbers are, NaN included,
 // is the caller's business.
 func Open(path string) (*File, error) {
-	m, err := mapped.Open(path)
+	m, err := mappedfile.Open(path)
 	if err != nil {
 		return nil, err
 	}

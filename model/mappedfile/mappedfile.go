@@ -1,6 +1,6 @@
-// Package mapped maps files into memory for reading, so that checkpoints of
+// Package mappedfile maps files into memory for reading, so that checkpoints of
 // any size open at once and their pages come from disk when they are touched.
-package mapped
+package mappedfile
 
 import (
 	"fmt"
