@@ -96,13 +96,13 @@ func TestRerankedCheck(t *testing.T) {
 		kept   []int
 		error  string
 	}{
-		{"the best", 1, 1e-4, best, ""},
-		{"the other of a near tie", 1, 1e-4, swapped, ""},
+		{"the best", 1, 5e-5, best, ""},
+		{"the other of a near tie", 1, 5e-5, swapped, ""},
 		{"either of a tie", 1, 0, swapped, ""},
-		{"some of several ties", 5, 1e-4, append(slices.Clone(best[:11]), 15), ""},
-		{"the other beyond a tie", 1, 1e-3, swapped, "another choice among those within 0.0016 of each other gives the output, but only below 0.0002 is it a tie"},
-		{"a wrong one", 1, 1e-4, append(slices.Clone(best[1:]), 23), "no choice"},
-		{"one kept for another that is sure", 1, 1e-4, append(slices.Clone(best[1:]), 12), "no choice"},
+		{"some of several ties", 5, 5e-5, append(slices.Clone(best[:11]), 15), ""},
+		{"the other beyond a tie", 1, 1e-3, swapped, "another choice among those within 0.0016 of each other gives the output, but only below 0.0001 is it a tie"},
+		{"a wrong one", 1, 5e-5, append(slices.Clone(best[1:]), 23), "no choice"},
+		{"one kept for another that is sure", 1, 5e-5, append(slices.Clone(best[1:]), 12), "no choice"},
 	}
 	for _, test := range tests {
 		r := tiedSet(t, test.copies, test.gap)
@@ -128,7 +128,7 @@ func TestRerankedCheck(t *testing.T) {
 	for _, p := range order {
 		copy(r.cache.K[0].F32()[p*16:][:16], r.cache.K[0].F32()[order[0]*16:][:16])
 	}
-	if err := r.check(out); err == nil || !strings.Contains(err.Error(), "24 candidates lie within 0.0002, which make more sets than the 1000") {
+	if err := r.check(out); err == nil || !strings.Contains(err.Error(), "24 candidates lie within 0.0001, which make more sets than the 1000") {
 		t.Errorf("all equal: error %v", err)
 	}
 }
@@ -160,8 +160,8 @@ func TestBenchRefusesWrongRerank(t *testing.T) {
 	}
 }
 
-// TestNearTieCoversBF16Parts measures what nearTie allows for: logits in
-// float32 of queries split in two bf16 parts.
+// TestNearTieCoversBF16Parts measures what nearTie allows for, with a margin of
+// 2: logits in float32 of queries split in two bf16 parts.
 func TestNearTieCoversBF16Parts(t *testing.T) {
 	rng := rand.New(rand.NewPCG(7, 8))
 	const d, scale = 256, 1.0 / 16
@@ -178,7 +178,7 @@ func TestNearTieCoversBF16Parts(t *testing.T) {
 		worst = math.Max(worst, math.Abs(exact-float64(sum))*scale)
 	}
 	t.Logf("logits are off by up to %.2g", worst)
-	if worst > nearTie/2 || worst == 0 {
-		t.Errorf("logits are off by up to %.2g, nearTie allows %.2g", worst, nearTie/2)
+	if !(worst <= nearTie/4) || worst == 0 {
+		t.Errorf("logits are off by up to %.2g, nearTie expects %.2g", worst, nearTie/4)
 	}
 }
