@@ -54,7 +54,7 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
     __shared__ __align__(8) uint2 warpSums[W];
     __shared__ u32 warpCount[W];
     __shared__ float wm[W][8], wl[W][8];
-    __shared__ __align__(16) float2 ml[BLOCKS][8];
+    __shared__ __align__(16) float2 ml[BLOCKS][8], mass[BLOCKS][8]; // of the parts; of all candidates, which a fast block's parts must not overtake
     __shared__ float tops[8], sums[8];
     __shared__ __align__(8) u64 bars[BARS];
     extern __shared__ __align__(16) char dynamic[];
@@ -381,15 +381,15 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
             top = warpMax(top);
             for (int i = lane; i < own; i += 32) sum += exp2f(logit[h * a.listed + i] - top);
             sum = warpSum(sum);
-            if (lane < P) send2(peer(shared32(&ml[rank][h]), lane), make_uint2(__float_as_uint(top), __float_as_uint(sum)), peer(bar(5), lane));
+            if (lane < P) send2(peer(shared32(&mass[rank][h]), lane), make_uint2(__float_as_uint(top), __float_as_uint(sum)), peer(bar(5), lane));
         }
         await(bar(5));
         if (tid < heads) {
             float top = MASKED, sum = 0;
 #pragma unroll 4
-            for (int b = 0; b < P; b++) top = fmaxf(top, ml[b][tid].x);
+            for (int b = 0; b < P; b++) top = fmaxf(top, mass[b][tid].x);
 #pragma unroll 4
-            for (int b = 0; b < P; b++) sum += ml[b][tid].y * exp2f(ml[b][tid].x - top);
+            for (int b = 0; b < P; b++) sum += mass[b][tid].y * exp2f(mass[b][tid].x - top);
             tops[tid] = top;
             sums[tid] = 1.f / sum;
         }
