@@ -167,6 +167,9 @@ func (j *decodeJob) addRow(seg *kernels.Segment, row, set, queries int, p positi
 		share = 4
 	}
 	size := min(2048, max(256, (n/share+attendBlock-1)/attendBlock*attendBlock))
+	if p.list != nil {
+		size = max(256, (n+share-1)/share)
+	}
 	first := len(j.parts)
 	for lo := 0; lo < n; lo += size {
 		j.parts = append(j.parts, part{seg, row, set * queries, queries, len(j.rows), p, lo, min(n, lo+size), j.partialLen})
@@ -182,9 +185,12 @@ func (j *decodeJob) run() {
 	if len(j.rows) == 0 {
 		return
 	}
-	grow(&j.partial, j.partialLen)
+	j.begin()
 	j.d.pool.run(len(j.parts), j)
 }
+
+// begin makes room for what the tasks leave, once all rows are added.
+func (j *decodeJob) begin() { grow(&j.partial, j.partialLen) }
 
 func (j *decodeJob) task(worker, index int) {
 	p := &j.parts[index]

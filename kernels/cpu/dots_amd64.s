@@ -383,6 +383,129 @@ TEXT ·dotAtF321AVX512(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), AX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000010
+	JL      again
+	MOVLQSX 48(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     again0rest
+
+again0lines:
+	PREFETCHT1 128(CX)
+	PREFETCHT1 (CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        again0lines
+
+again0rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  again0end
+
+again0line:
+	PREFETCHT1 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        again0line
+
+again0end:
+	MOVLQSX 52(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     again1rest
+
+again1lines:
+	PREFETCHT1 128(CX)
+	PREFETCHT1 (CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        again1lines
+
+again1rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  again1end
+
+again1line:
+	PREFETCHT1 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        again1line
+
+again1end:
+	MOVLQSX 56(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     again2rest
+
+again2lines:
+	PREFETCHT1 128(CX)
+	PREFETCHT1 (CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        again2lines
+
+again2rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  again2end
+
+again2line:
+	PREFETCHT1 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        again2line
+
+again2end:
+	MOVLQSX 60(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     again3rest
+
+again3lines:
+	PREFETCHT1 128(CX)
+	PREFETCHT1 (CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        again3lines
+
+again3rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  again3end
+
+again3line:
+	PREFETCHT1 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        again3line
+
+again3end:
+again:
 	CMPQ    listed+16(FP), $0x00000008
 	JL      near
 	MOVLQSX 16(AX), CX
@@ -390,46 +513,121 @@ rows:
 	ADDQ    k+32(FP), CX
 	MOVQ    ldk+40(FP), DX
 	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     near0rest
 
-line0:
+near0lines:
+	PREFETCHT0 128(CX)
+	PREFETCHT0 (CX)
+	PREFETCHT0 192(CX)
+	PREFETCHT0 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        near0lines
+
+near0rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  near0end
+
+near0line:
 	PREFETCHT0 (CX)
 	ADDQ       $0x40, CX
 	CMPQ       CX, DX
-	JCS        line0
-	MOVLQSX    20(AX), CX
-	IMULQ      ldk+40(FP), CX
-	ADDQ       k+32(FP), CX
-	MOVQ       ldk+40(FP), DX
-	ADDQ       CX, DX
+	JCS        near0line
 
-line1:
+near0end:
+	MOVLQSX 20(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     near1rest
+
+near1lines:
+	PREFETCHT0 128(CX)
+	PREFETCHT0 (CX)
+	PREFETCHT0 192(CX)
+	PREFETCHT0 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        near1lines
+
+near1rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  near1end
+
+near1line:
 	PREFETCHT0 (CX)
 	ADDQ       $0x40, CX
 	CMPQ       CX, DX
-	JCS        line1
-	MOVLQSX    24(AX), CX
-	IMULQ      ldk+40(FP), CX
-	ADDQ       k+32(FP), CX
-	MOVQ       ldk+40(FP), DX
-	ADDQ       CX, DX
+	JCS        near1line
 
-line2:
+near1end:
+	MOVLQSX 24(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     near2rest
+
+near2lines:
+	PREFETCHT0 128(CX)
+	PREFETCHT0 (CX)
+	PREFETCHT0 192(CX)
+	PREFETCHT0 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        near2lines
+
+near2rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  near2end
+
+near2line:
 	PREFETCHT0 (CX)
 	ADDQ       $0x40, CX
 	CMPQ       CX, DX
-	JCS        line2
-	MOVLQSX    28(AX), CX
-	IMULQ      ldk+40(FP), CX
-	ADDQ       k+32(FP), CX
-	MOVQ       ldk+40(FP), DX
-	ADDQ       CX, DX
+	JCS        near2line
 
-line3:
+near2end:
+	MOVLQSX 28(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     near3rest
+
+near3lines:
+	PREFETCHT0 128(CX)
+	PREFETCHT0 (CX)
+	PREFETCHT0 192(CX)
+	PREFETCHT0 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        near3lines
+
+near3rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  near3end
+
+near3line:
 	PREFETCHT0 (CX)
 	ADDQ       $0x40, CX
 	CMPQ       CX, DX
-	JCS        line3
+	JCS        near3line
 
+near3end:
 near:
 	MOVQ    AX, CX
 	MOVLQSX (CX), CX
@@ -592,6 +790,17 @@ chunk4rows:
 	PREFETCHT0   192(DI)
 
 chunk4near:
+	CMPQ       R10, $0x0000000c
+	JLE        chunk4again
+	MOVLQSX    48(R9), DI
+	IMULQ      DX, DI
+	ADDQ       CX, DI
+	PREFETCHT1 (DI)
+	PREFETCHT1 64(DI)
+	PREFETCHT1 128(DI)
+	PREFETCHT1 192(DI)
+
+chunk4again:
 	CMPQ       R10, $0x00000020
 	JLE        chunk4ahead
 	MOVLQSX    128(R9), DI
@@ -648,6 +857,14 @@ chunk1rows:
 	PREFETCHT0   (DI)
 
 chunk1near:
+	CMPQ       R10, $0x0000000c
+	JLE        chunk1again
+	MOVLQSX    48(R9), DI
+	IMULQ      DX, DI
+	ADDQ       CX, DI
+	PREFETCHT1 (DI)
+
+chunk1again:
 	CMPQ       R10, $0x00000020
 	JLE        chunk1ahead
 	MOVLQSX    128(R9), DI
@@ -904,6 +1121,129 @@ TEXT ·dotAtF322AVX512(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), CX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000010
+	JL      again
+	MOVLQSX 48(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again0rest
+
+again0lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again0lines
+
+again0rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again0end
+
+again0line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again0line
+
+again0end:
+	MOVLQSX 52(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again1rest
+
+again1lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again1lines
+
+again1rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again1end
+
+again1line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again1line
+
+again1end:
+	MOVLQSX 56(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again2rest
+
+again2lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again2lines
+
+again2rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again2end
+
+again2line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again2line
+
+again2end:
+	MOVLQSX 60(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again3rest
+
+again3lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again3lines
+
+again3rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again3end
+
+again3line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again3line
+
+again3end:
+again:
 	CMPQ    listed+16(FP), $0x00000008
 	JL      near
 	MOVLQSX 16(CX), DX
@@ -911,46 +1251,121 @@ rows:
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
 	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near0rest
 
-line0:
+near0lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near0lines
+
+near0rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near0end
+
+near0line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line0
-	MOVLQSX    20(CX), DX
-	IMULQ      ldk+40(FP), DX
-	ADDQ       k+32(FP), DX
-	MOVQ       ldk+40(FP), BX
-	ADDQ       DX, BX
+	JCS        near0line
 
-line1:
+near0end:
+	MOVLQSX 20(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near1rest
+
+near1lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near1lines
+
+near1rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near1end
+
+near1line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line1
-	MOVLQSX    24(CX), DX
-	IMULQ      ldk+40(FP), DX
-	ADDQ       k+32(FP), DX
-	MOVQ       ldk+40(FP), BX
-	ADDQ       DX, BX
+	JCS        near1line
 
-line2:
+near1end:
+	MOVLQSX 24(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near2rest
+
+near2lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near2lines
+
+near2rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near2end
+
+near2line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line2
-	MOVLQSX    28(CX), DX
-	IMULQ      ldk+40(FP), DX
-	ADDQ       k+32(FP), DX
-	MOVQ       ldk+40(FP), BX
-	ADDQ       DX, BX
+	JCS        near2line
 
-line3:
+near2end:
+	MOVLQSX 28(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near3rest
+
+near3lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near3lines
+
+near3rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near3end
+
+near3line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line3
+	JCS        near3line
 
+near3end:
 near:
 	MOVQ    CX, DX
 	MOVLQSX (DX), DX
@@ -1147,6 +1562,17 @@ chunk4rows:
 	PREFETCHT0   192(R8)
 
 chunk4near:
+	CMPQ       R11, $0x0000000c
+	JLE        chunk4again
+	MOVLQSX    48(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+	PREFETCHT1 64(R8)
+	PREFETCHT1 128(R8)
+	PREFETCHT1 192(R8)
+
+chunk4again:
 	CMPQ       R11, $0x00000020
 	JLE        chunk4ahead
 	MOVLQSX    128(R10), R8
@@ -1212,6 +1638,14 @@ chunk1rows:
 	PREFETCHT0   (R8)
 
 chunk1near:
+	CMPQ       R11, $0x0000000c
+	JLE        chunk1again
+	MOVLQSX    48(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1again:
 	CMPQ       R11, $0x00000020
 	JLE        chunk1ahead
 	MOVLQSX    128(R10), R8
@@ -1515,6 +1949,129 @@ TEXT ·dotAtF323AVX512(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), CX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000010
+	JL      again
+	MOVLQSX 48(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again0rest
+
+again0lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again0lines
+
+again0rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again0end
+
+again0line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again0line
+
+again0end:
+	MOVLQSX 52(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again1rest
+
+again1lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again1lines
+
+again1rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again1end
+
+again1line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again1line
+
+again1end:
+	MOVLQSX 56(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again2rest
+
+again2lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again2lines
+
+again2rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again2end
+
+again2line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again2line
+
+again2end:
+	MOVLQSX 60(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again3rest
+
+again3lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again3lines
+
+again3rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again3end
+
+again3line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again3line
+
+again3end:
+again:
 	CMPQ    listed+16(FP), $0x00000008
 	JL      near
 	MOVLQSX 16(CX), DX
@@ -1522,46 +2079,121 @@ rows:
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
 	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near0rest
 
-line0:
+near0lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near0lines
+
+near0rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near0end
+
+near0line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line0
-	MOVLQSX    20(CX), DX
-	IMULQ      ldk+40(FP), DX
-	ADDQ       k+32(FP), DX
-	MOVQ       ldk+40(FP), BX
-	ADDQ       DX, BX
+	JCS        near0line
 
-line1:
+near0end:
+	MOVLQSX 20(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near1rest
+
+near1lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near1lines
+
+near1rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near1end
+
+near1line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line1
-	MOVLQSX    24(CX), DX
-	IMULQ      ldk+40(FP), DX
-	ADDQ       k+32(FP), DX
-	MOVQ       ldk+40(FP), BX
-	ADDQ       DX, BX
+	JCS        near1line
 
-line2:
+near1end:
+	MOVLQSX 24(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near2rest
+
+near2lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near2lines
+
+near2rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near2end
+
+near2line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line2
-	MOVLQSX    28(CX), DX
-	IMULQ      ldk+40(FP), DX
-	ADDQ       k+32(FP), DX
-	MOVQ       ldk+40(FP), BX
-	ADDQ       DX, BX
+	JCS        near2line
 
-line3:
+near2end:
+	MOVLQSX 28(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near3rest
+
+near3lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near3lines
+
+near3rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near3end
+
+near3line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line3
+	JCS        near3line
 
+near3end:
 near:
 	MOVQ    CX, DX
 	MOVLQSX (DX), DX
@@ -1792,6 +2424,17 @@ chunk4rows:
 	PREFETCHT0   192(R8)
 
 chunk4near:
+	CMPQ       R11, $0x0000000c
+	JLE        chunk4again
+	MOVLQSX    48(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+	PREFETCHT1 64(R8)
+	PREFETCHT1 128(R8)
+	PREFETCHT1 192(R8)
+
+chunk4again:
 	CMPQ       R11, $0x00000020
 	JLE        chunk4ahead
 	MOVLQSX    128(R10), R8
@@ -1866,6 +2509,14 @@ chunk1rows:
 	PREFETCHT0   (R8)
 
 chunk1near:
+	CMPQ       R11, $0x0000000c
+	JLE        chunk1again
+	MOVLQSX    48(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1again:
 	CMPQ       R11, $0x00000020
 	JLE        chunk1ahead
 	MOVLQSX    128(R10), R8
@@ -2220,6 +2871,129 @@ TEXT ·dotAtF324AVX512(SB), NOSPLIT, $0-80
 	LEAQ (AX)(AX*2), DX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000010
+	JL      again
+	MOVLQSX 48(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     again0rest
+
+again0lines:
+	PREFETCHT1 128(BX)
+	PREFETCHT1 (BX)
+	PREFETCHT1 192(BX)
+	PREFETCHT1 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        again0lines
+
+again0rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  again0end
+
+again0line:
+	PREFETCHT1 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        again0line
+
+again0end:
+	MOVLQSX 52(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     again1rest
+
+again1lines:
+	PREFETCHT1 128(BX)
+	PREFETCHT1 (BX)
+	PREFETCHT1 192(BX)
+	PREFETCHT1 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        again1lines
+
+again1rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  again1end
+
+again1line:
+	PREFETCHT1 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        again1line
+
+again1end:
+	MOVLQSX 56(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     again2rest
+
+again2lines:
+	PREFETCHT1 128(BX)
+	PREFETCHT1 (BX)
+	PREFETCHT1 192(BX)
+	PREFETCHT1 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        again2lines
+
+again2rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  again2end
+
+again2line:
+	PREFETCHT1 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        again2line
+
+again2end:
+	MOVLQSX 60(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     again3rest
+
+again3lines:
+	PREFETCHT1 128(BX)
+	PREFETCHT1 (BX)
+	PREFETCHT1 192(BX)
+	PREFETCHT1 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        again3lines
+
+again3rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  again3end
+
+again3line:
+	PREFETCHT1 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        again3line
+
+again3end:
+again:
 	CMPQ    listed+16(FP), $0x00000008
 	JL      near
 	MOVLQSX 16(CX), BX
@@ -2227,46 +3001,121 @@ rows:
 	ADDQ    k+32(FP), BX
 	MOVQ    ldk+40(FP), SI
 	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     near0rest
 
-line0:
+near0lines:
+	PREFETCHT0 128(BX)
+	PREFETCHT0 (BX)
+	PREFETCHT0 192(BX)
+	PREFETCHT0 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        near0lines
+
+near0rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  near0end
+
+near0line:
 	PREFETCHT0 (BX)
 	ADDQ       $0x40, BX
 	CMPQ       BX, SI
-	JCS        line0
-	MOVLQSX    20(CX), BX
-	IMULQ      ldk+40(FP), BX
-	ADDQ       k+32(FP), BX
-	MOVQ       ldk+40(FP), SI
-	ADDQ       BX, SI
+	JCS        near0line
 
-line1:
+near0end:
+	MOVLQSX 20(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     near1rest
+
+near1lines:
+	PREFETCHT0 128(BX)
+	PREFETCHT0 (BX)
+	PREFETCHT0 192(BX)
+	PREFETCHT0 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        near1lines
+
+near1rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  near1end
+
+near1line:
 	PREFETCHT0 (BX)
 	ADDQ       $0x40, BX
 	CMPQ       BX, SI
-	JCS        line1
-	MOVLQSX    24(CX), BX
-	IMULQ      ldk+40(FP), BX
-	ADDQ       k+32(FP), BX
-	MOVQ       ldk+40(FP), SI
-	ADDQ       BX, SI
+	JCS        near1line
 
-line2:
+near1end:
+	MOVLQSX 24(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     near2rest
+
+near2lines:
+	PREFETCHT0 128(BX)
+	PREFETCHT0 (BX)
+	PREFETCHT0 192(BX)
+	PREFETCHT0 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        near2lines
+
+near2rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  near2end
+
+near2line:
 	PREFETCHT0 (BX)
 	ADDQ       $0x40, BX
 	CMPQ       BX, SI
-	JCS        line2
-	MOVLQSX    28(CX), BX
-	IMULQ      ldk+40(FP), BX
-	ADDQ       k+32(FP), BX
-	MOVQ       ldk+40(FP), SI
-	ADDQ       BX, SI
+	JCS        near2line
 
-line3:
+near2end:
+	MOVLQSX 28(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     near3rest
+
+near3lines:
+	PREFETCHT0 128(BX)
+	PREFETCHT0 (BX)
+	PREFETCHT0 192(BX)
+	PREFETCHT0 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        near3lines
+
+near3rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  near3end
+
+near3line:
 	PREFETCHT0 (BX)
 	ADDQ       $0x40, BX
 	CMPQ       BX, SI
-	JCS        line3
+	JCS        near3line
 
+near3end:
 near:
 	MOVQ    CX, BX
 	MOVLQSX (BX), BX
@@ -2532,6 +3381,17 @@ chunk4rows:
 	PREFETCHT0   192(R8)
 
 chunk4near:
+	CMPQ       R11, $0x0000000c
+	JLE        chunk4again
+	MOVLQSX    48(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+	PREFETCHT1 64(R8)
+	PREFETCHT1 128(R8)
+	PREFETCHT1 192(R8)
+
+chunk4again:
 	CMPQ       R11, $0x00000020
 	JLE        chunk4ahead
 	MOVLQSX    128(R10), R8
@@ -2616,6 +3476,14 @@ chunk1rows:
 	PREFETCHT0   (R8)
 
 chunk1near:
+	CMPQ       R11, $0x0000000c
+	JLE        chunk1again
+	MOVLQSX    48(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1again:
 	CMPQ       R11, $0x00000020
 	JLE        chunk1ahead
 	MOVLQSX    128(R10), R8
@@ -2840,6 +3708,129 @@ TEXT ·dotAtBF161AVX512(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), AX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000010
+	JL      again
+	MOVLQSX 48(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     again0rest
+
+again0lines:
+	PREFETCHT1 128(CX)
+	PREFETCHT1 (CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        again0lines
+
+again0rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  again0end
+
+again0line:
+	PREFETCHT1 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        again0line
+
+again0end:
+	MOVLQSX 52(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     again1rest
+
+again1lines:
+	PREFETCHT1 128(CX)
+	PREFETCHT1 (CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        again1lines
+
+again1rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  again1end
+
+again1line:
+	PREFETCHT1 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        again1line
+
+again1end:
+	MOVLQSX 56(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     again2rest
+
+again2lines:
+	PREFETCHT1 128(CX)
+	PREFETCHT1 (CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        again2lines
+
+again2rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  again2end
+
+again2line:
+	PREFETCHT1 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        again2line
+
+again2end:
+	MOVLQSX 60(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     again3rest
+
+again3lines:
+	PREFETCHT1 128(CX)
+	PREFETCHT1 (CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        again3lines
+
+again3rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  again3end
+
+again3line:
+	PREFETCHT1 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        again3line
+
+again3end:
+again:
 	CMPQ    listed+16(FP), $0x00000008
 	JL      near
 	MOVLQSX 16(AX), CX
@@ -2847,46 +3838,121 @@ rows:
 	ADDQ    k+32(FP), CX
 	MOVQ    ldk+40(FP), DX
 	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     near0rest
 
-line0:
+near0lines:
+	PREFETCHT0 128(CX)
+	PREFETCHT0 (CX)
+	PREFETCHT0 192(CX)
+	PREFETCHT0 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        near0lines
+
+near0rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  near0end
+
+near0line:
 	PREFETCHT0 (CX)
 	ADDQ       $0x40, CX
 	CMPQ       CX, DX
-	JCS        line0
-	MOVLQSX    20(AX), CX
-	IMULQ      ldk+40(FP), CX
-	ADDQ       k+32(FP), CX
-	MOVQ       ldk+40(FP), DX
-	ADDQ       CX, DX
+	JCS        near0line
 
-line1:
+near0end:
+	MOVLQSX 20(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     near1rest
+
+near1lines:
+	PREFETCHT0 128(CX)
+	PREFETCHT0 (CX)
+	PREFETCHT0 192(CX)
+	PREFETCHT0 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        near1lines
+
+near1rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  near1end
+
+near1line:
 	PREFETCHT0 (CX)
 	ADDQ       $0x40, CX
 	CMPQ       CX, DX
-	JCS        line1
-	MOVLQSX    24(AX), CX
-	IMULQ      ldk+40(FP), CX
-	ADDQ       k+32(FP), CX
-	MOVQ       ldk+40(FP), DX
-	ADDQ       CX, DX
+	JCS        near1line
 
-line2:
+near1end:
+	MOVLQSX 24(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     near2rest
+
+near2lines:
+	PREFETCHT0 128(CX)
+	PREFETCHT0 (CX)
+	PREFETCHT0 192(CX)
+	PREFETCHT0 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        near2lines
+
+near2rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  near2end
+
+near2line:
 	PREFETCHT0 (CX)
 	ADDQ       $0x40, CX
 	CMPQ       CX, DX
-	JCS        line2
-	MOVLQSX    28(AX), CX
-	IMULQ      ldk+40(FP), CX
-	ADDQ       k+32(FP), CX
-	MOVQ       ldk+40(FP), DX
-	ADDQ       CX, DX
+	JCS        near2line
 
-line3:
+near2end:
+	MOVLQSX 28(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     near3rest
+
+near3lines:
+	PREFETCHT0 128(CX)
+	PREFETCHT0 (CX)
+	PREFETCHT0 192(CX)
+	PREFETCHT0 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        near3lines
+
+near3rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  near3end
+
+near3line:
 	PREFETCHT0 (CX)
 	ADDQ       $0x40, CX
 	CMPQ       CX, DX
-	JCS        line3
+	JCS        near3line
 
+near3end:
 near:
 	MOVQ    AX, CX
 	MOVLQSX (CX), CX
@@ -3055,6 +4121,15 @@ chunk4rows:
 	PREFETCHT0   64(DI)
 
 chunk4near:
+	CMPQ       R10, $0x0000000c
+	JLE        chunk4again
+	MOVLQSX    48(R9), DI
+	IMULQ      DX, DI
+	ADDQ       CX, DI
+	PREFETCHT1 (DI)
+	PREFETCHT1 64(DI)
+
+chunk4again:
 	CMPQ       R10, $0x00000020
 	JLE        chunk4ahead
 	MOVLQSX    128(R9), DI
@@ -3110,6 +4185,14 @@ chunk1rows:
 	PREFETCHT0   (DI)
 
 chunk1near:
+	CMPQ       R10, $0x0000000c
+	JLE        chunk1again
+	MOVLQSX    48(R9), DI
+	IMULQ      DX, DI
+	ADDQ       CX, DI
+	PREFETCHT1 (DI)
+
+chunk1again:
 	CMPQ       R10, $0x00000020
 	JLE        chunk1ahead
 	MOVLQSX    128(R9), DI
@@ -3373,6 +4456,129 @@ TEXT ·dotAtBF162AVX512(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), CX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000010
+	JL      again
+	MOVLQSX 48(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again0rest
+
+again0lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again0lines
+
+again0rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again0end
+
+again0line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again0line
+
+again0end:
+	MOVLQSX 52(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again1rest
+
+again1lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again1lines
+
+again1rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again1end
+
+again1line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again1line
+
+again1end:
+	MOVLQSX 56(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again2rest
+
+again2lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again2lines
+
+again2rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again2end
+
+again2line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again2line
+
+again2end:
+	MOVLQSX 60(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again3rest
+
+again3lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again3lines
+
+again3rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again3end
+
+again3line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again3line
+
+again3end:
+again:
 	CMPQ    listed+16(FP), $0x00000008
 	JL      near
 	MOVLQSX 16(CX), DX
@@ -3380,46 +4586,121 @@ rows:
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
 	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near0rest
 
-line0:
+near0lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near0lines
+
+near0rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near0end
+
+near0line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line0
-	MOVLQSX    20(CX), DX
-	IMULQ      ldk+40(FP), DX
-	ADDQ       k+32(FP), DX
-	MOVQ       ldk+40(FP), BX
-	ADDQ       DX, BX
+	JCS        near0line
 
-line1:
+near0end:
+	MOVLQSX 20(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near1rest
+
+near1lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near1lines
+
+near1rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near1end
+
+near1line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line1
-	MOVLQSX    24(CX), DX
-	IMULQ      ldk+40(FP), DX
-	ADDQ       k+32(FP), DX
-	MOVQ       ldk+40(FP), BX
-	ADDQ       DX, BX
+	JCS        near1line
 
-line2:
+near1end:
+	MOVLQSX 24(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near2rest
+
+near2lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near2lines
+
+near2rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near2end
+
+near2line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line2
-	MOVLQSX    28(CX), DX
-	IMULQ      ldk+40(FP), DX
-	ADDQ       k+32(FP), DX
-	MOVQ       ldk+40(FP), BX
-	ADDQ       DX, BX
+	JCS        near2line
 
-line3:
+near2end:
+	MOVLQSX 28(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near3rest
+
+near3lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near3lines
+
+near3rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near3end
+
+near3line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line3
+	JCS        near3line
 
+near3end:
 near:
 	MOVQ    CX, DX
 	MOVLQSX (DX), DX
@@ -3622,6 +4903,15 @@ chunk4rows:
 	PREFETCHT0   64(R8)
 
 chunk4near:
+	CMPQ       R11, $0x0000000c
+	JLE        chunk4again
+	MOVLQSX    48(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+	PREFETCHT1 64(R8)
+
+chunk4again:
 	CMPQ       R11, $0x00000020
 	JLE        chunk4ahead
 	MOVLQSX    128(R10), R8
@@ -3686,6 +4976,14 @@ chunk1rows:
 	PREFETCHT0   (R8)
 
 chunk1near:
+	CMPQ       R11, $0x0000000c
+	JLE        chunk1again
+	MOVLQSX    48(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1again:
 	CMPQ       R11, $0x00000020
 	JLE        chunk1ahead
 	MOVLQSX    128(R10), R8
@@ -3996,6 +5294,129 @@ TEXT ·dotAtBF163AVX512(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), CX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000010
+	JL      again
+	MOVLQSX 48(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again0rest
+
+again0lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again0lines
+
+again0rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again0end
+
+again0line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again0line
+
+again0end:
+	MOVLQSX 52(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again1rest
+
+again1lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again1lines
+
+again1rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again1end
+
+again1line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again1line
+
+again1end:
+	MOVLQSX 56(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again2rest
+
+again2lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again2lines
+
+again2rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again2end
+
+again2line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again2line
+
+again2end:
+	MOVLQSX 60(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again3rest
+
+again3lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again3lines
+
+again3rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again3end
+
+again3line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again3line
+
+again3end:
+again:
 	CMPQ    listed+16(FP), $0x00000008
 	JL      near
 	MOVLQSX 16(CX), DX
@@ -4003,46 +5424,121 @@ rows:
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
 	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near0rest
 
-line0:
+near0lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near0lines
+
+near0rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near0end
+
+near0line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line0
-	MOVLQSX    20(CX), DX
-	IMULQ      ldk+40(FP), DX
-	ADDQ       k+32(FP), DX
-	MOVQ       ldk+40(FP), BX
-	ADDQ       DX, BX
+	JCS        near0line
 
-line1:
+near0end:
+	MOVLQSX 20(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near1rest
+
+near1lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near1lines
+
+near1rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near1end
+
+near1line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line1
-	MOVLQSX    24(CX), DX
-	IMULQ      ldk+40(FP), DX
-	ADDQ       k+32(FP), DX
-	MOVQ       ldk+40(FP), BX
-	ADDQ       DX, BX
+	JCS        near1line
 
-line2:
+near1end:
+	MOVLQSX 24(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near2rest
+
+near2lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near2lines
+
+near2rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near2end
+
+near2line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line2
-	MOVLQSX    28(CX), DX
-	IMULQ      ldk+40(FP), DX
-	ADDQ       k+32(FP), DX
-	MOVQ       ldk+40(FP), BX
-	ADDQ       DX, BX
+	JCS        near2line
 
-line3:
+near2end:
+	MOVLQSX 28(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near3rest
+
+near3lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near3lines
+
+near3rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near3end
+
+near3line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line3
+	JCS        near3line
 
+near3end:
 near:
 	MOVQ    CX, DX
 	MOVLQSX (DX), DX
@@ -4279,6 +5775,15 @@ chunk4rows:
 	PREFETCHT0   64(R8)
 
 chunk4near:
+	CMPQ       R11, $0x0000000c
+	JLE        chunk4again
+	MOVLQSX    48(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+	PREFETCHT1 64(R8)
+
+chunk4again:
 	CMPQ       R11, $0x00000020
 	JLE        chunk4ahead
 	MOVLQSX    128(R10), R8
@@ -4352,6 +5857,14 @@ chunk1rows:
 	PREFETCHT0   (R8)
 
 chunk1near:
+	CMPQ       R11, $0x0000000c
+	JLE        chunk1again
+	MOVLQSX    48(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1again:
 	CMPQ       R11, $0x00000020
 	JLE        chunk1ahead
 	MOVLQSX    128(R10), R8
@@ -4713,6 +6226,129 @@ TEXT ·dotAtBF164AVX512(SB), NOSPLIT, $0-80
 	LEAQ (AX)(AX*2), DX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000010
+	JL      again
+	MOVLQSX 48(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     again0rest
+
+again0lines:
+	PREFETCHT1 128(BX)
+	PREFETCHT1 (BX)
+	PREFETCHT1 192(BX)
+	PREFETCHT1 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        again0lines
+
+again0rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  again0end
+
+again0line:
+	PREFETCHT1 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        again0line
+
+again0end:
+	MOVLQSX 52(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     again1rest
+
+again1lines:
+	PREFETCHT1 128(BX)
+	PREFETCHT1 (BX)
+	PREFETCHT1 192(BX)
+	PREFETCHT1 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        again1lines
+
+again1rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  again1end
+
+again1line:
+	PREFETCHT1 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        again1line
+
+again1end:
+	MOVLQSX 56(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     again2rest
+
+again2lines:
+	PREFETCHT1 128(BX)
+	PREFETCHT1 (BX)
+	PREFETCHT1 192(BX)
+	PREFETCHT1 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        again2lines
+
+again2rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  again2end
+
+again2line:
+	PREFETCHT1 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        again2line
+
+again2end:
+	MOVLQSX 60(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     again3rest
+
+again3lines:
+	PREFETCHT1 128(BX)
+	PREFETCHT1 (BX)
+	PREFETCHT1 192(BX)
+	PREFETCHT1 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        again3lines
+
+again3rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  again3end
+
+again3line:
+	PREFETCHT1 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        again3line
+
+again3end:
+again:
 	CMPQ    listed+16(FP), $0x00000008
 	JL      near
 	MOVLQSX 16(CX), BX
@@ -4720,46 +6356,121 @@ rows:
 	ADDQ    k+32(FP), BX
 	MOVQ    ldk+40(FP), SI
 	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     near0rest
 
-line0:
+near0lines:
+	PREFETCHT0 128(BX)
+	PREFETCHT0 (BX)
+	PREFETCHT0 192(BX)
+	PREFETCHT0 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        near0lines
+
+near0rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  near0end
+
+near0line:
 	PREFETCHT0 (BX)
 	ADDQ       $0x40, BX
 	CMPQ       BX, SI
-	JCS        line0
-	MOVLQSX    20(CX), BX
-	IMULQ      ldk+40(FP), BX
-	ADDQ       k+32(FP), BX
-	MOVQ       ldk+40(FP), SI
-	ADDQ       BX, SI
+	JCS        near0line
 
-line1:
+near0end:
+	MOVLQSX 20(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     near1rest
+
+near1lines:
+	PREFETCHT0 128(BX)
+	PREFETCHT0 (BX)
+	PREFETCHT0 192(BX)
+	PREFETCHT0 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        near1lines
+
+near1rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  near1end
+
+near1line:
 	PREFETCHT0 (BX)
 	ADDQ       $0x40, BX
 	CMPQ       BX, SI
-	JCS        line1
-	MOVLQSX    24(CX), BX
-	IMULQ      ldk+40(FP), BX
-	ADDQ       k+32(FP), BX
-	MOVQ       ldk+40(FP), SI
-	ADDQ       BX, SI
+	JCS        near1line
 
-line2:
+near1end:
+	MOVLQSX 24(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     near2rest
+
+near2lines:
+	PREFETCHT0 128(BX)
+	PREFETCHT0 (BX)
+	PREFETCHT0 192(BX)
+	PREFETCHT0 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        near2lines
+
+near2rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  near2end
+
+near2line:
 	PREFETCHT0 (BX)
 	ADDQ       $0x40, BX
 	CMPQ       BX, SI
-	JCS        line2
-	MOVLQSX    28(CX), BX
-	IMULQ      ldk+40(FP), BX
-	ADDQ       k+32(FP), BX
-	MOVQ       ldk+40(FP), SI
-	ADDQ       BX, SI
+	JCS        near2line
 
-line3:
+near2end:
+	MOVLQSX 28(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     near3rest
+
+near3lines:
+	PREFETCHT0 128(BX)
+	PREFETCHT0 (BX)
+	PREFETCHT0 192(BX)
+	PREFETCHT0 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        near3lines
+
+near3rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  near3end
+
+near3line:
 	PREFETCHT0 (BX)
 	ADDQ       $0x40, BX
 	CMPQ       BX, SI
-	JCS        line3
+	JCS        near3line
 
+near3end:
 near:
 	MOVQ    CX, BX
 	MOVLQSX (BX), BX
@@ -5031,6 +6742,15 @@ chunk4rows:
 	PREFETCHT0   64(R8)
 
 chunk4near:
+	CMPQ       R11, $0x0000000c
+	JLE        chunk4again
+	MOVLQSX    48(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+	PREFETCHT1 64(R8)
+
+chunk4again:
 	CMPQ       R11, $0x00000020
 	JLE        chunk4ahead
 	MOVLQSX    128(R10), R8
@@ -5114,6 +6834,14 @@ chunk1rows:
 	PREFETCHT0   (R8)
 
 chunk1near:
+	CMPQ       R11, $0x0000000c
+	JLE        chunk1again
+	MOVLQSX    48(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1again:
 	CMPQ       R11, $0x00000020
 	JLE        chunk1ahead
 	MOVLQSX    128(R10), R8
@@ -5289,6 +7017,69 @@ TEXT ·dotAtF321AVX2(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), AX
 
 rows:
+	CMPQ    listed+16(FP), $0x0000000e
+	JL      again
+	MOVLQSX 48(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     again0rest
+
+again0lines:
+	PREFETCHT1 128(CX)
+	PREFETCHT1 (CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        again0lines
+
+again0rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  again0end
+
+again0line:
+	PREFETCHT1 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        again0line
+
+again0end:
+	MOVLQSX 52(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     again1rest
+
+again1lines:
+	PREFETCHT1 128(CX)
+	PREFETCHT1 (CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        again1lines
+
+again1rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  again1end
+
+again1line:
+	PREFETCHT1 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        again1line
+
+again1end:
+again:
 	CMPQ    listed+16(FP), $0x00000004
 	JL      near
 	MOVLQSX 8(AX), CX
@@ -5296,24 +7087,61 @@ rows:
 	ADDQ    k+32(FP), CX
 	MOVQ    ldk+40(FP), DX
 	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     near0rest
 
-line0:
+near0lines:
+	PREFETCHT0 128(CX)
+	PREFETCHT0 (CX)
+	PREFETCHT0 192(CX)
+	PREFETCHT0 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        near0lines
+
+near0rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  near0end
+
+near0line:
 	PREFETCHT0 (CX)
 	ADDQ       $0x40, CX
 	CMPQ       CX, DX
-	JCS        line0
-	MOVLQSX    12(AX), CX
-	IMULQ      ldk+40(FP), CX
-	ADDQ       k+32(FP), CX
-	MOVQ       ldk+40(FP), DX
-	ADDQ       CX, DX
+	JCS        near0line
 
-line1:
+near0end:
+	MOVLQSX 12(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     near1rest
+
+near1lines:
+	PREFETCHT0 128(CX)
+	PREFETCHT0 (CX)
+	PREFETCHT0 192(CX)
+	PREFETCHT0 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        near1lines
+
+near1rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  near1end
+
+near1line:
 	PREFETCHT0 (CX)
 	ADDQ       $0x40, CX
 	CMPQ       CX, DX
-	JCS        line1
+	JCS        near1line
 
+near1end:
 near:
 	MOVQ    AX, CX
 	MOVLQSX (CX), CX
@@ -5415,6 +7243,14 @@ chunk2rows:
 	PREFETCHT0   (DI)
 
 chunk2near:
+	CMPQ       R10, $0x0000000c
+	JLE        chunk2again
+	MOVLQSX    48(R9), DI
+	IMULQ      DX, DI
+	ADDQ       CX, DI
+	PREFETCHT1 (DI)
+
+chunk2again:
 	CMPQ       R10, $0x00000020
 	JLE        chunk2ahead
 	MOVLQSX    128(R9), DI
@@ -5466,6 +7302,14 @@ chunk1rows:
 	PREFETCHT0   (DI)
 
 chunk1near:
+	CMPQ       R10, $0x0000000c
+	JLE        chunk1again
+	MOVLQSX    48(R9), DI
+	IMULQ      DX, DI
+	ADDQ       CX, DI
+	PREFETCHT1 (DI)
+
+chunk1again:
 	CMPQ       R10, $0x00000020
 	JLE        chunk1ahead
 	MOVLQSX    128(R9), DI
@@ -5661,6 +7505,69 @@ TEXT ·dotAtF322AVX2(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), CX
 
 rows:
+	CMPQ    listed+16(FP), $0x0000000e
+	JL      again
+	MOVLQSX 48(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again0rest
+
+again0lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again0lines
+
+again0rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again0end
+
+again0line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again0line
+
+again0end:
+	MOVLQSX 52(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again1rest
+
+again1lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again1lines
+
+again1rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again1end
+
+again1line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again1line
+
+again1end:
+again:
 	CMPQ    listed+16(FP), $0x00000004
 	JL      near
 	MOVLQSX 8(CX), DX
@@ -5668,24 +7575,61 @@ rows:
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
 	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near0rest
 
-line0:
+near0lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near0lines
+
+near0rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near0end
+
+near0line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line0
-	MOVLQSX    12(CX), DX
-	IMULQ      ldk+40(FP), DX
-	ADDQ       k+32(FP), DX
-	MOVQ       ldk+40(FP), BX
-	ADDQ       DX, BX
+	JCS        near0line
 
-line1:
+near0end:
+	MOVLQSX 12(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near1rest
+
+near1lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near1lines
+
+near1rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near1end
+
+near1line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line1
+	JCS        near1line
 
+near1end:
 near:
 	MOVQ    CX, DX
 	MOVLQSX (DX), DX
@@ -5804,6 +7748,14 @@ chunk2rows:
 	PREFETCHT0   (R8)
 
 chunk2near:
+	CMPQ       R11, $0x0000000c
+	JLE        chunk2again
+	MOVLQSX    48(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk2again:
 	CMPQ       R11, $0x00000020
 	JLE        chunk2ahead
 	MOVLQSX    128(R10), R8
@@ -5862,6 +7814,14 @@ chunk1rows:
 	PREFETCHT0   (R8)
 
 chunk1near:
+	CMPQ       R11, $0x0000000c
+	JLE        chunk1again
+	MOVLQSX    48(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1again:
 	CMPQ       R11, $0x00000020
 	JLE        chunk1ahead
 	MOVLQSX    128(R10), R8
@@ -6085,6 +8045,69 @@ TEXT ·dotAtF323AVX2(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), CX
 
 rows:
+	CMPQ    listed+16(FP), $0x0000000e
+	JL      again
+	MOVLQSX 48(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again0rest
+
+again0lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again0lines
+
+again0rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again0end
+
+again0line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again0line
+
+again0end:
+	MOVLQSX 52(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again1rest
+
+again1lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again1lines
+
+again1rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again1end
+
+again1line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again1line
+
+again1end:
+again:
 	CMPQ    listed+16(FP), $0x00000004
 	JL      near
 	MOVLQSX 8(CX), DX
@@ -6092,24 +8115,61 @@ rows:
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
 	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near0rest
 
-line0:
+near0lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near0lines
+
+near0rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near0end
+
+near0line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line0
-	MOVLQSX    12(CX), DX
-	IMULQ      ldk+40(FP), DX
-	ADDQ       k+32(FP), DX
-	MOVQ       ldk+40(FP), BX
-	ADDQ       DX, BX
+	JCS        near0line
 
-line1:
+near0end:
+	MOVLQSX 12(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near1rest
+
+near1lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near1lines
+
+near1rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near1end
+
+near1line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line1
+	JCS        near1line
 
+near1end:
 near:
 	MOVQ    CX, DX
 	MOVLQSX (DX), DX
@@ -6245,6 +8305,14 @@ chunk2rows:
 	PREFETCHT0   (R8)
 
 chunk2near:
+	CMPQ       R11, $0x0000000c
+	JLE        chunk2again
+	MOVLQSX    48(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk2again:
 	CMPQ       R11, $0x00000020
 	JLE        chunk2ahead
 	MOVLQSX    128(R10), R8
@@ -6310,6 +8378,14 @@ chunk1rows:
 	PREFETCHT0   (R8)
 
 chunk1near:
+	CMPQ       R11, $0x0000000c
+	JLE        chunk1again
+	MOVLQSX    48(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1again:
 	CMPQ       R11, $0x00000020
 	JLE        chunk1ahead
 	MOVLQSX    128(R10), R8
@@ -6565,6 +8641,69 @@ TEXT ·dotAtF324AVX2(SB), NOSPLIT, $0-80
 	LEAQ (AX)(AX*2), DX
 
 rows:
+	CMPQ    listed+16(FP), $0x0000000e
+	JL      again
+	MOVLQSX 48(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     again0rest
+
+again0lines:
+	PREFETCHT1 128(BX)
+	PREFETCHT1 (BX)
+	PREFETCHT1 192(BX)
+	PREFETCHT1 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        again0lines
+
+again0rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  again0end
+
+again0line:
+	PREFETCHT1 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        again0line
+
+again0end:
+	MOVLQSX 52(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     again1rest
+
+again1lines:
+	PREFETCHT1 128(BX)
+	PREFETCHT1 (BX)
+	PREFETCHT1 192(BX)
+	PREFETCHT1 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        again1lines
+
+again1rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  again1end
+
+again1line:
+	PREFETCHT1 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        again1line
+
+again1end:
+again:
 	CMPQ    listed+16(FP), $0x00000004
 	JL      near
 	MOVLQSX 8(CX), BX
@@ -6572,24 +8711,61 @@ rows:
 	ADDQ    k+32(FP), BX
 	MOVQ    ldk+40(FP), SI
 	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     near0rest
 
-line0:
+near0lines:
+	PREFETCHT0 128(BX)
+	PREFETCHT0 (BX)
+	PREFETCHT0 192(BX)
+	PREFETCHT0 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        near0lines
+
+near0rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  near0end
+
+near0line:
 	PREFETCHT0 (BX)
 	ADDQ       $0x40, BX
 	CMPQ       BX, SI
-	JCS        line0
-	MOVLQSX    12(CX), BX
-	IMULQ      ldk+40(FP), BX
-	ADDQ       k+32(FP), BX
-	MOVQ       ldk+40(FP), SI
-	ADDQ       BX, SI
+	JCS        near0line
 
-line1:
+near0end:
+	MOVLQSX 12(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     near1rest
+
+near1lines:
+	PREFETCHT0 128(BX)
+	PREFETCHT0 (BX)
+	PREFETCHT0 192(BX)
+	PREFETCHT0 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        near1lines
+
+near1rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  near1end
+
+near1line:
 	PREFETCHT0 (BX)
 	ADDQ       $0x40, BX
 	CMPQ       BX, SI
-	JCS        line1
+	JCS        near1line
 
+near1end:
 near:
 	MOVQ    CX, BX
 	MOVLQSX (BX), BX
@@ -6743,6 +8919,14 @@ chunk2rows:
 	PREFETCHT0   (R8)
 
 chunk2near:
+	CMPQ       R11, $0x0000000c
+	JLE        chunk2again
+	MOVLQSX    48(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk2again:
 	CMPQ       R11, $0x00000020
 	JLE        chunk2ahead
 	MOVLQSX    128(R10), R8
@@ -6816,6 +9000,14 @@ chunk1rows:
 	PREFETCHT0   (R8)
 
 chunk1near:
+	CMPQ       R11, $0x0000000c
+	JLE        chunk1again
+	MOVLQSX    48(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1again:
 	CMPQ       R11, $0x00000020
 	JLE        chunk1ahead
 	MOVLQSX    128(R10), R8
@@ -6996,6 +9188,69 @@ TEXT ·dotAtBF161AVX2(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), AX
 
 rows:
+	CMPQ    listed+16(FP), $0x0000000e
+	JL      again
+	MOVLQSX 48(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     again0rest
+
+again0lines:
+	PREFETCHT1 128(CX)
+	PREFETCHT1 (CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        again0lines
+
+again0rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  again0end
+
+again0line:
+	PREFETCHT1 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        again0line
+
+again0end:
+	MOVLQSX 52(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     again1rest
+
+again1lines:
+	PREFETCHT1 128(CX)
+	PREFETCHT1 (CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        again1lines
+
+again1rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  again1end
+
+again1line:
+	PREFETCHT1 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        again1line
+
+again1end:
+again:
 	CMPQ    listed+16(FP), $0x00000004
 	JL      near
 	MOVLQSX 8(AX), CX
@@ -7003,24 +9258,61 @@ rows:
 	ADDQ    k+32(FP), CX
 	MOVQ    ldk+40(FP), DX
 	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     near0rest
 
-line0:
+near0lines:
+	PREFETCHT0 128(CX)
+	PREFETCHT0 (CX)
+	PREFETCHT0 192(CX)
+	PREFETCHT0 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        near0lines
+
+near0rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  near0end
+
+near0line:
 	PREFETCHT0 (CX)
 	ADDQ       $0x40, CX
 	CMPQ       CX, DX
-	JCS        line0
-	MOVLQSX    12(AX), CX
-	IMULQ      ldk+40(FP), CX
-	ADDQ       k+32(FP), CX
-	MOVQ       ldk+40(FP), DX
-	ADDQ       CX, DX
+	JCS        near0line
 
-line1:
+near0end:
+	MOVLQSX 12(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     near1rest
+
+near1lines:
+	PREFETCHT0 128(CX)
+	PREFETCHT0 (CX)
+	PREFETCHT0 192(CX)
+	PREFETCHT0 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        near1lines
+
+near1rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  near1end
+
+near1line:
 	PREFETCHT0 (CX)
 	ADDQ       $0x40, CX
 	CMPQ       CX, DX
-	JCS        line1
+	JCS        near1line
 
+near1end:
 near:
 	MOVQ    AX, CX
 	MOVLQSX (CX), CX
@@ -7126,6 +9418,14 @@ chunk2rows:
 	PREFETCHT0   (DI)
 
 chunk2near:
+	CMPQ       R10, $0x0000000c
+	JLE        chunk2again
+	MOVLQSX    48(R9), DI
+	IMULQ      DX, DI
+	ADDQ       CX, DI
+	PREFETCHT1 (DI)
+
+chunk2again:
 	CMPQ       R10, $0x00000020
 	JLE        chunk2ahead
 	MOVLQSX    128(R9), DI
@@ -7178,6 +9478,14 @@ chunk1rows:
 	PREFETCHT0   (DI)
 
 chunk1near:
+	CMPQ       R10, $0x0000000c
+	JLE        chunk1again
+	MOVLQSX    48(R9), DI
+	IMULQ      DX, DI
+	ADDQ       CX, DI
+	PREFETCHT1 (DI)
+
+chunk1again:
 	CMPQ       R10, $0x00000020
 	JLE        chunk1ahead
 	MOVLQSX    128(R9), DI
@@ -7378,6 +9686,69 @@ TEXT ·dotAtBF162AVX2(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), CX
 
 rows:
+	CMPQ    listed+16(FP), $0x0000000e
+	JL      again
+	MOVLQSX 48(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again0rest
+
+again0lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again0lines
+
+again0rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again0end
+
+again0line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again0line
+
+again0end:
+	MOVLQSX 52(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again1rest
+
+again1lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again1lines
+
+again1rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again1end
+
+again1line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again1line
+
+again1end:
+again:
 	CMPQ    listed+16(FP), $0x00000004
 	JL      near
 	MOVLQSX 8(CX), DX
@@ -7385,24 +9756,61 @@ rows:
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
 	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near0rest
 
-line0:
+near0lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near0lines
+
+near0rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near0end
+
+near0line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line0
-	MOVLQSX    12(CX), DX
-	IMULQ      ldk+40(FP), DX
-	ADDQ       k+32(FP), DX
-	MOVQ       ldk+40(FP), BX
-	ADDQ       DX, BX
+	JCS        near0line
 
-line1:
+near0end:
+	MOVLQSX 12(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near1rest
+
+near1lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near1lines
+
+near1rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near1end
+
+near1line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line1
+	JCS        near1line
 
+near1end:
 near:
 	MOVQ    CX, DX
 	MOVLQSX (DX), DX
@@ -7525,6 +9933,14 @@ chunk2rows:
 	PREFETCHT0   (R8)
 
 chunk2near:
+	CMPQ       R11, $0x0000000c
+	JLE        chunk2again
+	MOVLQSX    48(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk2again:
 	CMPQ       R11, $0x00000020
 	JLE        chunk2ahead
 	MOVLQSX    128(R10), R8
@@ -7584,6 +10000,14 @@ chunk1rows:
 	PREFETCHT0   (R8)
 
 chunk1near:
+	CMPQ       R11, $0x0000000c
+	JLE        chunk1again
+	MOVLQSX    48(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1again:
 	CMPQ       R11, $0x00000020
 	JLE        chunk1ahead
 	MOVLQSX    128(R10), R8
@@ -7812,6 +10236,69 @@ TEXT ·dotAtBF163AVX2(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), CX
 
 rows:
+	CMPQ    listed+16(FP), $0x0000000e
+	JL      again
+	MOVLQSX 48(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again0rest
+
+again0lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again0lines
+
+again0rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again0end
+
+again0line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again0line
+
+again0end:
+	MOVLQSX 52(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again1rest
+
+again1lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again1lines
+
+again1rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again1end
+
+again1line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again1line
+
+again1end:
+again:
 	CMPQ    listed+16(FP), $0x00000004
 	JL      near
 	MOVLQSX 8(CX), DX
@@ -7819,24 +10306,61 @@ rows:
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
 	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near0rest
 
-line0:
+near0lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near0lines
+
+near0rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near0end
+
+near0line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line0
-	MOVLQSX    12(CX), DX
-	IMULQ      ldk+40(FP), DX
-	ADDQ       k+32(FP), DX
-	MOVQ       ldk+40(FP), BX
-	ADDQ       DX, BX
+	JCS        near0line
 
-line1:
+near0end:
+	MOVLQSX 12(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near1rest
+
+near1lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near1lines
+
+near1rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near1end
+
+near1line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line1
+	JCS        near1line
 
+near1end:
 near:
 	MOVQ    CX, DX
 	MOVLQSX (DX), DX
@@ -7976,6 +10500,14 @@ chunk2rows:
 	PREFETCHT0   (R8)
 
 chunk2near:
+	CMPQ       R11, $0x0000000c
+	JLE        chunk2again
+	MOVLQSX    48(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk2again:
 	CMPQ       R11, $0x00000020
 	JLE        chunk2ahead
 	MOVLQSX    128(R10), R8
@@ -8042,6 +10574,14 @@ chunk1rows:
 	PREFETCHT0   (R8)
 
 chunk1near:
+	CMPQ       R11, $0x0000000c
+	JLE        chunk1again
+	MOVLQSX    48(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1again:
 	CMPQ       R11, $0x00000020
 	JLE        chunk1ahead
 	MOVLQSX    128(R10), R8
@@ -8302,6 +10842,69 @@ TEXT ·dotAtBF164AVX2(SB), NOSPLIT, $0-80
 	LEAQ (AX)(AX*2), DX
 
 rows:
+	CMPQ    listed+16(FP), $0x0000000e
+	JL      again
+	MOVLQSX 48(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     again0rest
+
+again0lines:
+	PREFETCHT1 128(BX)
+	PREFETCHT1 (BX)
+	PREFETCHT1 192(BX)
+	PREFETCHT1 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        again0lines
+
+again0rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  again0end
+
+again0line:
+	PREFETCHT1 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        again0line
+
+again0end:
+	MOVLQSX 52(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     again1rest
+
+again1lines:
+	PREFETCHT1 128(BX)
+	PREFETCHT1 (BX)
+	PREFETCHT1 192(BX)
+	PREFETCHT1 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        again1lines
+
+again1rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  again1end
+
+again1line:
+	PREFETCHT1 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        again1line
+
+again1end:
+again:
 	CMPQ    listed+16(FP), $0x00000004
 	JL      near
 	MOVLQSX 8(CX), BX
@@ -8309,24 +10912,61 @@ rows:
 	ADDQ    k+32(FP), BX
 	MOVQ    ldk+40(FP), SI
 	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     near0rest
 
-line0:
+near0lines:
+	PREFETCHT0 128(BX)
+	PREFETCHT0 (BX)
+	PREFETCHT0 192(BX)
+	PREFETCHT0 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        near0lines
+
+near0rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  near0end
+
+near0line:
 	PREFETCHT0 (BX)
 	ADDQ       $0x40, BX
 	CMPQ       BX, SI
-	JCS        line0
-	MOVLQSX    12(CX), BX
-	IMULQ      ldk+40(FP), BX
-	ADDQ       k+32(FP), BX
-	MOVQ       ldk+40(FP), SI
-	ADDQ       BX, SI
+	JCS        near0line
 
-line1:
+near0end:
+	MOVLQSX 12(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     near1rest
+
+near1lines:
+	PREFETCHT0 128(BX)
+	PREFETCHT0 (BX)
+	PREFETCHT0 192(BX)
+	PREFETCHT0 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        near1lines
+
+near1rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  near1end
+
+near1line:
 	PREFETCHT0 (BX)
 	ADDQ       $0x40, BX
 	CMPQ       BX, SI
-	JCS        line1
+	JCS        near1line
 
+near1end:
 near:
 	MOVQ    CX, BX
 	MOVLQSX (BX), BX
@@ -8484,6 +11124,14 @@ chunk2rows:
 	PREFETCHT0   (R8)
 
 chunk2near:
+	CMPQ       R11, $0x0000000c
+	JLE        chunk2again
+	MOVLQSX    48(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk2again:
 	CMPQ       R11, $0x00000020
 	JLE        chunk2ahead
 	MOVLQSX    128(R10), R8
@@ -8558,6 +11206,14 @@ chunk1rows:
 	PREFETCHT0   (R8)
 
 chunk1near:
+	CMPQ       R11, $0x0000000c
+	JLE        chunk1again
+	MOVLQSX    48(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1again:
 	CMPQ       R11, $0x00000020
 	JLE        chunk1ahead
 	MOVLQSX    128(R10), R8
