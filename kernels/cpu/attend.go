@@ -12,7 +12,7 @@ import (
 const (
 	attendBlock = 256 // tokens whose logits are computed before their values are read
 	manyRows    = 8   // rows of a segment from which on they attend together
-	rowsAhead   = 32  // rows that the gathering kernels ask for before they read them
+	rowsAhead   = 64  // rows that the gathering kernels ask for before they read them
 )
 
 // Attend implements kernels.Device.
@@ -167,9 +167,6 @@ func (j *decodeJob) addRow(seg *kernels.Segment, row, set, queries int, p positi
 		share = 4
 	}
 	size := min(2048, max(256, (n/share+attendBlock-1)/attendBlock*attendBlock))
-	if p.list != nil {
-		size = max(256, (n+share-1)/share)
-	}
 	first := len(j.parts)
 	for lo := 0; lo < n; lo += size {
 		j.parts = append(j.parts, part{seg, row, set * queries, queries, len(j.rows), p, lo, min(n, lo+size), j.partialLen})

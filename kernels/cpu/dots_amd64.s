@@ -383,9 +383,9 @@ TEXT ·dotAtF321AVX512(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), AX
 
 rows:
-	CMPQ    listed+16(FP), $0x00000010
+	CMPQ    listed+16(FP), $0x00000024
 	JL      again
-	MOVLQSX 48(AX), CX
+	MOVLQSX 128(AX), CX
 	IMULQ   ldk+40(FP), CX
 	ADDQ    k+32(FP), CX
 	MOVQ    ldk+40(FP), DX
@@ -415,7 +415,7 @@ again0line:
 	JCS        again0line
 
 again0end:
-	MOVLQSX 52(AX), CX
+	MOVLQSX 132(AX), CX
 	IMULQ   ldk+40(FP), CX
 	ADDQ    k+32(FP), CX
 	MOVQ    ldk+40(FP), DX
@@ -445,7 +445,7 @@ again1line:
 	JCS        again1line
 
 again1end:
-	MOVLQSX 56(AX), CX
+	MOVLQSX 136(AX), CX
 	IMULQ   ldk+40(FP), CX
 	ADDQ    k+32(FP), CX
 	MOVQ    ldk+40(FP), DX
@@ -475,7 +475,7 @@ again2line:
 	JCS        again2line
 
 again2end:
-	MOVLQSX 60(AX), CX
+	MOVLQSX 140(AX), CX
 	IMULQ   ldk+40(FP), CX
 	ADDQ    k+32(FP), CX
 	MOVQ    ldk+40(FP), DX
@@ -667,18 +667,18 @@ near:
 	MOVQ    DX, R8
 	MOVQ    BX, R9
 	MOVQ    SI, R10
-	CMPQ    listed+16(FP), $0x00000024
+	CMPQ    listed+16(FP), $0x00000044
 	JL      asked
-	MOVLQSX 128(AX), DI
+	MOVLQSX 256(AX), DI
 	IMULQ   ldk+40(FP), DI
 	ADDQ    k+32(FP), DI
-	MOVLQSX 132(AX), R8
+	MOVLQSX 260(AX), R8
 	IMULQ   ldk+40(FP), R8
 	ADDQ    k+32(FP), R8
-	MOVLQSX 136(AX), R9
+	MOVLQSX 264(AX), R9
 	IMULQ   ldk+40(FP), R9
 	ADDQ    k+32(FP), R9
-	MOVLQSX 140(AX), R10
+	MOVLQSX 268(AX), R10
 	IMULQ   ldk+40(FP), R10
 	ADDQ    k+32(FP), R10
 
@@ -790,9 +790,9 @@ chunk4rows:
 	PREFETCHT0   192(DI)
 
 chunk4near:
-	CMPQ       R10, $0x0000000c
+	CMPQ       R10, $0x00000020
 	JLE        chunk4again
-	MOVLQSX    48(R9), DI
+	MOVLQSX    128(R9), DI
 	IMULQ      DX, DI
 	ADDQ       CX, DI
 	PREFETCHT1 (DI)
@@ -801,9 +801,9 @@ chunk4near:
 	PREFETCHT1 192(DI)
 
 chunk4again:
-	CMPQ       R10, $0x00000020
+	CMPQ       R10, $0x00000040
 	JLE        chunk4ahead
-	MOVLQSX    128(R9), DI
+	MOVLQSX    256(R9), DI
 	IMULQ      DX, DI
 	ADDQ       CX, DI
 	PREFETCHT1 (DI)
@@ -857,17 +857,17 @@ chunk1rows:
 	PREFETCHT0   (DI)
 
 chunk1near:
-	CMPQ       R10, $0x0000000c
+	CMPQ       R10, $0x00000020
 	JLE        chunk1again
-	MOVLQSX    48(R9), DI
+	MOVLQSX    128(R9), DI
 	IMULQ      DX, DI
 	ADDQ       CX, DI
 	PREFETCHT1 (DI)
 
 chunk1again:
-	CMPQ       R10, $0x00000020
+	CMPQ       R10, $0x00000040
 	JLE        chunk1ahead
-	MOVLQSX    128(R9), DI
+	MOVLQSX    256(R9), DI
 	IMULQ      DX, DI
 	ADDQ       CX, DI
 	PREFETCHT1 (DI)
@@ -1121,9 +1121,9 @@ TEXT ·dotAtF322AVX512(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), CX
 
 rows:
-	CMPQ    listed+16(FP), $0x00000010
+	CMPQ    listed+16(FP), $0x00000024
 	JL      again
-	MOVLQSX 48(CX), DX
+	MOVLQSX 128(CX), DX
 	IMULQ   ldk+40(FP), DX
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
@@ -1153,7 +1153,7 @@ again0line:
 	JCS        again0line
 
 again0end:
-	MOVLQSX 52(CX), DX
+	MOVLQSX 132(CX), DX
 	IMULQ   ldk+40(FP), DX
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
@@ -1183,7 +1183,7 @@ again1line:
 	JCS        again1line
 
 again1end:
-	MOVLQSX 56(CX), DX
+	MOVLQSX 136(CX), DX
 	IMULQ   ldk+40(FP), DX
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
@@ -1213,7 +1213,7 @@ again2line:
 	JCS        again2line
 
 again2end:
-	MOVLQSX 60(CX), DX
+	MOVLQSX 140(CX), DX
 	IMULQ   ldk+40(FP), DX
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
@@ -1405,18 +1405,18 @@ near:
 	MOVQ    BX, R9
 	MOVQ    SI, R10
 	MOVQ    DI, R11
-	CMPQ    listed+16(FP), $0x00000024
+	CMPQ    listed+16(FP), $0x00000044
 	JL      asked
-	MOVLQSX 128(CX), R8
+	MOVLQSX 256(CX), R8
 	IMULQ   ldk+40(FP), R8
 	ADDQ    k+32(FP), R8
-	MOVLQSX 132(CX), R9
+	MOVLQSX 260(CX), R9
 	IMULQ   ldk+40(FP), R9
 	ADDQ    k+32(FP), R9
-	MOVLQSX 136(CX), R10
+	MOVLQSX 264(CX), R10
 	IMULQ   ldk+40(FP), R10
 	ADDQ    k+32(FP), R10
-	MOVLQSX 140(CX), R11
+	MOVLQSX 268(CX), R11
 	IMULQ   ldk+40(FP), R11
 	ADDQ    k+32(FP), R11
 
@@ -1562,9 +1562,9 @@ chunk4rows:
 	PREFETCHT0   192(R8)
 
 chunk4near:
-	CMPQ       R11, $0x0000000c
+	CMPQ       R11, $0x00000020
 	JLE        chunk4again
-	MOVLQSX    48(R10), R8
+	MOVLQSX    128(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -1573,9 +1573,9 @@ chunk4near:
 	PREFETCHT1 192(R8)
 
 chunk4again:
-	CMPQ       R11, $0x00000020
+	CMPQ       R11, $0x00000040
 	JLE        chunk4ahead
-	MOVLQSX    128(R10), R8
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -1638,17 +1638,17 @@ chunk1rows:
 	PREFETCHT0   (R8)
 
 chunk1near:
-	CMPQ       R11, $0x0000000c
+	CMPQ       R11, $0x00000020
 	JLE        chunk1again
-	MOVLQSX    48(R10), R8
+	MOVLQSX    128(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
 
 chunk1again:
-	CMPQ       R11, $0x00000020
+	CMPQ       R11, $0x00000040
 	JLE        chunk1ahead
-	MOVLQSX    128(R10), R8
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -1949,9 +1949,9 @@ TEXT ·dotAtF323AVX512(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), CX
 
 rows:
-	CMPQ    listed+16(FP), $0x00000010
+	CMPQ    listed+16(FP), $0x00000024
 	JL      again
-	MOVLQSX 48(CX), DX
+	MOVLQSX 128(CX), DX
 	IMULQ   ldk+40(FP), DX
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
@@ -1981,7 +1981,7 @@ again0line:
 	JCS        again0line
 
 again0end:
-	MOVLQSX 52(CX), DX
+	MOVLQSX 132(CX), DX
 	IMULQ   ldk+40(FP), DX
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
@@ -2011,7 +2011,7 @@ again1line:
 	JCS        again1line
 
 again1end:
-	MOVLQSX 56(CX), DX
+	MOVLQSX 136(CX), DX
 	IMULQ   ldk+40(FP), DX
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
@@ -2041,7 +2041,7 @@ again2line:
 	JCS        again2line
 
 again2end:
-	MOVLQSX 60(CX), DX
+	MOVLQSX 140(CX), DX
 	IMULQ   ldk+40(FP), DX
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
@@ -2233,18 +2233,18 @@ near:
 	MOVQ    BX, R9
 	MOVQ    SI, R10
 	MOVQ    DI, R11
-	CMPQ    listed+16(FP), $0x00000024
+	CMPQ    listed+16(FP), $0x00000044
 	JL      asked
-	MOVLQSX 128(CX), R8
+	MOVLQSX 256(CX), R8
 	IMULQ   ldk+40(FP), R8
 	ADDQ    k+32(FP), R8
-	MOVLQSX 132(CX), R9
+	MOVLQSX 260(CX), R9
 	IMULQ   ldk+40(FP), R9
 	ADDQ    k+32(FP), R9
-	MOVLQSX 136(CX), R10
+	MOVLQSX 264(CX), R10
 	IMULQ   ldk+40(FP), R10
 	ADDQ    k+32(FP), R10
-	MOVLQSX 140(CX), R11
+	MOVLQSX 268(CX), R11
 	IMULQ   ldk+40(FP), R11
 	ADDQ    k+32(FP), R11
 
@@ -2424,9 +2424,9 @@ chunk4rows:
 	PREFETCHT0   192(R8)
 
 chunk4near:
-	CMPQ       R11, $0x0000000c
+	CMPQ       R11, $0x00000020
 	JLE        chunk4again
-	MOVLQSX    48(R10), R8
+	MOVLQSX    128(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -2435,9 +2435,9 @@ chunk4near:
 	PREFETCHT1 192(R8)
 
 chunk4again:
-	CMPQ       R11, $0x00000020
+	CMPQ       R11, $0x00000040
 	JLE        chunk4ahead
-	MOVLQSX    128(R10), R8
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -2509,17 +2509,17 @@ chunk1rows:
 	PREFETCHT0   (R8)
 
 chunk1near:
-	CMPQ       R11, $0x0000000c
+	CMPQ       R11, $0x00000020
 	JLE        chunk1again
-	MOVLQSX    48(R10), R8
+	MOVLQSX    128(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
 
 chunk1again:
-	CMPQ       R11, $0x00000020
+	CMPQ       R11, $0x00000040
 	JLE        chunk1ahead
-	MOVLQSX    128(R10), R8
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -2871,9 +2871,9 @@ TEXT ·dotAtF324AVX512(SB), NOSPLIT, $0-80
 	LEAQ (AX)(AX*2), DX
 
 rows:
-	CMPQ    listed+16(FP), $0x00000010
+	CMPQ    listed+16(FP), $0x00000024
 	JL      again
-	MOVLQSX 48(CX), BX
+	MOVLQSX 128(CX), BX
 	IMULQ   ldk+40(FP), BX
 	ADDQ    k+32(FP), BX
 	MOVQ    ldk+40(FP), SI
@@ -2903,7 +2903,7 @@ again0line:
 	JCS        again0line
 
 again0end:
-	MOVLQSX 52(CX), BX
+	MOVLQSX 132(CX), BX
 	IMULQ   ldk+40(FP), BX
 	ADDQ    k+32(FP), BX
 	MOVQ    ldk+40(FP), SI
@@ -2933,7 +2933,7 @@ again1line:
 	JCS        again1line
 
 again1end:
-	MOVLQSX 56(CX), BX
+	MOVLQSX 136(CX), BX
 	IMULQ   ldk+40(FP), BX
 	ADDQ    k+32(FP), BX
 	MOVQ    ldk+40(FP), SI
@@ -2963,7 +2963,7 @@ again2line:
 	JCS        again2line
 
 again2end:
-	MOVLQSX 60(CX), BX
+	MOVLQSX 140(CX), BX
 	IMULQ   ldk+40(FP), BX
 	ADDQ    k+32(FP), BX
 	MOVQ    ldk+40(FP), SI
@@ -3155,18 +3155,18 @@ near:
 	MOVQ    SI, R10
 	MOVQ    DI, R11
 	MOVQ    R8, R12
-	CMPQ    listed+16(FP), $0x00000024
+	CMPQ    listed+16(FP), $0x00000044
 	JL      asked
-	MOVLQSX 128(CX), R9
+	MOVLQSX 256(CX), R9
 	IMULQ   ldk+40(FP), R9
 	ADDQ    k+32(FP), R9
-	MOVLQSX 132(CX), R10
+	MOVLQSX 260(CX), R10
 	IMULQ   ldk+40(FP), R10
 	ADDQ    k+32(FP), R10
-	MOVLQSX 136(CX), R11
+	MOVLQSX 264(CX), R11
 	IMULQ   ldk+40(FP), R11
 	ADDQ    k+32(FP), R11
-	MOVLQSX 140(CX), R12
+	MOVLQSX 268(CX), R12
 	IMULQ   ldk+40(FP), R12
 	ADDQ    k+32(FP), R12
 
@@ -3381,9 +3381,9 @@ chunk4rows:
 	PREFETCHT0   192(R8)
 
 chunk4near:
-	CMPQ       R11, $0x0000000c
+	CMPQ       R11, $0x00000020
 	JLE        chunk4again
-	MOVLQSX    48(R10), R8
+	MOVLQSX    128(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -3392,9 +3392,9 @@ chunk4near:
 	PREFETCHT1 192(R8)
 
 chunk4again:
-	CMPQ       R11, $0x00000020
+	CMPQ       R11, $0x00000040
 	JLE        chunk4ahead
-	MOVLQSX    128(R10), R8
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -3476,17 +3476,17 @@ chunk1rows:
 	PREFETCHT0   (R8)
 
 chunk1near:
-	CMPQ       R11, $0x0000000c
+	CMPQ       R11, $0x00000020
 	JLE        chunk1again
-	MOVLQSX    48(R10), R8
+	MOVLQSX    128(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
 
 chunk1again:
-	CMPQ       R11, $0x00000020
+	CMPQ       R11, $0x00000040
 	JLE        chunk1ahead
-	MOVLQSX    128(R10), R8
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -3708,9 +3708,9 @@ TEXT ·dotAtBF161AVX512(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), AX
 
 rows:
-	CMPQ    listed+16(FP), $0x00000010
+	CMPQ    listed+16(FP), $0x00000024
 	JL      again
-	MOVLQSX 48(AX), CX
+	MOVLQSX 128(AX), CX
 	IMULQ   ldk+40(FP), CX
 	ADDQ    k+32(FP), CX
 	MOVQ    ldk+40(FP), DX
@@ -3740,7 +3740,7 @@ again0line:
 	JCS        again0line
 
 again0end:
-	MOVLQSX 52(AX), CX
+	MOVLQSX 132(AX), CX
 	IMULQ   ldk+40(FP), CX
 	ADDQ    k+32(FP), CX
 	MOVQ    ldk+40(FP), DX
@@ -3770,7 +3770,7 @@ again1line:
 	JCS        again1line
 
 again1end:
-	MOVLQSX 56(AX), CX
+	MOVLQSX 136(AX), CX
 	IMULQ   ldk+40(FP), CX
 	ADDQ    k+32(FP), CX
 	MOVQ    ldk+40(FP), DX
@@ -3800,7 +3800,7 @@ again2line:
 	JCS        again2line
 
 again2end:
-	MOVLQSX 60(AX), CX
+	MOVLQSX 140(AX), CX
 	IMULQ   ldk+40(FP), CX
 	ADDQ    k+32(FP), CX
 	MOVQ    ldk+40(FP), DX
@@ -3992,18 +3992,18 @@ near:
 	MOVQ    DX, R8
 	MOVQ    BX, R9
 	MOVQ    SI, R10
-	CMPQ    listed+16(FP), $0x00000024
+	CMPQ    listed+16(FP), $0x00000044
 	JL      asked
-	MOVLQSX 128(AX), DI
+	MOVLQSX 256(AX), DI
 	IMULQ   ldk+40(FP), DI
 	ADDQ    k+32(FP), DI
-	MOVLQSX 132(AX), R8
+	MOVLQSX 260(AX), R8
 	IMULQ   ldk+40(FP), R8
 	ADDQ    k+32(FP), R8
-	MOVLQSX 136(AX), R9
+	MOVLQSX 264(AX), R9
 	IMULQ   ldk+40(FP), R9
 	ADDQ    k+32(FP), R9
-	MOVLQSX 140(AX), R10
+	MOVLQSX 268(AX), R10
 	IMULQ   ldk+40(FP), R10
 	ADDQ    k+32(FP), R10
 
@@ -4121,18 +4121,18 @@ chunk4rows:
 	PREFETCHT0   64(DI)
 
 chunk4near:
-	CMPQ       R10, $0x0000000c
+	CMPQ       R10, $0x00000020
 	JLE        chunk4again
-	MOVLQSX    48(R9), DI
+	MOVLQSX    128(R9), DI
 	IMULQ      DX, DI
 	ADDQ       CX, DI
 	PREFETCHT1 (DI)
 	PREFETCHT1 64(DI)
 
 chunk4again:
-	CMPQ       R10, $0x00000020
+	CMPQ       R10, $0x00000040
 	JLE        chunk4ahead
-	MOVLQSX    128(R9), DI
+	MOVLQSX    256(R9), DI
 	IMULQ      DX, DI
 	ADDQ       CX, DI
 	PREFETCHT1 (DI)
@@ -4185,17 +4185,17 @@ chunk1rows:
 	PREFETCHT0   (DI)
 
 chunk1near:
-	CMPQ       R10, $0x0000000c
+	CMPQ       R10, $0x00000020
 	JLE        chunk1again
-	MOVLQSX    48(R9), DI
+	MOVLQSX    128(R9), DI
 	IMULQ      DX, DI
 	ADDQ       CX, DI
 	PREFETCHT1 (DI)
 
 chunk1again:
-	CMPQ       R10, $0x00000020
+	CMPQ       R10, $0x00000040
 	JLE        chunk1ahead
-	MOVLQSX    128(R9), DI
+	MOVLQSX    256(R9), DI
 	IMULQ      DX, DI
 	ADDQ       CX, DI
 	PREFETCHT1 (DI)
@@ -4456,9 +4456,9 @@ TEXT ·dotAtBF162AVX512(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), CX
 
 rows:
-	CMPQ    listed+16(FP), $0x00000010
+	CMPQ    listed+16(FP), $0x00000024
 	JL      again
-	MOVLQSX 48(CX), DX
+	MOVLQSX 128(CX), DX
 	IMULQ   ldk+40(FP), DX
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
@@ -4488,7 +4488,7 @@ again0line:
 	JCS        again0line
 
 again0end:
-	MOVLQSX 52(CX), DX
+	MOVLQSX 132(CX), DX
 	IMULQ   ldk+40(FP), DX
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
@@ -4518,7 +4518,7 @@ again1line:
 	JCS        again1line
 
 again1end:
-	MOVLQSX 56(CX), DX
+	MOVLQSX 136(CX), DX
 	IMULQ   ldk+40(FP), DX
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
@@ -4548,7 +4548,7 @@ again2line:
 	JCS        again2line
 
 again2end:
-	MOVLQSX 60(CX), DX
+	MOVLQSX 140(CX), DX
 	IMULQ   ldk+40(FP), DX
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
@@ -4740,18 +4740,18 @@ near:
 	MOVQ    BX, R9
 	MOVQ    SI, R10
 	MOVQ    DI, R11
-	CMPQ    listed+16(FP), $0x00000024
+	CMPQ    listed+16(FP), $0x00000044
 	JL      asked
-	MOVLQSX 128(CX), R8
+	MOVLQSX 256(CX), R8
 	IMULQ   ldk+40(FP), R8
 	ADDQ    k+32(FP), R8
-	MOVLQSX 132(CX), R9
+	MOVLQSX 260(CX), R9
 	IMULQ   ldk+40(FP), R9
 	ADDQ    k+32(FP), R9
-	MOVLQSX 136(CX), R10
+	MOVLQSX 264(CX), R10
 	IMULQ   ldk+40(FP), R10
 	ADDQ    k+32(FP), R10
-	MOVLQSX 140(CX), R11
+	MOVLQSX 268(CX), R11
 	IMULQ   ldk+40(FP), R11
 	ADDQ    k+32(FP), R11
 
@@ -4903,18 +4903,18 @@ chunk4rows:
 	PREFETCHT0   64(R8)
 
 chunk4near:
-	CMPQ       R11, $0x0000000c
+	CMPQ       R11, $0x00000020
 	JLE        chunk4again
-	MOVLQSX    48(R10), R8
+	MOVLQSX    128(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
 	PREFETCHT1 64(R8)
 
 chunk4again:
-	CMPQ       R11, $0x00000020
+	CMPQ       R11, $0x00000040
 	JLE        chunk4ahead
-	MOVLQSX    128(R10), R8
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -4976,17 +4976,17 @@ chunk1rows:
 	PREFETCHT0   (R8)
 
 chunk1near:
-	CMPQ       R11, $0x0000000c
+	CMPQ       R11, $0x00000020
 	JLE        chunk1again
-	MOVLQSX    48(R10), R8
+	MOVLQSX    128(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
 
 chunk1again:
-	CMPQ       R11, $0x00000020
+	CMPQ       R11, $0x00000040
 	JLE        chunk1ahead
-	MOVLQSX    128(R10), R8
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -5294,9 +5294,9 @@ TEXT ·dotAtBF163AVX512(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), CX
 
 rows:
-	CMPQ    listed+16(FP), $0x00000010
+	CMPQ    listed+16(FP), $0x00000024
 	JL      again
-	MOVLQSX 48(CX), DX
+	MOVLQSX 128(CX), DX
 	IMULQ   ldk+40(FP), DX
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
@@ -5326,7 +5326,7 @@ again0line:
 	JCS        again0line
 
 again0end:
-	MOVLQSX 52(CX), DX
+	MOVLQSX 132(CX), DX
 	IMULQ   ldk+40(FP), DX
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
@@ -5356,7 +5356,7 @@ again1line:
 	JCS        again1line
 
 again1end:
-	MOVLQSX 56(CX), DX
+	MOVLQSX 136(CX), DX
 	IMULQ   ldk+40(FP), DX
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
@@ -5386,7 +5386,7 @@ again2line:
 	JCS        again2line
 
 again2end:
-	MOVLQSX 60(CX), DX
+	MOVLQSX 140(CX), DX
 	IMULQ   ldk+40(FP), DX
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
@@ -5578,18 +5578,18 @@ near:
 	MOVQ    BX, R9
 	MOVQ    SI, R10
 	MOVQ    DI, R11
-	CMPQ    listed+16(FP), $0x00000024
+	CMPQ    listed+16(FP), $0x00000044
 	JL      asked
-	MOVLQSX 128(CX), R8
+	MOVLQSX 256(CX), R8
 	IMULQ   ldk+40(FP), R8
 	ADDQ    k+32(FP), R8
-	MOVLQSX 132(CX), R9
+	MOVLQSX 260(CX), R9
 	IMULQ   ldk+40(FP), R9
 	ADDQ    k+32(FP), R9
-	MOVLQSX 136(CX), R10
+	MOVLQSX 264(CX), R10
 	IMULQ   ldk+40(FP), R10
 	ADDQ    k+32(FP), R10
-	MOVLQSX 140(CX), R11
+	MOVLQSX 268(CX), R11
 	IMULQ   ldk+40(FP), R11
 	ADDQ    k+32(FP), R11
 
@@ -5775,18 +5775,18 @@ chunk4rows:
 	PREFETCHT0   64(R8)
 
 chunk4near:
-	CMPQ       R11, $0x0000000c
+	CMPQ       R11, $0x00000020
 	JLE        chunk4again
-	MOVLQSX    48(R10), R8
+	MOVLQSX    128(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
 	PREFETCHT1 64(R8)
 
 chunk4again:
-	CMPQ       R11, $0x00000020
+	CMPQ       R11, $0x00000040
 	JLE        chunk4ahead
-	MOVLQSX    128(R10), R8
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -5857,17 +5857,17 @@ chunk1rows:
 	PREFETCHT0   (R8)
 
 chunk1near:
-	CMPQ       R11, $0x0000000c
+	CMPQ       R11, $0x00000020
 	JLE        chunk1again
-	MOVLQSX    48(R10), R8
+	MOVLQSX    128(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
 
 chunk1again:
-	CMPQ       R11, $0x00000020
+	CMPQ       R11, $0x00000040
 	JLE        chunk1ahead
-	MOVLQSX    128(R10), R8
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -6226,9 +6226,9 @@ TEXT ·dotAtBF164AVX512(SB), NOSPLIT, $0-80
 	LEAQ (AX)(AX*2), DX
 
 rows:
-	CMPQ    listed+16(FP), $0x00000010
+	CMPQ    listed+16(FP), $0x00000024
 	JL      again
-	MOVLQSX 48(CX), BX
+	MOVLQSX 128(CX), BX
 	IMULQ   ldk+40(FP), BX
 	ADDQ    k+32(FP), BX
 	MOVQ    ldk+40(FP), SI
@@ -6258,7 +6258,7 @@ again0line:
 	JCS        again0line
 
 again0end:
-	MOVLQSX 52(CX), BX
+	MOVLQSX 132(CX), BX
 	IMULQ   ldk+40(FP), BX
 	ADDQ    k+32(FP), BX
 	MOVQ    ldk+40(FP), SI
@@ -6288,7 +6288,7 @@ again1line:
 	JCS        again1line
 
 again1end:
-	MOVLQSX 56(CX), BX
+	MOVLQSX 136(CX), BX
 	IMULQ   ldk+40(FP), BX
 	ADDQ    k+32(FP), BX
 	MOVQ    ldk+40(FP), SI
@@ -6318,7 +6318,7 @@ again2line:
 	JCS        again2line
 
 again2end:
-	MOVLQSX 60(CX), BX
+	MOVLQSX 140(CX), BX
 	IMULQ   ldk+40(FP), BX
 	ADDQ    k+32(FP), BX
 	MOVQ    ldk+40(FP), SI
@@ -6510,18 +6510,18 @@ near:
 	MOVQ    SI, R10
 	MOVQ    DI, R11
 	MOVQ    R8, R12
-	CMPQ    listed+16(FP), $0x00000024
+	CMPQ    listed+16(FP), $0x00000044
 	JL      asked
-	MOVLQSX 128(CX), R9
+	MOVLQSX 256(CX), R9
 	IMULQ   ldk+40(FP), R9
 	ADDQ    k+32(FP), R9
-	MOVLQSX 132(CX), R10
+	MOVLQSX 260(CX), R10
 	IMULQ   ldk+40(FP), R10
 	ADDQ    k+32(FP), R10
-	MOVLQSX 136(CX), R11
+	MOVLQSX 264(CX), R11
 	IMULQ   ldk+40(FP), R11
 	ADDQ    k+32(FP), R11
-	MOVLQSX 140(CX), R12
+	MOVLQSX 268(CX), R12
 	IMULQ   ldk+40(FP), R12
 	ADDQ    k+32(FP), R12
 
@@ -6742,18 +6742,18 @@ chunk4rows:
 	PREFETCHT0   64(R8)
 
 chunk4near:
-	CMPQ       R11, $0x0000000c
+	CMPQ       R11, $0x00000020
 	JLE        chunk4again
-	MOVLQSX    48(R10), R8
+	MOVLQSX    128(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
 	PREFETCHT1 64(R8)
 
 chunk4again:
-	CMPQ       R11, $0x00000020
+	CMPQ       R11, $0x00000040
 	JLE        chunk4ahead
-	MOVLQSX    128(R10), R8
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -6834,17 +6834,17 @@ chunk1rows:
 	PREFETCHT0   (R8)
 
 chunk1near:
-	CMPQ       R11, $0x0000000c
+	CMPQ       R11, $0x00000020
 	JLE        chunk1again
-	MOVLQSX    48(R10), R8
+	MOVLQSX    128(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
 
 chunk1again:
-	CMPQ       R11, $0x00000020
+	CMPQ       R11, $0x00000040
 	JLE        chunk1ahead
-	MOVLQSX    128(R10), R8
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -7017,9 +7017,9 @@ TEXT ·dotAtF321AVX2(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), AX
 
 rows:
-	CMPQ    listed+16(FP), $0x0000000e
+	CMPQ    listed+16(FP), $0x00000022
 	JL      again
-	MOVLQSX 48(AX), CX
+	MOVLQSX 128(AX), CX
 	IMULQ   ldk+40(FP), CX
 	ADDQ    k+32(FP), CX
 	MOVQ    ldk+40(FP), DX
@@ -7049,7 +7049,7 @@ again0line:
 	JCS        again0line
 
 again0end:
-	MOVLQSX 52(AX), CX
+	MOVLQSX 132(AX), CX
 	IMULQ   ldk+40(FP), CX
 	ADDQ    k+32(FP), CX
 	MOVQ    ldk+40(FP), DX
@@ -7156,12 +7156,12 @@ near:
 	ADDQ    k+32(FP), DX
 	MOVQ    CX, BX
 	MOVQ    DX, SI
-	CMPQ    listed+16(FP), $0x00000022
+	CMPQ    listed+16(FP), $0x00000042
 	JL      asked
-	MOVLQSX 128(AX), BX
+	MOVLQSX 256(AX), BX
 	IMULQ   ldk+40(FP), BX
 	ADDQ    k+32(FP), BX
-	MOVLQSX 132(AX), SI
+	MOVLQSX 260(AX), SI
 	IMULQ   ldk+40(FP), SI
 	ADDQ    k+32(FP), SI
 
@@ -7243,17 +7243,17 @@ chunk2rows:
 	PREFETCHT0   (DI)
 
 chunk2near:
-	CMPQ       R10, $0x0000000c
+	CMPQ       R10, $0x00000020
 	JLE        chunk2again
-	MOVLQSX    48(R9), DI
+	MOVLQSX    128(R9), DI
 	IMULQ      DX, DI
 	ADDQ       CX, DI
 	PREFETCHT1 (DI)
 
 chunk2again:
-	CMPQ       R10, $0x00000020
+	CMPQ       R10, $0x00000040
 	JLE        chunk2ahead
-	MOVLQSX    128(R9), DI
+	MOVLQSX    256(R9), DI
 	IMULQ      DX, DI
 	ADDQ       CX, DI
 	PREFETCHT1 (DI)
@@ -7302,17 +7302,17 @@ chunk1rows:
 	PREFETCHT0   (DI)
 
 chunk1near:
-	CMPQ       R10, $0x0000000c
+	CMPQ       R10, $0x00000020
 	JLE        chunk1again
-	MOVLQSX    48(R9), DI
+	MOVLQSX    128(R9), DI
 	IMULQ      DX, DI
 	ADDQ       CX, DI
 	PREFETCHT1 (DI)
 
 chunk1again:
-	CMPQ       R10, $0x00000020
+	CMPQ       R10, $0x00000040
 	JLE        chunk1ahead
-	MOVLQSX    128(R9), DI
+	MOVLQSX    256(R9), DI
 	IMULQ      DX, DI
 	ADDQ       CX, DI
 	PREFETCHT1 (DI)
@@ -7505,9 +7505,9 @@ TEXT ·dotAtF322AVX2(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), CX
 
 rows:
-	CMPQ    listed+16(FP), $0x0000000e
+	CMPQ    listed+16(FP), $0x00000022
 	JL      again
-	MOVLQSX 48(CX), DX
+	MOVLQSX 128(CX), DX
 	IMULQ   ldk+40(FP), DX
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
@@ -7537,7 +7537,7 @@ again0line:
 	JCS        again0line
 
 again0end:
-	MOVLQSX 52(CX), DX
+	MOVLQSX 132(CX), DX
 	IMULQ   ldk+40(FP), DX
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
@@ -7644,12 +7644,12 @@ near:
 	ADDQ    k+32(FP), BX
 	MOVQ    DX, SI
 	MOVQ    BX, DI
-	CMPQ    listed+16(FP), $0x00000022
+	CMPQ    listed+16(FP), $0x00000042
 	JL      asked
-	MOVLQSX 128(CX), SI
+	MOVLQSX 256(CX), SI
 	IMULQ   ldk+40(FP), SI
 	ADDQ    k+32(FP), SI
-	MOVLQSX 132(CX), DI
+	MOVLQSX 260(CX), DI
 	IMULQ   ldk+40(FP), DI
 	ADDQ    k+32(FP), DI
 
@@ -7748,17 +7748,17 @@ chunk2rows:
 	PREFETCHT0   (R8)
 
 chunk2near:
-	CMPQ       R11, $0x0000000c
+	CMPQ       R11, $0x00000020
 	JLE        chunk2again
-	MOVLQSX    48(R10), R8
+	MOVLQSX    128(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
 
 chunk2again:
-	CMPQ       R11, $0x00000020
+	CMPQ       R11, $0x00000040
 	JLE        chunk2ahead
-	MOVLQSX    128(R10), R8
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -7814,17 +7814,17 @@ chunk1rows:
 	PREFETCHT0   (R8)
 
 chunk1near:
-	CMPQ       R11, $0x0000000c
+	CMPQ       R11, $0x00000020
 	JLE        chunk1again
-	MOVLQSX    48(R10), R8
+	MOVLQSX    128(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
 
 chunk1again:
-	CMPQ       R11, $0x00000020
+	CMPQ       R11, $0x00000040
 	JLE        chunk1ahead
-	MOVLQSX    128(R10), R8
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -8045,9 +8045,9 @@ TEXT ·dotAtF323AVX2(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), CX
 
 rows:
-	CMPQ    listed+16(FP), $0x0000000e
+	CMPQ    listed+16(FP), $0x00000022
 	JL      again
-	MOVLQSX 48(CX), DX
+	MOVLQSX 128(CX), DX
 	IMULQ   ldk+40(FP), DX
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
@@ -8077,7 +8077,7 @@ again0line:
 	JCS        again0line
 
 again0end:
-	MOVLQSX 52(CX), DX
+	MOVLQSX 132(CX), DX
 	IMULQ   ldk+40(FP), DX
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
@@ -8184,12 +8184,12 @@ near:
 	ADDQ    k+32(FP), BX
 	MOVQ    DX, SI
 	MOVQ    BX, DI
-	CMPQ    listed+16(FP), $0x00000022
+	CMPQ    listed+16(FP), $0x00000042
 	JL      asked
-	MOVLQSX 128(CX), SI
+	MOVLQSX 256(CX), SI
 	IMULQ   ldk+40(FP), SI
 	ADDQ    k+32(FP), SI
-	MOVLQSX 132(CX), DI
+	MOVLQSX 260(CX), DI
 	IMULQ   ldk+40(FP), DI
 	ADDQ    k+32(FP), DI
 
@@ -8305,17 +8305,17 @@ chunk2rows:
 	PREFETCHT0   (R8)
 
 chunk2near:
-	CMPQ       R11, $0x0000000c
+	CMPQ       R11, $0x00000020
 	JLE        chunk2again
-	MOVLQSX    48(R10), R8
+	MOVLQSX    128(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
 
 chunk2again:
-	CMPQ       R11, $0x00000020
+	CMPQ       R11, $0x00000040
 	JLE        chunk2ahead
-	MOVLQSX    128(R10), R8
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -8378,17 +8378,17 @@ chunk1rows:
 	PREFETCHT0   (R8)
 
 chunk1near:
-	CMPQ       R11, $0x0000000c
+	CMPQ       R11, $0x00000020
 	JLE        chunk1again
-	MOVLQSX    48(R10), R8
+	MOVLQSX    128(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
 
 chunk1again:
-	CMPQ       R11, $0x00000020
+	CMPQ       R11, $0x00000040
 	JLE        chunk1ahead
-	MOVLQSX    128(R10), R8
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -8641,9 +8641,9 @@ TEXT ·dotAtF324AVX2(SB), NOSPLIT, $0-80
 	LEAQ (AX)(AX*2), DX
 
 rows:
-	CMPQ    listed+16(FP), $0x0000000e
+	CMPQ    listed+16(FP), $0x00000022
 	JL      again
-	MOVLQSX 48(CX), BX
+	MOVLQSX 128(CX), BX
 	IMULQ   ldk+40(FP), BX
 	ADDQ    k+32(FP), BX
 	MOVQ    ldk+40(FP), SI
@@ -8673,7 +8673,7 @@ again0line:
 	JCS        again0line
 
 again0end:
-	MOVLQSX 52(CX), BX
+	MOVLQSX 132(CX), BX
 	IMULQ   ldk+40(FP), BX
 	ADDQ    k+32(FP), BX
 	MOVQ    ldk+40(FP), SI
@@ -8780,12 +8780,12 @@ near:
 	ADDQ    k+32(FP), SI
 	MOVQ    BX, DI
 	MOVQ    SI, R8
-	CMPQ    listed+16(FP), $0x00000022
+	CMPQ    listed+16(FP), $0x00000042
 	JL      asked
-	MOVLQSX 128(CX), DI
+	MOVLQSX 256(CX), DI
 	IMULQ   ldk+40(FP), DI
 	ADDQ    k+32(FP), DI
-	MOVLQSX 132(CX), R8
+	MOVLQSX 260(CX), R8
 	IMULQ   ldk+40(FP), R8
 	ADDQ    k+32(FP), R8
 
@@ -8919,17 +8919,17 @@ chunk2rows:
 	PREFETCHT0   (R8)
 
 chunk2near:
-	CMPQ       R11, $0x0000000c
+	CMPQ       R11, $0x00000020
 	JLE        chunk2again
-	MOVLQSX    48(R10), R8
+	MOVLQSX    128(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
 
 chunk2again:
-	CMPQ       R11, $0x00000020
+	CMPQ       R11, $0x00000040
 	JLE        chunk2ahead
-	MOVLQSX    128(R10), R8
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -9000,17 +9000,17 @@ chunk1rows:
 	PREFETCHT0   (R8)
 
 chunk1near:
-	CMPQ       R11, $0x0000000c
+	CMPQ       R11, $0x00000020
 	JLE        chunk1again
-	MOVLQSX    48(R10), R8
+	MOVLQSX    128(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
 
 chunk1again:
-	CMPQ       R11, $0x00000020
+	CMPQ       R11, $0x00000040
 	JLE        chunk1ahead
-	MOVLQSX    128(R10), R8
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -9188,9 +9188,9 @@ TEXT ·dotAtBF161AVX2(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), AX
 
 rows:
-	CMPQ    listed+16(FP), $0x0000000e
+	CMPQ    listed+16(FP), $0x00000022
 	JL      again
-	MOVLQSX 48(AX), CX
+	MOVLQSX 128(AX), CX
 	IMULQ   ldk+40(FP), CX
 	ADDQ    k+32(FP), CX
 	MOVQ    ldk+40(FP), DX
@@ -9220,7 +9220,7 @@ again0line:
 	JCS        again0line
 
 again0end:
-	MOVLQSX 52(AX), CX
+	MOVLQSX 132(AX), CX
 	IMULQ   ldk+40(FP), CX
 	ADDQ    k+32(FP), CX
 	MOVQ    ldk+40(FP), DX
@@ -9327,12 +9327,12 @@ near:
 	ADDQ    k+32(FP), DX
 	MOVQ    CX, BX
 	MOVQ    DX, SI
-	CMPQ    listed+16(FP), $0x00000022
+	CMPQ    listed+16(FP), $0x00000042
 	JL      asked
-	MOVLQSX 128(AX), BX
+	MOVLQSX 256(AX), BX
 	IMULQ   ldk+40(FP), BX
 	ADDQ    k+32(FP), BX
-	MOVLQSX 132(AX), SI
+	MOVLQSX 260(AX), SI
 	IMULQ   ldk+40(FP), SI
 	ADDQ    k+32(FP), SI
 
@@ -9418,17 +9418,17 @@ chunk2rows:
 	PREFETCHT0   (DI)
 
 chunk2near:
-	CMPQ       R10, $0x0000000c
+	CMPQ       R10, $0x00000020
 	JLE        chunk2again
-	MOVLQSX    48(R9), DI
+	MOVLQSX    128(R9), DI
 	IMULQ      DX, DI
 	ADDQ       CX, DI
 	PREFETCHT1 (DI)
 
 chunk2again:
-	CMPQ       R10, $0x00000020
+	CMPQ       R10, $0x00000040
 	JLE        chunk2ahead
-	MOVLQSX    128(R9), DI
+	MOVLQSX    256(R9), DI
 	IMULQ      DX, DI
 	ADDQ       CX, DI
 	PREFETCHT1 (DI)
@@ -9478,17 +9478,17 @@ chunk1rows:
 	PREFETCHT0   (DI)
 
 chunk1near:
-	CMPQ       R10, $0x0000000c
+	CMPQ       R10, $0x00000020
 	JLE        chunk1again
-	MOVLQSX    48(R9), DI
+	MOVLQSX    128(R9), DI
 	IMULQ      DX, DI
 	ADDQ       CX, DI
 	PREFETCHT1 (DI)
 
 chunk1again:
-	CMPQ       R10, $0x00000020
+	CMPQ       R10, $0x00000040
 	JLE        chunk1ahead
-	MOVLQSX    128(R9), DI
+	MOVLQSX    256(R9), DI
 	IMULQ      DX, DI
 	ADDQ       CX, DI
 	PREFETCHT1 (DI)
@@ -9686,9 +9686,9 @@ TEXT ·dotAtBF162AVX2(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), CX
 
 rows:
-	CMPQ    listed+16(FP), $0x0000000e
+	CMPQ    listed+16(FP), $0x00000022
 	JL      again
-	MOVLQSX 48(CX), DX
+	MOVLQSX 128(CX), DX
 	IMULQ   ldk+40(FP), DX
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
@@ -9718,7 +9718,7 @@ again0line:
 	JCS        again0line
 
 again0end:
-	MOVLQSX 52(CX), DX
+	MOVLQSX 132(CX), DX
 	IMULQ   ldk+40(FP), DX
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
@@ -9825,12 +9825,12 @@ near:
 	ADDQ    k+32(FP), BX
 	MOVQ    DX, SI
 	MOVQ    BX, DI
-	CMPQ    listed+16(FP), $0x00000022
+	CMPQ    listed+16(FP), $0x00000042
 	JL      asked
-	MOVLQSX 128(CX), SI
+	MOVLQSX 256(CX), SI
 	IMULQ   ldk+40(FP), SI
 	ADDQ    k+32(FP), SI
-	MOVLQSX 132(CX), DI
+	MOVLQSX 260(CX), DI
 	IMULQ   ldk+40(FP), DI
 	ADDQ    k+32(FP), DI
 
@@ -9933,17 +9933,17 @@ chunk2rows:
 	PREFETCHT0   (R8)
 
 chunk2near:
-	CMPQ       R11, $0x0000000c
+	CMPQ       R11, $0x00000020
 	JLE        chunk2again
-	MOVLQSX    48(R10), R8
+	MOVLQSX    128(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
 
 chunk2again:
-	CMPQ       R11, $0x00000020
+	CMPQ       R11, $0x00000040
 	JLE        chunk2ahead
-	MOVLQSX    128(R10), R8
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -10000,17 +10000,17 @@ chunk1rows:
 	PREFETCHT0   (R8)
 
 chunk1near:
-	CMPQ       R11, $0x0000000c
+	CMPQ       R11, $0x00000020
 	JLE        chunk1again
-	MOVLQSX    48(R10), R8
+	MOVLQSX    128(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
 
 chunk1again:
-	CMPQ       R11, $0x00000020
+	CMPQ       R11, $0x00000040
 	JLE        chunk1ahead
-	MOVLQSX    128(R10), R8
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -10236,9 +10236,9 @@ TEXT ·dotAtBF163AVX2(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), CX
 
 rows:
-	CMPQ    listed+16(FP), $0x0000000e
+	CMPQ    listed+16(FP), $0x00000022
 	JL      again
-	MOVLQSX 48(CX), DX
+	MOVLQSX 128(CX), DX
 	IMULQ   ldk+40(FP), DX
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
@@ -10268,7 +10268,7 @@ again0line:
 	JCS        again0line
 
 again0end:
-	MOVLQSX 52(CX), DX
+	MOVLQSX 132(CX), DX
 	IMULQ   ldk+40(FP), DX
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
@@ -10375,12 +10375,12 @@ near:
 	ADDQ    k+32(FP), BX
 	MOVQ    DX, SI
 	MOVQ    BX, DI
-	CMPQ    listed+16(FP), $0x00000022
+	CMPQ    listed+16(FP), $0x00000042
 	JL      asked
-	MOVLQSX 128(CX), SI
+	MOVLQSX 256(CX), SI
 	IMULQ   ldk+40(FP), SI
 	ADDQ    k+32(FP), SI
-	MOVLQSX 132(CX), DI
+	MOVLQSX 260(CX), DI
 	IMULQ   ldk+40(FP), DI
 	ADDQ    k+32(FP), DI
 
@@ -10500,17 +10500,17 @@ chunk2rows:
 	PREFETCHT0   (R8)
 
 chunk2near:
-	CMPQ       R11, $0x0000000c
+	CMPQ       R11, $0x00000020
 	JLE        chunk2again
-	MOVLQSX    48(R10), R8
+	MOVLQSX    128(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
 
 chunk2again:
-	CMPQ       R11, $0x00000020
+	CMPQ       R11, $0x00000040
 	JLE        chunk2ahead
-	MOVLQSX    128(R10), R8
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -10574,17 +10574,17 @@ chunk1rows:
 	PREFETCHT0   (R8)
 
 chunk1near:
-	CMPQ       R11, $0x0000000c
+	CMPQ       R11, $0x00000020
 	JLE        chunk1again
-	MOVLQSX    48(R10), R8
+	MOVLQSX    128(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
 
 chunk1again:
-	CMPQ       R11, $0x00000020
+	CMPQ       R11, $0x00000040
 	JLE        chunk1ahead
-	MOVLQSX    128(R10), R8
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -10842,9 +10842,9 @@ TEXT ·dotAtBF164AVX2(SB), NOSPLIT, $0-80
 	LEAQ (AX)(AX*2), DX
 
 rows:
-	CMPQ    listed+16(FP), $0x0000000e
+	CMPQ    listed+16(FP), $0x00000022
 	JL      again
-	MOVLQSX 48(CX), BX
+	MOVLQSX 128(CX), BX
 	IMULQ   ldk+40(FP), BX
 	ADDQ    k+32(FP), BX
 	MOVQ    ldk+40(FP), SI
@@ -10874,7 +10874,7 @@ again0line:
 	JCS        again0line
 
 again0end:
-	MOVLQSX 52(CX), BX
+	MOVLQSX 132(CX), BX
 	IMULQ   ldk+40(FP), BX
 	ADDQ    k+32(FP), BX
 	MOVQ    ldk+40(FP), SI
@@ -10981,12 +10981,12 @@ near:
 	ADDQ    k+32(FP), SI
 	MOVQ    BX, DI
 	MOVQ    SI, R8
-	CMPQ    listed+16(FP), $0x00000022
+	CMPQ    listed+16(FP), $0x00000042
 	JL      asked
-	MOVLQSX 128(CX), DI
+	MOVLQSX 256(CX), DI
 	IMULQ   ldk+40(FP), DI
 	ADDQ    k+32(FP), DI
-	MOVLQSX 132(CX), R8
+	MOVLQSX 260(CX), R8
 	IMULQ   ldk+40(FP), R8
 	ADDQ    k+32(FP), R8
 
@@ -11124,17 +11124,17 @@ chunk2rows:
 	PREFETCHT0   (R8)
 
 chunk2near:
-	CMPQ       R11, $0x0000000c
+	CMPQ       R11, $0x00000020
 	JLE        chunk2again
-	MOVLQSX    48(R10), R8
+	MOVLQSX    128(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
 
 chunk2again:
-	CMPQ       R11, $0x00000020
+	CMPQ       R11, $0x00000040
 	JLE        chunk2ahead
-	MOVLQSX    128(R10), R8
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -11206,17 +11206,17 @@ chunk1rows:
 	PREFETCHT0   (R8)
 
 chunk1near:
-	CMPQ       R11, $0x0000000c
+	CMPQ       R11, $0x00000020
 	JLE        chunk1again
-	MOVLQSX    48(R10), R8
+	MOVLQSX    128(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
 
 chunk1again:
-	CMPQ       R11, $0x00000020
+	CMPQ       R11, $0x00000040
 	JLE        chunk1ahead
-	MOVLQSX    128(R10), R8
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
