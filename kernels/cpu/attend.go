@@ -12,7 +12,7 @@ import (
 const (
 	attendBlock = 256 // tokens whose logits are computed before their values are read
 	manyRows    = 8   // rows of a segment from which on they attend together
-	rowsAhead   = 32  // rows that the gathering kernels ask for before they read them
+	rowsAhead   = 64  // rows that the gathering kernels ask for before they read them
 )
 
 // Attend implements kernels.Device.
@@ -182,9 +182,12 @@ func (j *decodeJob) run() {
 	if len(j.rows) == 0 {
 		return
 	}
-	grow(&j.partial, j.partialLen)
+	j.begin()
 	j.d.pool.run(len(j.parts), j)
 }
+
+// begin makes room for what the tasks leave, once all rows are added.
+func (j *decodeJob) begin() { grow(&j.partial, j.partialLen) }
 
 func (j *decodeJob) task(worker, index int) {
 	p := &j.parts[index]

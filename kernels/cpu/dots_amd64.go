@@ -37,12 +37,12 @@ func dotF321AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32,
 //go:noescape
 func mixF321AVX512(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
-// dotAtF321AVX512 sets out[j*ldo+i] to q[j].k[i] rows at[i], and asks for those rowsAhead further down the list of listed entries, of k and 1 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
+// dotAtF321AVX512 sets out[j*ldo+i] to q[j].k[i] rows at[i], and asks for those rowsAhead and rowsAgain further down the list of listed entries, of k and 1 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
 //
 //go:noescape
 func dotAtF321AVX512(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 
-// mixAtF321AVX512 adds to out[j] rows at[i], and asks for those rowsAhead further down the list of listed entries, of v, times p[j*ldp+i] for 1 sets j; width is a multiple of 16.
+// mixAtF321AVX512 adds to out[j] rows at[i], and asks for those rowsAhead and rowsAgain further down the list of listed entries, of v, times p[j*ldp+i] for 1 sets j; width is a multiple of 16.
 //
 //go:noescape
 func mixAtF321AVX512(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
@@ -57,12 +57,12 @@ func dotF322AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32,
 //go:noescape
 func mixF322AVX512(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
-// dotAtF322AVX512 sets out[j*ldo+i] to q[j].k[i] rows at[i], and asks for those rowsAhead further down the list of listed entries, of k and 2 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
+// dotAtF322AVX512 sets out[j*ldo+i] to q[j].k[i] rows at[i], and asks for those rowsAhead and rowsAgain further down the list of listed entries, of k and 2 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
 //
 //go:noescape
 func dotAtF322AVX512(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 
-// mixAtF322AVX512 adds to out[j] rows at[i], and asks for those rowsAhead further down the list of listed entries, of v, times p[j*ldp+i] for 2 sets j; width is a multiple of 16.
+// mixAtF322AVX512 adds to out[j] rows at[i], and asks for those rowsAhead and rowsAgain further down the list of listed entries, of v, times p[j*ldp+i] for 2 sets j; width is a multiple of 16.
 //
 //go:noescape
 func mixAtF322AVX512(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
@@ -77,12 +77,12 @@ func dotF323AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32,
 //go:noescape
 func mixF323AVX512(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
-// dotAtF323AVX512 sets out[j*ldo+i] to q[j].k[i] rows at[i], and asks for those rowsAhead further down the list of listed entries, of k and 3 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
+// dotAtF323AVX512 sets out[j*ldo+i] to q[j].k[i] rows at[i], and asks for those rowsAhead and rowsAgain further down the list of listed entries, of k and 3 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
 //
 //go:noescape
 func dotAtF323AVX512(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 
-// mixAtF323AVX512 adds to out[j] rows at[i], and asks for those rowsAhead further down the list of listed entries, of v, times p[j*ldp+i] for 3 sets j; width is a multiple of 16.
+// mixAtF323AVX512 adds to out[j] rows at[i], and asks for those rowsAhead and rowsAgain further down the list of listed entries, of v, times p[j*ldp+i] for 3 sets j; width is a multiple of 16.
 //
 //go:noescape
 func mixAtF323AVX512(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
@@ -97,12 +97,12 @@ func dotF324AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32,
 //go:noescape
 func mixF324AVX512(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
-// dotAtF324AVX512 sets out[j*ldo+i] to q[j].k[i] rows at[i], and asks for those rowsAhead further down the list of listed entries, of k and 4 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
+// dotAtF324AVX512 sets out[j*ldo+i] to q[j].k[i] rows at[i], and asks for those rowsAhead and rowsAgain further down the list of listed entries, of k and 4 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
 //
 //go:noescape
 func dotAtF324AVX512(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 
-// mixAtF324AVX512 adds to out[j] rows at[i], and asks for those rowsAhead further down the list of listed entries, of v, times p[j*ldp+i] for 4 sets j; width is a multiple of 16.
+// mixAtF324AVX512 adds to out[j] rows at[i], and asks for those rowsAhead and rowsAgain further down the list of listed entries, of v, times p[j*ldp+i] for 4 sets j; width is a multiple of 16.
 //
 //go:noescape
 func mixAtF324AVX512(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
@@ -117,12 +117,12 @@ func dotBF161AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32
 //go:noescape
 func mixBF161AVX512(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
-// dotAtBF161AVX512 sets out[j*ldo+i] to q[j].k[i] rows at[i], and asks for those rowsAhead further down the list of listed entries, of k and 1 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
+// dotAtBF161AVX512 sets out[j*ldo+i] to q[j].k[i] rows at[i], and asks for those rowsAhead and rowsAgain further down the list of listed entries, of k and 1 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
 //
 //go:noescape
 func dotAtBF161AVX512(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 
-// mixAtBF161AVX512 adds to out[j] rows at[i], and asks for those rowsAhead further down the list of listed entries, of v, times p[j*ldp+i] for 1 sets j; width is a multiple of 16.
+// mixAtBF161AVX512 adds to out[j] rows at[i], and asks for those rowsAhead and rowsAgain further down the list of listed entries, of v, times p[j*ldp+i] for 1 sets j; width is a multiple of 16.
 //
 //go:noescape
 func mixAtBF161AVX512(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
@@ -137,12 +137,12 @@ func dotBF162AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32
 //go:noescape
 func mixBF162AVX512(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
-// dotAtBF162AVX512 sets out[j*ldo+i] to q[j].k[i] rows at[i], and asks for those rowsAhead further down the list of listed entries, of k and 2 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
+// dotAtBF162AVX512 sets out[j*ldo+i] to q[j].k[i] rows at[i], and asks for those rowsAhead and rowsAgain further down the list of listed entries, of k and 2 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
 //
 //go:noescape
 func dotAtBF162AVX512(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 
-// mixAtBF162AVX512 adds to out[j] rows at[i], and asks for those rowsAhead further down the list of listed entries, of v, times p[j*ldp+i] for 2 sets j; width is a multiple of 16.
+// mixAtBF162AVX512 adds to out[j] rows at[i], and asks for those rowsAhead and rowsAgain further down the list of listed entries, of v, times p[j*ldp+i] for 2 sets j; width is a multiple of 16.
 //
 //go:noescape
 func mixAtBF162AVX512(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
@@ -157,12 +157,12 @@ func dotBF163AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32
 //go:noescape
 func mixBF163AVX512(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
-// dotAtBF163AVX512 sets out[j*ldo+i] to q[j].k[i] rows at[i], and asks for those rowsAhead further down the list of listed entries, of k and 3 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
+// dotAtBF163AVX512 sets out[j*ldo+i] to q[j].k[i] rows at[i], and asks for those rowsAhead and rowsAgain further down the list of listed entries, of k and 3 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
 //
 //go:noescape
 func dotAtBF163AVX512(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 
-// mixAtBF163AVX512 adds to out[j] rows at[i], and asks for those rowsAhead further down the list of listed entries, of v, times p[j*ldp+i] for 3 sets j; width is a multiple of 16.
+// mixAtBF163AVX512 adds to out[j] rows at[i], and asks for those rowsAhead and rowsAgain further down the list of listed entries, of v, times p[j*ldp+i] for 3 sets j; width is a multiple of 16.
 //
 //go:noescape
 func mixAtBF163AVX512(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
@@ -177,12 +177,12 @@ func dotBF164AVX512(width int, rows int, ahead int, k *byte, ldk int, q *float32
 //go:noescape
 func mixBF164AVX512(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
-// dotAtBF164AVX512 sets out[j*ldo+i] to q[j].k[i] rows at[i], and asks for those rowsAhead further down the list of listed entries, of k and 4 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
+// dotAtBF164AVX512 sets out[j*ldo+i] to q[j].k[i] rows at[i], and asks for those rowsAhead and rowsAgain further down the list of listed entries, of k and 4 queries j; width is a multiple of 16. Values up to the next multiple of 4 rows are overwritten.
 //
 //go:noescape
 func dotAtBF164AVX512(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 
-// mixAtBF164AVX512 adds to out[j] rows at[i], and asks for those rowsAhead further down the list of listed entries, of v, times p[j*ldp+i] for 4 sets j; width is a multiple of 16.
+// mixAtBF164AVX512 adds to out[j] rows at[i], and asks for those rowsAhead and rowsAgain further down the list of listed entries, of v, times p[j*ldp+i] for 4 sets j; width is a multiple of 16.
 //
 //go:noescape
 func mixAtBF164AVX512(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
@@ -197,12 +197,12 @@ func dotF321AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, l
 //go:noescape
 func mixF321AVX2(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
-// dotAtF321AVX2 sets out[j*ldo+i] to q[j].k[i] rows at[i], and asks for those rowsAhead further down the list of listed entries, of k and 1 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
+// dotAtF321AVX2 sets out[j*ldo+i] to q[j].k[i] rows at[i], and asks for those rowsAhead and rowsAgain further down the list of listed entries, of k and 1 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
 //
 //go:noescape
 func dotAtF321AVX2(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 
-// mixAtF321AVX2 adds to out[j] rows at[i], and asks for those rowsAhead further down the list of listed entries, of v, times p[j*ldp+i] for 1 sets j; width is a multiple of 8.
+// mixAtF321AVX2 adds to out[j] rows at[i], and asks for those rowsAhead and rowsAgain further down the list of listed entries, of v, times p[j*ldp+i] for 1 sets j; width is a multiple of 8.
 //
 //go:noescape
 func mixAtF321AVX2(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
@@ -217,12 +217,12 @@ func dotF322AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, l
 //go:noescape
 func mixF322AVX2(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
-// dotAtF322AVX2 sets out[j*ldo+i] to q[j].k[i] rows at[i], and asks for those rowsAhead further down the list of listed entries, of k and 2 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
+// dotAtF322AVX2 sets out[j*ldo+i] to q[j].k[i] rows at[i], and asks for those rowsAhead and rowsAgain further down the list of listed entries, of k and 2 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
 //
 //go:noescape
 func dotAtF322AVX2(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 
-// mixAtF322AVX2 adds to out[j] rows at[i], and asks for those rowsAhead further down the list of listed entries, of v, times p[j*ldp+i] for 2 sets j; width is a multiple of 8.
+// mixAtF322AVX2 adds to out[j] rows at[i], and asks for those rowsAhead and rowsAgain further down the list of listed entries, of v, times p[j*ldp+i] for 2 sets j; width is a multiple of 8.
 //
 //go:noescape
 func mixAtF322AVX2(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
@@ -237,12 +237,12 @@ func dotF323AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, l
 //go:noescape
 func mixF323AVX2(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
-// dotAtF323AVX2 sets out[j*ldo+i] to q[j].k[i] rows at[i], and asks for those rowsAhead further down the list of listed entries, of k and 3 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
+// dotAtF323AVX2 sets out[j*ldo+i] to q[j].k[i] rows at[i], and asks for those rowsAhead and rowsAgain further down the list of listed entries, of k and 3 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
 //
 //go:noescape
 func dotAtF323AVX2(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 
-// mixAtF323AVX2 adds to out[j] rows at[i], and asks for those rowsAhead further down the list of listed entries, of v, times p[j*ldp+i] for 3 sets j; width is a multiple of 8.
+// mixAtF323AVX2 adds to out[j] rows at[i], and asks for those rowsAhead and rowsAgain further down the list of listed entries, of v, times p[j*ldp+i] for 3 sets j; width is a multiple of 8.
 //
 //go:noescape
 func mixAtF323AVX2(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
@@ -257,12 +257,12 @@ func dotF324AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, l
 //go:noescape
 func mixF324AVX2(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
-// dotAtF324AVX2 sets out[j*ldo+i] to q[j].k[i] rows at[i], and asks for those rowsAhead further down the list of listed entries, of k and 4 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
+// dotAtF324AVX2 sets out[j*ldo+i] to q[j].k[i] rows at[i], and asks for those rowsAhead and rowsAgain further down the list of listed entries, of k and 4 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
 //
 //go:noescape
 func dotAtF324AVX2(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 
-// mixAtF324AVX2 adds to out[j] rows at[i], and asks for those rowsAhead further down the list of listed entries, of v, times p[j*ldp+i] for 4 sets j; width is a multiple of 8.
+// mixAtF324AVX2 adds to out[j] rows at[i], and asks for those rowsAhead and rowsAgain further down the list of listed entries, of v, times p[j*ldp+i] for 4 sets j; width is a multiple of 8.
 //
 //go:noescape
 func mixAtF324AVX2(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
@@ -277,12 +277,12 @@ func dotBF161AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, 
 //go:noescape
 func mixBF161AVX2(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
-// dotAtBF161AVX2 sets out[j*ldo+i] to q[j].k[i] rows at[i], and asks for those rowsAhead further down the list of listed entries, of k and 1 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
+// dotAtBF161AVX2 sets out[j*ldo+i] to q[j].k[i] rows at[i], and asks for those rowsAhead and rowsAgain further down the list of listed entries, of k and 1 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
 //
 //go:noescape
 func dotAtBF161AVX2(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 
-// mixAtBF161AVX2 adds to out[j] rows at[i], and asks for those rowsAhead further down the list of listed entries, of v, times p[j*ldp+i] for 1 sets j; width is a multiple of 8.
+// mixAtBF161AVX2 adds to out[j] rows at[i], and asks for those rowsAhead and rowsAgain further down the list of listed entries, of v, times p[j*ldp+i] for 1 sets j; width is a multiple of 8.
 //
 //go:noescape
 func mixAtBF161AVX2(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
@@ -297,12 +297,12 @@ func dotBF162AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, 
 //go:noescape
 func mixBF162AVX2(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
-// dotAtBF162AVX2 sets out[j*ldo+i] to q[j].k[i] rows at[i], and asks for those rowsAhead further down the list of listed entries, of k and 2 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
+// dotAtBF162AVX2 sets out[j*ldo+i] to q[j].k[i] rows at[i], and asks for those rowsAhead and rowsAgain further down the list of listed entries, of k and 2 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
 //
 //go:noescape
 func dotAtBF162AVX2(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 
-// mixAtBF162AVX2 adds to out[j] rows at[i], and asks for those rowsAhead further down the list of listed entries, of v, times p[j*ldp+i] for 2 sets j; width is a multiple of 8.
+// mixAtBF162AVX2 adds to out[j] rows at[i], and asks for those rowsAhead and rowsAgain further down the list of listed entries, of v, times p[j*ldp+i] for 2 sets j; width is a multiple of 8.
 //
 //go:noescape
 func mixAtBF162AVX2(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
@@ -317,12 +317,12 @@ func dotBF163AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, 
 //go:noescape
 func mixBF163AVX2(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
-// dotAtBF163AVX2 sets out[j*ldo+i] to q[j].k[i] rows at[i], and asks for those rowsAhead further down the list of listed entries, of k and 3 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
+// dotAtBF163AVX2 sets out[j*ldo+i] to q[j].k[i] rows at[i], and asks for those rowsAhead and rowsAgain further down the list of listed entries, of k and 3 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
 //
 //go:noescape
 func dotAtBF163AVX2(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 
-// mixAtBF163AVX2 adds to out[j] rows at[i], and asks for those rowsAhead further down the list of listed entries, of v, times p[j*ldp+i] for 3 sets j; width is a multiple of 8.
+// mixAtBF163AVX2 adds to out[j] rows at[i], and asks for those rowsAhead and rowsAgain further down the list of listed entries, of v, times p[j*ldp+i] for 3 sets j; width is a multiple of 8.
 //
 //go:noescape
 func mixAtBF163AVX2(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
@@ -337,12 +337,12 @@ func dotBF164AVX2(width int, rows int, ahead int, k *byte, ldk int, q *float32, 
 //go:noescape
 func mixBF164AVX2(width int, rows int, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)
 
-// dotAtBF164AVX2 sets out[j*ldo+i] to q[j].k[i] rows at[i], and asks for those rowsAhead further down the list of listed entries, of k and 4 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
+// dotAtBF164AVX2 sets out[j*ldo+i] to q[j].k[i] rows at[i], and asks for those rowsAhead and rowsAgain further down the list of listed entries, of k and 4 queries j; width is a multiple of 8. Values up to the next multiple of 2 rows are overwritten.
 //
 //go:noescape
 func dotAtBF164AVX2(width int, rows int, listed int, at *int32, k *byte, ldk int, q *float32, ldq int, out *float32, ldo int)
 
-// mixAtBF164AVX2 adds to out[j] rows at[i], and asks for those rowsAhead further down the list of listed entries, of v, times p[j*ldp+i] for 4 sets j; width is a multiple of 8.
+// mixAtBF164AVX2 adds to out[j] rows at[i], and asks for those rowsAhead and rowsAgain further down the list of listed entries, of v, times p[j*ldp+i] for 4 sets j; width is a multiple of 8.
 //
 //go:noescape
 func mixAtBF164AVX2(width int, rows int, listed int, at *int32, v *byte, ldv int, p *float32, ldp int, out *float32, ldo int)

@@ -383,6 +383,129 @@ TEXT ·dotAtF321AVX512(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), AX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000024
+	JL      again
+	MOVLQSX 128(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     again0rest
+
+again0lines:
+	PREFETCHT1 128(CX)
+	PREFETCHT1 (CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        again0lines
+
+again0rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  again0end
+
+again0line:
+	PREFETCHT1 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        again0line
+
+again0end:
+	MOVLQSX 132(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     again1rest
+
+again1lines:
+	PREFETCHT1 128(CX)
+	PREFETCHT1 (CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        again1lines
+
+again1rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  again1end
+
+again1line:
+	PREFETCHT1 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        again1line
+
+again1end:
+	MOVLQSX 136(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     again2rest
+
+again2lines:
+	PREFETCHT1 128(CX)
+	PREFETCHT1 (CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        again2lines
+
+again2rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  again2end
+
+again2line:
+	PREFETCHT1 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        again2line
+
+again2end:
+	MOVLQSX 140(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     again3rest
+
+again3lines:
+	PREFETCHT1 128(CX)
+	PREFETCHT1 (CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        again3lines
+
+again3rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  again3end
+
+again3line:
+	PREFETCHT1 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        again3line
+
+again3end:
+again:
 	CMPQ    listed+16(FP), $0x00000008
 	JL      near
 	MOVLQSX 16(AX), CX
@@ -390,46 +513,121 @@ rows:
 	ADDQ    k+32(FP), CX
 	MOVQ    ldk+40(FP), DX
 	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     near0rest
 
-line0:
+near0lines:
+	PREFETCHT0 128(CX)
+	PREFETCHT0 (CX)
+	PREFETCHT0 192(CX)
+	PREFETCHT0 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        near0lines
+
+near0rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  near0end
+
+near0line:
 	PREFETCHT0 (CX)
 	ADDQ       $0x40, CX
 	CMPQ       CX, DX
-	JCS        line0
-	MOVLQSX    20(AX), CX
-	IMULQ      ldk+40(FP), CX
-	ADDQ       k+32(FP), CX
-	MOVQ       ldk+40(FP), DX
-	ADDQ       CX, DX
+	JCS        near0line
 
-line1:
+near0end:
+	MOVLQSX 20(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     near1rest
+
+near1lines:
+	PREFETCHT0 128(CX)
+	PREFETCHT0 (CX)
+	PREFETCHT0 192(CX)
+	PREFETCHT0 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        near1lines
+
+near1rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  near1end
+
+near1line:
 	PREFETCHT0 (CX)
 	ADDQ       $0x40, CX
 	CMPQ       CX, DX
-	JCS        line1
-	MOVLQSX    24(AX), CX
-	IMULQ      ldk+40(FP), CX
-	ADDQ       k+32(FP), CX
-	MOVQ       ldk+40(FP), DX
-	ADDQ       CX, DX
+	JCS        near1line
 
-line2:
+near1end:
+	MOVLQSX 24(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     near2rest
+
+near2lines:
+	PREFETCHT0 128(CX)
+	PREFETCHT0 (CX)
+	PREFETCHT0 192(CX)
+	PREFETCHT0 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        near2lines
+
+near2rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  near2end
+
+near2line:
 	PREFETCHT0 (CX)
 	ADDQ       $0x40, CX
 	CMPQ       CX, DX
-	JCS        line2
-	MOVLQSX    28(AX), CX
-	IMULQ      ldk+40(FP), CX
-	ADDQ       k+32(FP), CX
-	MOVQ       ldk+40(FP), DX
-	ADDQ       CX, DX
+	JCS        near2line
 
-line3:
+near2end:
+	MOVLQSX 28(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     near3rest
+
+near3lines:
+	PREFETCHT0 128(CX)
+	PREFETCHT0 (CX)
+	PREFETCHT0 192(CX)
+	PREFETCHT0 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        near3lines
+
+near3rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  near3end
+
+near3line:
 	PREFETCHT0 (CX)
 	ADDQ       $0x40, CX
 	CMPQ       CX, DX
-	JCS        line3
+	JCS        near3line
 
+near3end:
 near:
 	MOVQ    AX, CX
 	MOVLQSX (CX), CX
@@ -469,18 +667,18 @@ near:
 	MOVQ    DX, R8
 	MOVQ    BX, R9
 	MOVQ    SI, R10
-	CMPQ    listed+16(FP), $0x00000024
+	CMPQ    listed+16(FP), $0x00000044
 	JL      asked
-	MOVLQSX 128(AX), DI
+	MOVLQSX 256(AX), DI
 	IMULQ   ldk+40(FP), DI
 	ADDQ    k+32(FP), DI
-	MOVLQSX 132(AX), R8
+	MOVLQSX 260(AX), R8
 	IMULQ   ldk+40(FP), R8
 	ADDQ    k+32(FP), R8
-	MOVLQSX 136(AX), R9
+	MOVLQSX 264(AX), R9
 	IMULQ   ldk+40(FP), R9
 	ADDQ    k+32(FP), R9
-	MOVLQSX 140(AX), R10
+	MOVLQSX 268(AX), R10
 	IMULQ   ldk+40(FP), R10
 	ADDQ    k+32(FP), R10
 
@@ -593,8 +791,19 @@ chunk4rows:
 
 chunk4near:
 	CMPQ       R10, $0x00000020
-	JLE        chunk4ahead
+	JLE        chunk4again
 	MOVLQSX    128(R9), DI
+	IMULQ      DX, DI
+	ADDQ       CX, DI
+	PREFETCHT1 (DI)
+	PREFETCHT1 64(DI)
+	PREFETCHT1 128(DI)
+	PREFETCHT1 192(DI)
+
+chunk4again:
+	CMPQ       R10, $0x00000040
+	JLE        chunk4ahead
+	MOVLQSX    256(R9), DI
 	IMULQ      DX, DI
 	ADDQ       CX, DI
 	PREFETCHT1 (DI)
@@ -649,8 +858,16 @@ chunk1rows:
 
 chunk1near:
 	CMPQ       R10, $0x00000020
-	JLE        chunk1ahead
+	JLE        chunk1again
 	MOVLQSX    128(R9), DI
+	IMULQ      DX, DI
+	ADDQ       CX, DI
+	PREFETCHT1 (DI)
+
+chunk1again:
+	CMPQ       R10, $0x00000040
+	JLE        chunk1ahead
+	MOVLQSX    256(R9), DI
 	IMULQ      DX, DI
 	ADDQ       CX, DI
 	PREFETCHT1 (DI)
@@ -904,6 +1121,129 @@ TEXT ·dotAtF322AVX512(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), CX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000024
+	JL      again
+	MOVLQSX 128(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again0rest
+
+again0lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again0lines
+
+again0rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again0end
+
+again0line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again0line
+
+again0end:
+	MOVLQSX 132(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again1rest
+
+again1lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again1lines
+
+again1rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again1end
+
+again1line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again1line
+
+again1end:
+	MOVLQSX 136(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again2rest
+
+again2lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again2lines
+
+again2rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again2end
+
+again2line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again2line
+
+again2end:
+	MOVLQSX 140(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again3rest
+
+again3lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again3lines
+
+again3rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again3end
+
+again3line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again3line
+
+again3end:
+again:
 	CMPQ    listed+16(FP), $0x00000008
 	JL      near
 	MOVLQSX 16(CX), DX
@@ -911,46 +1251,121 @@ rows:
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
 	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near0rest
 
-line0:
+near0lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near0lines
+
+near0rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near0end
+
+near0line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line0
-	MOVLQSX    20(CX), DX
-	IMULQ      ldk+40(FP), DX
-	ADDQ       k+32(FP), DX
-	MOVQ       ldk+40(FP), BX
-	ADDQ       DX, BX
+	JCS        near0line
 
-line1:
+near0end:
+	MOVLQSX 20(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near1rest
+
+near1lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near1lines
+
+near1rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near1end
+
+near1line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line1
-	MOVLQSX    24(CX), DX
-	IMULQ      ldk+40(FP), DX
-	ADDQ       k+32(FP), DX
-	MOVQ       ldk+40(FP), BX
-	ADDQ       DX, BX
+	JCS        near1line
 
-line2:
+near1end:
+	MOVLQSX 24(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near2rest
+
+near2lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near2lines
+
+near2rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near2end
+
+near2line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line2
-	MOVLQSX    28(CX), DX
-	IMULQ      ldk+40(FP), DX
-	ADDQ       k+32(FP), DX
-	MOVQ       ldk+40(FP), BX
-	ADDQ       DX, BX
+	JCS        near2line
 
-line3:
+near2end:
+	MOVLQSX 28(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near3rest
+
+near3lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near3lines
+
+near3rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near3end
+
+near3line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line3
+	JCS        near3line
 
+near3end:
 near:
 	MOVQ    CX, DX
 	MOVLQSX (DX), DX
@@ -990,18 +1405,18 @@ near:
 	MOVQ    BX, R9
 	MOVQ    SI, R10
 	MOVQ    DI, R11
-	CMPQ    listed+16(FP), $0x00000024
+	CMPQ    listed+16(FP), $0x00000044
 	JL      asked
-	MOVLQSX 128(CX), R8
+	MOVLQSX 256(CX), R8
 	IMULQ   ldk+40(FP), R8
 	ADDQ    k+32(FP), R8
-	MOVLQSX 132(CX), R9
+	MOVLQSX 260(CX), R9
 	IMULQ   ldk+40(FP), R9
 	ADDQ    k+32(FP), R9
-	MOVLQSX 136(CX), R10
+	MOVLQSX 264(CX), R10
 	IMULQ   ldk+40(FP), R10
 	ADDQ    k+32(FP), R10
-	MOVLQSX 140(CX), R11
+	MOVLQSX 268(CX), R11
 	IMULQ   ldk+40(FP), R11
 	ADDQ    k+32(FP), R11
 
@@ -1148,8 +1563,19 @@ chunk4rows:
 
 chunk4near:
 	CMPQ       R11, $0x00000020
-	JLE        chunk4ahead
+	JLE        chunk4again
 	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+	PREFETCHT1 64(R8)
+	PREFETCHT1 128(R8)
+	PREFETCHT1 192(R8)
+
+chunk4again:
+	CMPQ       R11, $0x00000040
+	JLE        chunk4ahead
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -1213,8 +1639,16 @@ chunk1rows:
 
 chunk1near:
 	CMPQ       R11, $0x00000020
-	JLE        chunk1ahead
+	JLE        chunk1again
 	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1again:
+	CMPQ       R11, $0x00000040
+	JLE        chunk1ahead
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -1515,6 +1949,129 @@ TEXT ·dotAtF323AVX512(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), CX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000024
+	JL      again
+	MOVLQSX 128(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again0rest
+
+again0lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again0lines
+
+again0rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again0end
+
+again0line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again0line
+
+again0end:
+	MOVLQSX 132(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again1rest
+
+again1lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again1lines
+
+again1rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again1end
+
+again1line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again1line
+
+again1end:
+	MOVLQSX 136(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again2rest
+
+again2lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again2lines
+
+again2rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again2end
+
+again2line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again2line
+
+again2end:
+	MOVLQSX 140(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again3rest
+
+again3lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again3lines
+
+again3rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again3end
+
+again3line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again3line
+
+again3end:
+again:
 	CMPQ    listed+16(FP), $0x00000008
 	JL      near
 	MOVLQSX 16(CX), DX
@@ -1522,46 +2079,121 @@ rows:
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
 	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near0rest
 
-line0:
+near0lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near0lines
+
+near0rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near0end
+
+near0line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line0
-	MOVLQSX    20(CX), DX
-	IMULQ      ldk+40(FP), DX
-	ADDQ       k+32(FP), DX
-	MOVQ       ldk+40(FP), BX
-	ADDQ       DX, BX
+	JCS        near0line
 
-line1:
+near0end:
+	MOVLQSX 20(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near1rest
+
+near1lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near1lines
+
+near1rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near1end
+
+near1line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line1
-	MOVLQSX    24(CX), DX
-	IMULQ      ldk+40(FP), DX
-	ADDQ       k+32(FP), DX
-	MOVQ       ldk+40(FP), BX
-	ADDQ       DX, BX
+	JCS        near1line
 
-line2:
+near1end:
+	MOVLQSX 24(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near2rest
+
+near2lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near2lines
+
+near2rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near2end
+
+near2line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line2
-	MOVLQSX    28(CX), DX
-	IMULQ      ldk+40(FP), DX
-	ADDQ       k+32(FP), DX
-	MOVQ       ldk+40(FP), BX
-	ADDQ       DX, BX
+	JCS        near2line
 
-line3:
+near2end:
+	MOVLQSX 28(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near3rest
+
+near3lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near3lines
+
+near3rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near3end
+
+near3line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line3
+	JCS        near3line
 
+near3end:
 near:
 	MOVQ    CX, DX
 	MOVLQSX (DX), DX
@@ -1601,18 +2233,18 @@ near:
 	MOVQ    BX, R9
 	MOVQ    SI, R10
 	MOVQ    DI, R11
-	CMPQ    listed+16(FP), $0x00000024
+	CMPQ    listed+16(FP), $0x00000044
 	JL      asked
-	MOVLQSX 128(CX), R8
+	MOVLQSX 256(CX), R8
 	IMULQ   ldk+40(FP), R8
 	ADDQ    k+32(FP), R8
-	MOVLQSX 132(CX), R9
+	MOVLQSX 260(CX), R9
 	IMULQ   ldk+40(FP), R9
 	ADDQ    k+32(FP), R9
-	MOVLQSX 136(CX), R10
+	MOVLQSX 264(CX), R10
 	IMULQ   ldk+40(FP), R10
 	ADDQ    k+32(FP), R10
-	MOVLQSX 140(CX), R11
+	MOVLQSX 268(CX), R11
 	IMULQ   ldk+40(FP), R11
 	ADDQ    k+32(FP), R11
 
@@ -1793,8 +2425,19 @@ chunk4rows:
 
 chunk4near:
 	CMPQ       R11, $0x00000020
-	JLE        chunk4ahead
+	JLE        chunk4again
 	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+	PREFETCHT1 64(R8)
+	PREFETCHT1 128(R8)
+	PREFETCHT1 192(R8)
+
+chunk4again:
+	CMPQ       R11, $0x00000040
+	JLE        chunk4ahead
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -1867,8 +2510,16 @@ chunk1rows:
 
 chunk1near:
 	CMPQ       R11, $0x00000020
-	JLE        chunk1ahead
+	JLE        chunk1again
 	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1again:
+	CMPQ       R11, $0x00000040
+	JLE        chunk1ahead
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -2220,6 +2871,129 @@ TEXT ·dotAtF324AVX512(SB), NOSPLIT, $0-80
 	LEAQ (AX)(AX*2), DX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000024
+	JL      again
+	MOVLQSX 128(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     again0rest
+
+again0lines:
+	PREFETCHT1 128(BX)
+	PREFETCHT1 (BX)
+	PREFETCHT1 192(BX)
+	PREFETCHT1 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        again0lines
+
+again0rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  again0end
+
+again0line:
+	PREFETCHT1 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        again0line
+
+again0end:
+	MOVLQSX 132(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     again1rest
+
+again1lines:
+	PREFETCHT1 128(BX)
+	PREFETCHT1 (BX)
+	PREFETCHT1 192(BX)
+	PREFETCHT1 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        again1lines
+
+again1rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  again1end
+
+again1line:
+	PREFETCHT1 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        again1line
+
+again1end:
+	MOVLQSX 136(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     again2rest
+
+again2lines:
+	PREFETCHT1 128(BX)
+	PREFETCHT1 (BX)
+	PREFETCHT1 192(BX)
+	PREFETCHT1 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        again2lines
+
+again2rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  again2end
+
+again2line:
+	PREFETCHT1 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        again2line
+
+again2end:
+	MOVLQSX 140(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     again3rest
+
+again3lines:
+	PREFETCHT1 128(BX)
+	PREFETCHT1 (BX)
+	PREFETCHT1 192(BX)
+	PREFETCHT1 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        again3lines
+
+again3rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  again3end
+
+again3line:
+	PREFETCHT1 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        again3line
+
+again3end:
+again:
 	CMPQ    listed+16(FP), $0x00000008
 	JL      near
 	MOVLQSX 16(CX), BX
@@ -2227,46 +3001,121 @@ rows:
 	ADDQ    k+32(FP), BX
 	MOVQ    ldk+40(FP), SI
 	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     near0rest
 
-line0:
+near0lines:
+	PREFETCHT0 128(BX)
+	PREFETCHT0 (BX)
+	PREFETCHT0 192(BX)
+	PREFETCHT0 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        near0lines
+
+near0rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  near0end
+
+near0line:
 	PREFETCHT0 (BX)
 	ADDQ       $0x40, BX
 	CMPQ       BX, SI
-	JCS        line0
-	MOVLQSX    20(CX), BX
-	IMULQ      ldk+40(FP), BX
-	ADDQ       k+32(FP), BX
-	MOVQ       ldk+40(FP), SI
-	ADDQ       BX, SI
+	JCS        near0line
 
-line1:
+near0end:
+	MOVLQSX 20(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     near1rest
+
+near1lines:
+	PREFETCHT0 128(BX)
+	PREFETCHT0 (BX)
+	PREFETCHT0 192(BX)
+	PREFETCHT0 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        near1lines
+
+near1rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  near1end
+
+near1line:
 	PREFETCHT0 (BX)
 	ADDQ       $0x40, BX
 	CMPQ       BX, SI
-	JCS        line1
-	MOVLQSX    24(CX), BX
-	IMULQ      ldk+40(FP), BX
-	ADDQ       k+32(FP), BX
-	MOVQ       ldk+40(FP), SI
-	ADDQ       BX, SI
+	JCS        near1line
 
-line2:
+near1end:
+	MOVLQSX 24(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     near2rest
+
+near2lines:
+	PREFETCHT0 128(BX)
+	PREFETCHT0 (BX)
+	PREFETCHT0 192(BX)
+	PREFETCHT0 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        near2lines
+
+near2rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  near2end
+
+near2line:
 	PREFETCHT0 (BX)
 	ADDQ       $0x40, BX
 	CMPQ       BX, SI
-	JCS        line2
-	MOVLQSX    28(CX), BX
-	IMULQ      ldk+40(FP), BX
-	ADDQ       k+32(FP), BX
-	MOVQ       ldk+40(FP), SI
-	ADDQ       BX, SI
+	JCS        near2line
 
-line3:
+near2end:
+	MOVLQSX 28(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     near3rest
+
+near3lines:
+	PREFETCHT0 128(BX)
+	PREFETCHT0 (BX)
+	PREFETCHT0 192(BX)
+	PREFETCHT0 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        near3lines
+
+near3rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  near3end
+
+near3line:
 	PREFETCHT0 (BX)
 	ADDQ       $0x40, BX
 	CMPQ       BX, SI
-	JCS        line3
+	JCS        near3line
 
+near3end:
 near:
 	MOVQ    CX, BX
 	MOVLQSX (BX), BX
@@ -2306,18 +3155,18 @@ near:
 	MOVQ    SI, R10
 	MOVQ    DI, R11
 	MOVQ    R8, R12
-	CMPQ    listed+16(FP), $0x00000024
+	CMPQ    listed+16(FP), $0x00000044
 	JL      asked
-	MOVLQSX 128(CX), R9
+	MOVLQSX 256(CX), R9
 	IMULQ   ldk+40(FP), R9
 	ADDQ    k+32(FP), R9
-	MOVLQSX 132(CX), R10
+	MOVLQSX 260(CX), R10
 	IMULQ   ldk+40(FP), R10
 	ADDQ    k+32(FP), R10
-	MOVLQSX 136(CX), R11
+	MOVLQSX 264(CX), R11
 	IMULQ   ldk+40(FP), R11
 	ADDQ    k+32(FP), R11
-	MOVLQSX 140(CX), R12
+	MOVLQSX 268(CX), R12
 	IMULQ   ldk+40(FP), R12
 	ADDQ    k+32(FP), R12
 
@@ -2533,8 +3382,19 @@ chunk4rows:
 
 chunk4near:
 	CMPQ       R11, $0x00000020
-	JLE        chunk4ahead
+	JLE        chunk4again
 	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+	PREFETCHT1 64(R8)
+	PREFETCHT1 128(R8)
+	PREFETCHT1 192(R8)
+
+chunk4again:
+	CMPQ       R11, $0x00000040
+	JLE        chunk4ahead
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -2617,8 +3477,16 @@ chunk1rows:
 
 chunk1near:
 	CMPQ       R11, $0x00000020
-	JLE        chunk1ahead
+	JLE        chunk1again
 	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1again:
+	CMPQ       R11, $0x00000040
+	JLE        chunk1ahead
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -2840,6 +3708,129 @@ TEXT ·dotAtBF161AVX512(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), AX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000024
+	JL      again
+	MOVLQSX 128(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     again0rest
+
+again0lines:
+	PREFETCHT1 128(CX)
+	PREFETCHT1 (CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        again0lines
+
+again0rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  again0end
+
+again0line:
+	PREFETCHT1 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        again0line
+
+again0end:
+	MOVLQSX 132(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     again1rest
+
+again1lines:
+	PREFETCHT1 128(CX)
+	PREFETCHT1 (CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        again1lines
+
+again1rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  again1end
+
+again1line:
+	PREFETCHT1 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        again1line
+
+again1end:
+	MOVLQSX 136(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     again2rest
+
+again2lines:
+	PREFETCHT1 128(CX)
+	PREFETCHT1 (CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        again2lines
+
+again2rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  again2end
+
+again2line:
+	PREFETCHT1 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        again2line
+
+again2end:
+	MOVLQSX 140(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     again3rest
+
+again3lines:
+	PREFETCHT1 128(CX)
+	PREFETCHT1 (CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        again3lines
+
+again3rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  again3end
+
+again3line:
+	PREFETCHT1 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        again3line
+
+again3end:
+again:
 	CMPQ    listed+16(FP), $0x00000008
 	JL      near
 	MOVLQSX 16(AX), CX
@@ -2847,46 +3838,121 @@ rows:
 	ADDQ    k+32(FP), CX
 	MOVQ    ldk+40(FP), DX
 	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     near0rest
 
-line0:
+near0lines:
+	PREFETCHT0 128(CX)
+	PREFETCHT0 (CX)
+	PREFETCHT0 192(CX)
+	PREFETCHT0 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        near0lines
+
+near0rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  near0end
+
+near0line:
 	PREFETCHT0 (CX)
 	ADDQ       $0x40, CX
 	CMPQ       CX, DX
-	JCS        line0
-	MOVLQSX    20(AX), CX
-	IMULQ      ldk+40(FP), CX
-	ADDQ       k+32(FP), CX
-	MOVQ       ldk+40(FP), DX
-	ADDQ       CX, DX
+	JCS        near0line
 
-line1:
+near0end:
+	MOVLQSX 20(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     near1rest
+
+near1lines:
+	PREFETCHT0 128(CX)
+	PREFETCHT0 (CX)
+	PREFETCHT0 192(CX)
+	PREFETCHT0 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        near1lines
+
+near1rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  near1end
+
+near1line:
 	PREFETCHT0 (CX)
 	ADDQ       $0x40, CX
 	CMPQ       CX, DX
-	JCS        line1
-	MOVLQSX    24(AX), CX
-	IMULQ      ldk+40(FP), CX
-	ADDQ       k+32(FP), CX
-	MOVQ       ldk+40(FP), DX
-	ADDQ       CX, DX
+	JCS        near1line
 
-line2:
+near1end:
+	MOVLQSX 24(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     near2rest
+
+near2lines:
+	PREFETCHT0 128(CX)
+	PREFETCHT0 (CX)
+	PREFETCHT0 192(CX)
+	PREFETCHT0 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        near2lines
+
+near2rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  near2end
+
+near2line:
 	PREFETCHT0 (CX)
 	ADDQ       $0x40, CX
 	CMPQ       CX, DX
-	JCS        line2
-	MOVLQSX    28(AX), CX
-	IMULQ      ldk+40(FP), CX
-	ADDQ       k+32(FP), CX
-	MOVQ       ldk+40(FP), DX
-	ADDQ       CX, DX
+	JCS        near2line
 
-line3:
+near2end:
+	MOVLQSX 28(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     near3rest
+
+near3lines:
+	PREFETCHT0 128(CX)
+	PREFETCHT0 (CX)
+	PREFETCHT0 192(CX)
+	PREFETCHT0 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        near3lines
+
+near3rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  near3end
+
+near3line:
 	PREFETCHT0 (CX)
 	ADDQ       $0x40, CX
 	CMPQ       CX, DX
-	JCS        line3
+	JCS        near3line
 
+near3end:
 near:
 	MOVQ    AX, CX
 	MOVLQSX (CX), CX
@@ -2926,18 +3992,18 @@ near:
 	MOVQ    DX, R8
 	MOVQ    BX, R9
 	MOVQ    SI, R10
-	CMPQ    listed+16(FP), $0x00000024
+	CMPQ    listed+16(FP), $0x00000044
 	JL      asked
-	MOVLQSX 128(AX), DI
+	MOVLQSX 256(AX), DI
 	IMULQ   ldk+40(FP), DI
 	ADDQ    k+32(FP), DI
-	MOVLQSX 132(AX), R8
+	MOVLQSX 260(AX), R8
 	IMULQ   ldk+40(FP), R8
 	ADDQ    k+32(FP), R8
-	MOVLQSX 136(AX), R9
+	MOVLQSX 264(AX), R9
 	IMULQ   ldk+40(FP), R9
 	ADDQ    k+32(FP), R9
-	MOVLQSX 140(AX), R10
+	MOVLQSX 268(AX), R10
 	IMULQ   ldk+40(FP), R10
 	ADDQ    k+32(FP), R10
 
@@ -3056,8 +4122,17 @@ chunk4rows:
 
 chunk4near:
 	CMPQ       R10, $0x00000020
-	JLE        chunk4ahead
+	JLE        chunk4again
 	MOVLQSX    128(R9), DI
+	IMULQ      DX, DI
+	ADDQ       CX, DI
+	PREFETCHT1 (DI)
+	PREFETCHT1 64(DI)
+
+chunk4again:
+	CMPQ       R10, $0x00000040
+	JLE        chunk4ahead
+	MOVLQSX    256(R9), DI
 	IMULQ      DX, DI
 	ADDQ       CX, DI
 	PREFETCHT1 (DI)
@@ -3111,8 +4186,16 @@ chunk1rows:
 
 chunk1near:
 	CMPQ       R10, $0x00000020
-	JLE        chunk1ahead
+	JLE        chunk1again
 	MOVLQSX    128(R9), DI
+	IMULQ      DX, DI
+	ADDQ       CX, DI
+	PREFETCHT1 (DI)
+
+chunk1again:
+	CMPQ       R10, $0x00000040
+	JLE        chunk1ahead
+	MOVLQSX    256(R9), DI
 	IMULQ      DX, DI
 	ADDQ       CX, DI
 	PREFETCHT1 (DI)
@@ -3373,6 +4456,129 @@ TEXT ·dotAtBF162AVX512(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), CX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000024
+	JL      again
+	MOVLQSX 128(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again0rest
+
+again0lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again0lines
+
+again0rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again0end
+
+again0line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again0line
+
+again0end:
+	MOVLQSX 132(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again1rest
+
+again1lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again1lines
+
+again1rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again1end
+
+again1line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again1line
+
+again1end:
+	MOVLQSX 136(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again2rest
+
+again2lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again2lines
+
+again2rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again2end
+
+again2line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again2line
+
+again2end:
+	MOVLQSX 140(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again3rest
+
+again3lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again3lines
+
+again3rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again3end
+
+again3line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again3line
+
+again3end:
+again:
 	CMPQ    listed+16(FP), $0x00000008
 	JL      near
 	MOVLQSX 16(CX), DX
@@ -3380,46 +4586,121 @@ rows:
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
 	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near0rest
 
-line0:
+near0lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near0lines
+
+near0rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near0end
+
+near0line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line0
-	MOVLQSX    20(CX), DX
-	IMULQ      ldk+40(FP), DX
-	ADDQ       k+32(FP), DX
-	MOVQ       ldk+40(FP), BX
-	ADDQ       DX, BX
+	JCS        near0line
 
-line1:
+near0end:
+	MOVLQSX 20(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near1rest
+
+near1lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near1lines
+
+near1rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near1end
+
+near1line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line1
-	MOVLQSX    24(CX), DX
-	IMULQ      ldk+40(FP), DX
-	ADDQ       k+32(FP), DX
-	MOVQ       ldk+40(FP), BX
-	ADDQ       DX, BX
+	JCS        near1line
 
-line2:
+near1end:
+	MOVLQSX 24(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near2rest
+
+near2lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near2lines
+
+near2rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near2end
+
+near2line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line2
-	MOVLQSX    28(CX), DX
-	IMULQ      ldk+40(FP), DX
-	ADDQ       k+32(FP), DX
-	MOVQ       ldk+40(FP), BX
-	ADDQ       DX, BX
+	JCS        near2line
 
-line3:
+near2end:
+	MOVLQSX 28(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near3rest
+
+near3lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near3lines
+
+near3rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near3end
+
+near3line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line3
+	JCS        near3line
 
+near3end:
 near:
 	MOVQ    CX, DX
 	MOVLQSX (DX), DX
@@ -3459,18 +4740,18 @@ near:
 	MOVQ    BX, R9
 	MOVQ    SI, R10
 	MOVQ    DI, R11
-	CMPQ    listed+16(FP), $0x00000024
+	CMPQ    listed+16(FP), $0x00000044
 	JL      asked
-	MOVLQSX 128(CX), R8
+	MOVLQSX 256(CX), R8
 	IMULQ   ldk+40(FP), R8
 	ADDQ    k+32(FP), R8
-	MOVLQSX 132(CX), R9
+	MOVLQSX 260(CX), R9
 	IMULQ   ldk+40(FP), R9
 	ADDQ    k+32(FP), R9
-	MOVLQSX 136(CX), R10
+	MOVLQSX 264(CX), R10
 	IMULQ   ldk+40(FP), R10
 	ADDQ    k+32(FP), R10
-	MOVLQSX 140(CX), R11
+	MOVLQSX 268(CX), R11
 	IMULQ   ldk+40(FP), R11
 	ADDQ    k+32(FP), R11
 
@@ -3623,8 +4904,17 @@ chunk4rows:
 
 chunk4near:
 	CMPQ       R11, $0x00000020
-	JLE        chunk4ahead
+	JLE        chunk4again
 	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+	PREFETCHT1 64(R8)
+
+chunk4again:
+	CMPQ       R11, $0x00000040
+	JLE        chunk4ahead
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -3687,8 +4977,16 @@ chunk1rows:
 
 chunk1near:
 	CMPQ       R11, $0x00000020
-	JLE        chunk1ahead
+	JLE        chunk1again
 	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1again:
+	CMPQ       R11, $0x00000040
+	JLE        chunk1ahead
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -3996,6 +5294,129 @@ TEXT ·dotAtBF163AVX512(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), CX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000024
+	JL      again
+	MOVLQSX 128(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again0rest
+
+again0lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again0lines
+
+again0rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again0end
+
+again0line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again0line
+
+again0end:
+	MOVLQSX 132(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again1rest
+
+again1lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again1lines
+
+again1rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again1end
+
+again1line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again1line
+
+again1end:
+	MOVLQSX 136(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again2rest
+
+again2lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again2lines
+
+again2rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again2end
+
+again2line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again2line
+
+again2end:
+	MOVLQSX 140(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again3rest
+
+again3lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again3lines
+
+again3rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again3end
+
+again3line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again3line
+
+again3end:
+again:
 	CMPQ    listed+16(FP), $0x00000008
 	JL      near
 	MOVLQSX 16(CX), DX
@@ -4003,46 +5424,121 @@ rows:
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
 	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near0rest
 
-line0:
+near0lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near0lines
+
+near0rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near0end
+
+near0line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line0
-	MOVLQSX    20(CX), DX
-	IMULQ      ldk+40(FP), DX
-	ADDQ       k+32(FP), DX
-	MOVQ       ldk+40(FP), BX
-	ADDQ       DX, BX
+	JCS        near0line
 
-line1:
+near0end:
+	MOVLQSX 20(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near1rest
+
+near1lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near1lines
+
+near1rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near1end
+
+near1line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line1
-	MOVLQSX    24(CX), DX
-	IMULQ      ldk+40(FP), DX
-	ADDQ       k+32(FP), DX
-	MOVQ       ldk+40(FP), BX
-	ADDQ       DX, BX
+	JCS        near1line
 
-line2:
+near1end:
+	MOVLQSX 24(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near2rest
+
+near2lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near2lines
+
+near2rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near2end
+
+near2line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line2
-	MOVLQSX    28(CX), DX
-	IMULQ      ldk+40(FP), DX
-	ADDQ       k+32(FP), DX
-	MOVQ       ldk+40(FP), BX
-	ADDQ       DX, BX
+	JCS        near2line
 
-line3:
+near2end:
+	MOVLQSX 28(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near3rest
+
+near3lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near3lines
+
+near3rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near3end
+
+near3line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line3
+	JCS        near3line
 
+near3end:
 near:
 	MOVQ    CX, DX
 	MOVLQSX (DX), DX
@@ -4082,18 +5578,18 @@ near:
 	MOVQ    BX, R9
 	MOVQ    SI, R10
 	MOVQ    DI, R11
-	CMPQ    listed+16(FP), $0x00000024
+	CMPQ    listed+16(FP), $0x00000044
 	JL      asked
-	MOVLQSX 128(CX), R8
+	MOVLQSX 256(CX), R8
 	IMULQ   ldk+40(FP), R8
 	ADDQ    k+32(FP), R8
-	MOVLQSX 132(CX), R9
+	MOVLQSX 260(CX), R9
 	IMULQ   ldk+40(FP), R9
 	ADDQ    k+32(FP), R9
-	MOVLQSX 136(CX), R10
+	MOVLQSX 264(CX), R10
 	IMULQ   ldk+40(FP), R10
 	ADDQ    k+32(FP), R10
-	MOVLQSX 140(CX), R11
+	MOVLQSX 268(CX), R11
 	IMULQ   ldk+40(FP), R11
 	ADDQ    k+32(FP), R11
 
@@ -4280,8 +5776,17 @@ chunk4rows:
 
 chunk4near:
 	CMPQ       R11, $0x00000020
-	JLE        chunk4ahead
+	JLE        chunk4again
 	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+	PREFETCHT1 64(R8)
+
+chunk4again:
+	CMPQ       R11, $0x00000040
+	JLE        chunk4ahead
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -4353,8 +5858,16 @@ chunk1rows:
 
 chunk1near:
 	CMPQ       R11, $0x00000020
-	JLE        chunk1ahead
+	JLE        chunk1again
 	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1again:
+	CMPQ       R11, $0x00000040
+	JLE        chunk1ahead
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -4713,6 +6226,129 @@ TEXT ·dotAtBF164AVX512(SB), NOSPLIT, $0-80
 	LEAQ (AX)(AX*2), DX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000024
+	JL      again
+	MOVLQSX 128(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     again0rest
+
+again0lines:
+	PREFETCHT1 128(BX)
+	PREFETCHT1 (BX)
+	PREFETCHT1 192(BX)
+	PREFETCHT1 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        again0lines
+
+again0rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  again0end
+
+again0line:
+	PREFETCHT1 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        again0line
+
+again0end:
+	MOVLQSX 132(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     again1rest
+
+again1lines:
+	PREFETCHT1 128(BX)
+	PREFETCHT1 (BX)
+	PREFETCHT1 192(BX)
+	PREFETCHT1 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        again1lines
+
+again1rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  again1end
+
+again1line:
+	PREFETCHT1 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        again1line
+
+again1end:
+	MOVLQSX 136(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     again2rest
+
+again2lines:
+	PREFETCHT1 128(BX)
+	PREFETCHT1 (BX)
+	PREFETCHT1 192(BX)
+	PREFETCHT1 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        again2lines
+
+again2rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  again2end
+
+again2line:
+	PREFETCHT1 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        again2line
+
+again2end:
+	MOVLQSX 140(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     again3rest
+
+again3lines:
+	PREFETCHT1 128(BX)
+	PREFETCHT1 (BX)
+	PREFETCHT1 192(BX)
+	PREFETCHT1 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        again3lines
+
+again3rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  again3end
+
+again3line:
+	PREFETCHT1 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        again3line
+
+again3end:
+again:
 	CMPQ    listed+16(FP), $0x00000008
 	JL      near
 	MOVLQSX 16(CX), BX
@@ -4720,46 +6356,121 @@ rows:
 	ADDQ    k+32(FP), BX
 	MOVQ    ldk+40(FP), SI
 	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     near0rest
 
-line0:
+near0lines:
+	PREFETCHT0 128(BX)
+	PREFETCHT0 (BX)
+	PREFETCHT0 192(BX)
+	PREFETCHT0 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        near0lines
+
+near0rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  near0end
+
+near0line:
 	PREFETCHT0 (BX)
 	ADDQ       $0x40, BX
 	CMPQ       BX, SI
-	JCS        line0
-	MOVLQSX    20(CX), BX
-	IMULQ      ldk+40(FP), BX
-	ADDQ       k+32(FP), BX
-	MOVQ       ldk+40(FP), SI
-	ADDQ       BX, SI
+	JCS        near0line
 
-line1:
+near0end:
+	MOVLQSX 20(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     near1rest
+
+near1lines:
+	PREFETCHT0 128(BX)
+	PREFETCHT0 (BX)
+	PREFETCHT0 192(BX)
+	PREFETCHT0 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        near1lines
+
+near1rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  near1end
+
+near1line:
 	PREFETCHT0 (BX)
 	ADDQ       $0x40, BX
 	CMPQ       BX, SI
-	JCS        line1
-	MOVLQSX    24(CX), BX
-	IMULQ      ldk+40(FP), BX
-	ADDQ       k+32(FP), BX
-	MOVQ       ldk+40(FP), SI
-	ADDQ       BX, SI
+	JCS        near1line
 
-line2:
+near1end:
+	MOVLQSX 24(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     near2rest
+
+near2lines:
+	PREFETCHT0 128(BX)
+	PREFETCHT0 (BX)
+	PREFETCHT0 192(BX)
+	PREFETCHT0 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        near2lines
+
+near2rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  near2end
+
+near2line:
 	PREFETCHT0 (BX)
 	ADDQ       $0x40, BX
 	CMPQ       BX, SI
-	JCS        line2
-	MOVLQSX    28(CX), BX
-	IMULQ      ldk+40(FP), BX
-	ADDQ       k+32(FP), BX
-	MOVQ       ldk+40(FP), SI
-	ADDQ       BX, SI
+	JCS        near2line
 
-line3:
+near2end:
+	MOVLQSX 28(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     near3rest
+
+near3lines:
+	PREFETCHT0 128(BX)
+	PREFETCHT0 (BX)
+	PREFETCHT0 192(BX)
+	PREFETCHT0 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        near3lines
+
+near3rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  near3end
+
+near3line:
 	PREFETCHT0 (BX)
 	ADDQ       $0x40, BX
 	CMPQ       BX, SI
-	JCS        line3
+	JCS        near3line
 
+near3end:
 near:
 	MOVQ    CX, BX
 	MOVLQSX (BX), BX
@@ -4799,18 +6510,18 @@ near:
 	MOVQ    SI, R10
 	MOVQ    DI, R11
 	MOVQ    R8, R12
-	CMPQ    listed+16(FP), $0x00000024
+	CMPQ    listed+16(FP), $0x00000044
 	JL      asked
-	MOVLQSX 128(CX), R9
+	MOVLQSX 256(CX), R9
 	IMULQ   ldk+40(FP), R9
 	ADDQ    k+32(FP), R9
-	MOVLQSX 132(CX), R10
+	MOVLQSX 260(CX), R10
 	IMULQ   ldk+40(FP), R10
 	ADDQ    k+32(FP), R10
-	MOVLQSX 136(CX), R11
+	MOVLQSX 264(CX), R11
 	IMULQ   ldk+40(FP), R11
 	ADDQ    k+32(FP), R11
-	MOVLQSX 140(CX), R12
+	MOVLQSX 268(CX), R12
 	IMULQ   ldk+40(FP), R12
 	ADDQ    k+32(FP), R12
 
@@ -5032,8 +6743,17 @@ chunk4rows:
 
 chunk4near:
 	CMPQ       R11, $0x00000020
-	JLE        chunk4ahead
+	JLE        chunk4again
 	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+	PREFETCHT1 64(R8)
+
+chunk4again:
+	CMPQ       R11, $0x00000040
+	JLE        chunk4ahead
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -5115,8 +6835,16 @@ chunk1rows:
 
 chunk1near:
 	CMPQ       R11, $0x00000020
-	JLE        chunk1ahead
+	JLE        chunk1again
 	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1again:
+	CMPQ       R11, $0x00000040
+	JLE        chunk1ahead
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -5289,6 +7017,69 @@ TEXT ·dotAtF321AVX2(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), AX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000022
+	JL      again
+	MOVLQSX 128(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     again0rest
+
+again0lines:
+	PREFETCHT1 128(CX)
+	PREFETCHT1 (CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        again0lines
+
+again0rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  again0end
+
+again0line:
+	PREFETCHT1 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        again0line
+
+again0end:
+	MOVLQSX 132(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     again1rest
+
+again1lines:
+	PREFETCHT1 128(CX)
+	PREFETCHT1 (CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        again1lines
+
+again1rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  again1end
+
+again1line:
+	PREFETCHT1 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        again1line
+
+again1end:
+again:
 	CMPQ    listed+16(FP), $0x00000004
 	JL      near
 	MOVLQSX 8(AX), CX
@@ -5296,24 +7087,61 @@ rows:
 	ADDQ    k+32(FP), CX
 	MOVQ    ldk+40(FP), DX
 	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     near0rest
 
-line0:
+near0lines:
+	PREFETCHT0 128(CX)
+	PREFETCHT0 (CX)
+	PREFETCHT0 192(CX)
+	PREFETCHT0 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        near0lines
+
+near0rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  near0end
+
+near0line:
 	PREFETCHT0 (CX)
 	ADDQ       $0x40, CX
 	CMPQ       CX, DX
-	JCS        line0
-	MOVLQSX    12(AX), CX
-	IMULQ      ldk+40(FP), CX
-	ADDQ       k+32(FP), CX
-	MOVQ       ldk+40(FP), DX
-	ADDQ       CX, DX
+	JCS        near0line
 
-line1:
+near0end:
+	MOVLQSX 12(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     near1rest
+
+near1lines:
+	PREFETCHT0 128(CX)
+	PREFETCHT0 (CX)
+	PREFETCHT0 192(CX)
+	PREFETCHT0 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        near1lines
+
+near1rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  near1end
+
+near1line:
 	PREFETCHT0 (CX)
 	ADDQ       $0x40, CX
 	CMPQ       CX, DX
-	JCS        line1
+	JCS        near1line
 
+near1end:
 near:
 	MOVQ    AX, CX
 	MOVLQSX (CX), CX
@@ -5328,12 +7156,12 @@ near:
 	ADDQ    k+32(FP), DX
 	MOVQ    CX, BX
 	MOVQ    DX, SI
-	CMPQ    listed+16(FP), $0x00000022
+	CMPQ    listed+16(FP), $0x00000042
 	JL      asked
-	MOVLQSX 128(AX), BX
+	MOVLQSX 256(AX), BX
 	IMULQ   ldk+40(FP), BX
 	ADDQ    k+32(FP), BX
-	MOVLQSX 132(AX), SI
+	MOVLQSX 260(AX), SI
 	IMULQ   ldk+40(FP), SI
 	ADDQ    k+32(FP), SI
 
@@ -5416,8 +7244,16 @@ chunk2rows:
 
 chunk2near:
 	CMPQ       R10, $0x00000020
-	JLE        chunk2ahead
+	JLE        chunk2again
 	MOVLQSX    128(R9), DI
+	IMULQ      DX, DI
+	ADDQ       CX, DI
+	PREFETCHT1 (DI)
+
+chunk2again:
+	CMPQ       R10, $0x00000040
+	JLE        chunk2ahead
+	MOVLQSX    256(R9), DI
 	IMULQ      DX, DI
 	ADDQ       CX, DI
 	PREFETCHT1 (DI)
@@ -5467,8 +7303,16 @@ chunk1rows:
 
 chunk1near:
 	CMPQ       R10, $0x00000020
-	JLE        chunk1ahead
+	JLE        chunk1again
 	MOVLQSX    128(R9), DI
+	IMULQ      DX, DI
+	ADDQ       CX, DI
+	PREFETCHT1 (DI)
+
+chunk1again:
+	CMPQ       R10, $0x00000040
+	JLE        chunk1ahead
+	MOVLQSX    256(R9), DI
 	IMULQ      DX, DI
 	ADDQ       CX, DI
 	PREFETCHT1 (DI)
@@ -5661,6 +7505,69 @@ TEXT ·dotAtF322AVX2(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), CX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000022
+	JL      again
+	MOVLQSX 128(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again0rest
+
+again0lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again0lines
+
+again0rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again0end
+
+again0line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again0line
+
+again0end:
+	MOVLQSX 132(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again1rest
+
+again1lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again1lines
+
+again1rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again1end
+
+again1line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again1line
+
+again1end:
+again:
 	CMPQ    listed+16(FP), $0x00000004
 	JL      near
 	MOVLQSX 8(CX), DX
@@ -5668,24 +7575,61 @@ rows:
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
 	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near0rest
 
-line0:
+near0lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near0lines
+
+near0rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near0end
+
+near0line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line0
-	MOVLQSX    12(CX), DX
-	IMULQ      ldk+40(FP), DX
-	ADDQ       k+32(FP), DX
-	MOVQ       ldk+40(FP), BX
-	ADDQ       DX, BX
+	JCS        near0line
 
-line1:
+near0end:
+	MOVLQSX 12(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near1rest
+
+near1lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near1lines
+
+near1rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near1end
+
+near1line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line1
+	JCS        near1line
 
+near1end:
 near:
 	MOVQ    CX, DX
 	MOVLQSX (DX), DX
@@ -5700,12 +7644,12 @@ near:
 	ADDQ    k+32(FP), BX
 	MOVQ    DX, SI
 	MOVQ    BX, DI
-	CMPQ    listed+16(FP), $0x00000022
+	CMPQ    listed+16(FP), $0x00000042
 	JL      asked
-	MOVLQSX 128(CX), SI
+	MOVLQSX 256(CX), SI
 	IMULQ   ldk+40(FP), SI
 	ADDQ    k+32(FP), SI
-	MOVLQSX 132(CX), DI
+	MOVLQSX 260(CX), DI
 	IMULQ   ldk+40(FP), DI
 	ADDQ    k+32(FP), DI
 
@@ -5805,8 +7749,16 @@ chunk2rows:
 
 chunk2near:
 	CMPQ       R11, $0x00000020
-	JLE        chunk2ahead
+	JLE        chunk2again
 	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk2again:
+	CMPQ       R11, $0x00000040
+	JLE        chunk2ahead
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -5863,8 +7815,16 @@ chunk1rows:
 
 chunk1near:
 	CMPQ       R11, $0x00000020
-	JLE        chunk1ahead
+	JLE        chunk1again
 	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1again:
+	CMPQ       R11, $0x00000040
+	JLE        chunk1ahead
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -6085,6 +8045,69 @@ TEXT ·dotAtF323AVX2(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), CX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000022
+	JL      again
+	MOVLQSX 128(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again0rest
+
+again0lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again0lines
+
+again0rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again0end
+
+again0line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again0line
+
+again0end:
+	MOVLQSX 132(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again1rest
+
+again1lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again1lines
+
+again1rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again1end
+
+again1line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again1line
+
+again1end:
+again:
 	CMPQ    listed+16(FP), $0x00000004
 	JL      near
 	MOVLQSX 8(CX), DX
@@ -6092,24 +8115,61 @@ rows:
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
 	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near0rest
 
-line0:
+near0lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near0lines
+
+near0rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near0end
+
+near0line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line0
-	MOVLQSX    12(CX), DX
-	IMULQ      ldk+40(FP), DX
-	ADDQ       k+32(FP), DX
-	MOVQ       ldk+40(FP), BX
-	ADDQ       DX, BX
+	JCS        near0line
 
-line1:
+near0end:
+	MOVLQSX 12(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near1rest
+
+near1lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near1lines
+
+near1rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near1end
+
+near1line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line1
+	JCS        near1line
 
+near1end:
 near:
 	MOVQ    CX, DX
 	MOVLQSX (DX), DX
@@ -6124,12 +8184,12 @@ near:
 	ADDQ    k+32(FP), BX
 	MOVQ    DX, SI
 	MOVQ    BX, DI
-	CMPQ    listed+16(FP), $0x00000022
+	CMPQ    listed+16(FP), $0x00000042
 	JL      asked
-	MOVLQSX 128(CX), SI
+	MOVLQSX 256(CX), SI
 	IMULQ   ldk+40(FP), SI
 	ADDQ    k+32(FP), SI
-	MOVLQSX 132(CX), DI
+	MOVLQSX 260(CX), DI
 	IMULQ   ldk+40(FP), DI
 	ADDQ    k+32(FP), DI
 
@@ -6246,8 +8306,16 @@ chunk2rows:
 
 chunk2near:
 	CMPQ       R11, $0x00000020
-	JLE        chunk2ahead
+	JLE        chunk2again
 	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk2again:
+	CMPQ       R11, $0x00000040
+	JLE        chunk2ahead
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -6311,8 +8379,16 @@ chunk1rows:
 
 chunk1near:
 	CMPQ       R11, $0x00000020
-	JLE        chunk1ahead
+	JLE        chunk1again
 	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1again:
+	CMPQ       R11, $0x00000040
+	JLE        chunk1ahead
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -6565,6 +8641,69 @@ TEXT ·dotAtF324AVX2(SB), NOSPLIT, $0-80
 	LEAQ (AX)(AX*2), DX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000022
+	JL      again
+	MOVLQSX 128(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     again0rest
+
+again0lines:
+	PREFETCHT1 128(BX)
+	PREFETCHT1 (BX)
+	PREFETCHT1 192(BX)
+	PREFETCHT1 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        again0lines
+
+again0rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  again0end
+
+again0line:
+	PREFETCHT1 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        again0line
+
+again0end:
+	MOVLQSX 132(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     again1rest
+
+again1lines:
+	PREFETCHT1 128(BX)
+	PREFETCHT1 (BX)
+	PREFETCHT1 192(BX)
+	PREFETCHT1 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        again1lines
+
+again1rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  again1end
+
+again1line:
+	PREFETCHT1 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        again1line
+
+again1end:
+again:
 	CMPQ    listed+16(FP), $0x00000004
 	JL      near
 	MOVLQSX 8(CX), BX
@@ -6572,24 +8711,61 @@ rows:
 	ADDQ    k+32(FP), BX
 	MOVQ    ldk+40(FP), SI
 	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     near0rest
 
-line0:
+near0lines:
+	PREFETCHT0 128(BX)
+	PREFETCHT0 (BX)
+	PREFETCHT0 192(BX)
+	PREFETCHT0 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        near0lines
+
+near0rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  near0end
+
+near0line:
 	PREFETCHT0 (BX)
 	ADDQ       $0x40, BX
 	CMPQ       BX, SI
-	JCS        line0
-	MOVLQSX    12(CX), BX
-	IMULQ      ldk+40(FP), BX
-	ADDQ       k+32(FP), BX
-	MOVQ       ldk+40(FP), SI
-	ADDQ       BX, SI
+	JCS        near0line
 
-line1:
+near0end:
+	MOVLQSX 12(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     near1rest
+
+near1lines:
+	PREFETCHT0 128(BX)
+	PREFETCHT0 (BX)
+	PREFETCHT0 192(BX)
+	PREFETCHT0 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        near1lines
+
+near1rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  near1end
+
+near1line:
 	PREFETCHT0 (BX)
 	ADDQ       $0x40, BX
 	CMPQ       BX, SI
-	JCS        line1
+	JCS        near1line
 
+near1end:
 near:
 	MOVQ    CX, BX
 	MOVLQSX (BX), BX
@@ -6604,12 +8780,12 @@ near:
 	ADDQ    k+32(FP), SI
 	MOVQ    BX, DI
 	MOVQ    SI, R8
-	CMPQ    listed+16(FP), $0x00000022
+	CMPQ    listed+16(FP), $0x00000042
 	JL      asked
-	MOVLQSX 128(CX), DI
+	MOVLQSX 256(CX), DI
 	IMULQ   ldk+40(FP), DI
 	ADDQ    k+32(FP), DI
-	MOVLQSX 132(CX), R8
+	MOVLQSX 260(CX), R8
 	IMULQ   ldk+40(FP), R8
 	ADDQ    k+32(FP), R8
 
@@ -6744,8 +8920,16 @@ chunk2rows:
 
 chunk2near:
 	CMPQ       R11, $0x00000020
-	JLE        chunk2ahead
+	JLE        chunk2again
 	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk2again:
+	CMPQ       R11, $0x00000040
+	JLE        chunk2ahead
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -6817,8 +9001,16 @@ chunk1rows:
 
 chunk1near:
 	CMPQ       R11, $0x00000020
-	JLE        chunk1ahead
+	JLE        chunk1again
 	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1again:
+	CMPQ       R11, $0x00000040
+	JLE        chunk1ahead
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -6996,6 +9188,69 @@ TEXT ·dotAtBF161AVX2(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), AX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000022
+	JL      again
+	MOVLQSX 128(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     again0rest
+
+again0lines:
+	PREFETCHT1 128(CX)
+	PREFETCHT1 (CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        again0lines
+
+again0rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  again0end
+
+again0line:
+	PREFETCHT1 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        again0line
+
+again0end:
+	MOVLQSX 132(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     again1rest
+
+again1lines:
+	PREFETCHT1 128(CX)
+	PREFETCHT1 (CX)
+	PREFETCHT1 192(CX)
+	PREFETCHT1 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        again1lines
+
+again1rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  again1end
+
+again1line:
+	PREFETCHT1 (CX)
+	ADDQ       $0x40, CX
+	CMPQ       CX, DX
+	JCS        again1line
+
+again1end:
+again:
 	CMPQ    listed+16(FP), $0x00000004
 	JL      near
 	MOVLQSX 8(AX), CX
@@ -7003,24 +9258,61 @@ rows:
 	ADDQ    k+32(FP), CX
 	MOVQ    ldk+40(FP), DX
 	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     near0rest
 
-line0:
+near0lines:
+	PREFETCHT0 128(CX)
+	PREFETCHT0 (CX)
+	PREFETCHT0 192(CX)
+	PREFETCHT0 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        near0lines
+
+near0rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  near0end
+
+near0line:
 	PREFETCHT0 (CX)
 	ADDQ       $0x40, CX
 	CMPQ       CX, DX
-	JCS        line0
-	MOVLQSX    12(AX), CX
-	IMULQ      ldk+40(FP), CX
-	ADDQ       k+32(FP), CX
-	MOVQ       ldk+40(FP), DX
-	ADDQ       CX, DX
+	JCS        near0line
 
-line1:
+near0end:
+	MOVLQSX 12(AX), CX
+	IMULQ   ldk+40(FP), CX
+	ADDQ    k+32(FP), CX
+	MOVQ    ldk+40(FP), DX
+	ADDQ    CX, DX
+	SUBQ    $0x00000100, DX
+	CMPQ    CX, DX
+	JHI     near1rest
+
+near1lines:
+	PREFETCHT0 128(CX)
+	PREFETCHT0 (CX)
+	PREFETCHT0 192(CX)
+	PREFETCHT0 64(CX)
+	ADDQ       $0x00000100, CX
+	CMPQ       CX, DX
+	JLS        near1lines
+
+near1rest:
+	ADDQ $0x00000100, DX
+	CMPQ CX, DX
+	JCC  near1end
+
+near1line:
 	PREFETCHT0 (CX)
 	ADDQ       $0x40, CX
 	CMPQ       CX, DX
-	JCS        line1
+	JCS        near1line
 
+near1end:
 near:
 	MOVQ    AX, CX
 	MOVLQSX (CX), CX
@@ -7035,12 +9327,12 @@ near:
 	ADDQ    k+32(FP), DX
 	MOVQ    CX, BX
 	MOVQ    DX, SI
-	CMPQ    listed+16(FP), $0x00000022
+	CMPQ    listed+16(FP), $0x00000042
 	JL      asked
-	MOVLQSX 128(AX), BX
+	MOVLQSX 256(AX), BX
 	IMULQ   ldk+40(FP), BX
 	ADDQ    k+32(FP), BX
-	MOVLQSX 132(AX), SI
+	MOVLQSX 260(AX), SI
 	IMULQ   ldk+40(FP), SI
 	ADDQ    k+32(FP), SI
 
@@ -7127,8 +9419,16 @@ chunk2rows:
 
 chunk2near:
 	CMPQ       R10, $0x00000020
-	JLE        chunk2ahead
+	JLE        chunk2again
 	MOVLQSX    128(R9), DI
+	IMULQ      DX, DI
+	ADDQ       CX, DI
+	PREFETCHT1 (DI)
+
+chunk2again:
+	CMPQ       R10, $0x00000040
+	JLE        chunk2ahead
+	MOVLQSX    256(R9), DI
 	IMULQ      DX, DI
 	ADDQ       CX, DI
 	PREFETCHT1 (DI)
@@ -7179,8 +9479,16 @@ chunk1rows:
 
 chunk1near:
 	CMPQ       R10, $0x00000020
-	JLE        chunk1ahead
+	JLE        chunk1again
 	MOVLQSX    128(R9), DI
+	IMULQ      DX, DI
+	ADDQ       CX, DI
+	PREFETCHT1 (DI)
+
+chunk1again:
+	CMPQ       R10, $0x00000040
+	JLE        chunk1ahead
+	MOVLQSX    256(R9), DI
 	IMULQ      DX, DI
 	ADDQ       CX, DI
 	PREFETCHT1 (DI)
@@ -7378,6 +9686,69 @@ TEXT ·dotAtBF162AVX2(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), CX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000022
+	JL      again
+	MOVLQSX 128(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again0rest
+
+again0lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again0lines
+
+again0rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again0end
+
+again0line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again0line
+
+again0end:
+	MOVLQSX 132(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again1rest
+
+again1lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again1lines
+
+again1rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again1end
+
+again1line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again1line
+
+again1end:
+again:
 	CMPQ    listed+16(FP), $0x00000004
 	JL      near
 	MOVLQSX 8(CX), DX
@@ -7385,24 +9756,61 @@ rows:
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
 	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near0rest
 
-line0:
+near0lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near0lines
+
+near0rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near0end
+
+near0line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line0
-	MOVLQSX    12(CX), DX
-	IMULQ      ldk+40(FP), DX
-	ADDQ       k+32(FP), DX
-	MOVQ       ldk+40(FP), BX
-	ADDQ       DX, BX
+	JCS        near0line
 
-line1:
+near0end:
+	MOVLQSX 12(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near1rest
+
+near1lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near1lines
+
+near1rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near1end
+
+near1line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line1
+	JCS        near1line
 
+near1end:
 near:
 	MOVQ    CX, DX
 	MOVLQSX (DX), DX
@@ -7417,12 +9825,12 @@ near:
 	ADDQ    k+32(FP), BX
 	MOVQ    DX, SI
 	MOVQ    BX, DI
-	CMPQ    listed+16(FP), $0x00000022
+	CMPQ    listed+16(FP), $0x00000042
 	JL      asked
-	MOVLQSX 128(CX), SI
+	MOVLQSX 256(CX), SI
 	IMULQ   ldk+40(FP), SI
 	ADDQ    k+32(FP), SI
-	MOVLQSX 132(CX), DI
+	MOVLQSX 260(CX), DI
 	IMULQ   ldk+40(FP), DI
 	ADDQ    k+32(FP), DI
 
@@ -7526,8 +9934,16 @@ chunk2rows:
 
 chunk2near:
 	CMPQ       R11, $0x00000020
-	JLE        chunk2ahead
+	JLE        chunk2again
 	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk2again:
+	CMPQ       R11, $0x00000040
+	JLE        chunk2ahead
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -7585,8 +10001,16 @@ chunk1rows:
 
 chunk1near:
 	CMPQ       R11, $0x00000020
-	JLE        chunk1ahead
+	JLE        chunk1again
 	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1again:
+	CMPQ       R11, $0x00000040
+	JLE        chunk1ahead
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -7812,6 +10236,69 @@ TEXT ·dotAtBF163AVX2(SB), NOSPLIT, $0-80
 	MOVQ at+24(FP), CX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000022
+	JL      again
+	MOVLQSX 128(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again0rest
+
+again0lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again0lines
+
+again0rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again0end
+
+again0line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again0line
+
+again0end:
+	MOVLQSX 132(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     again1rest
+
+again1lines:
+	PREFETCHT1 128(DX)
+	PREFETCHT1 (DX)
+	PREFETCHT1 192(DX)
+	PREFETCHT1 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        again1lines
+
+again1rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  again1end
+
+again1line:
+	PREFETCHT1 (DX)
+	ADDQ       $0x40, DX
+	CMPQ       DX, BX
+	JCS        again1line
+
+again1end:
+again:
 	CMPQ    listed+16(FP), $0x00000004
 	JL      near
 	MOVLQSX 8(CX), DX
@@ -7819,24 +10306,61 @@ rows:
 	ADDQ    k+32(FP), DX
 	MOVQ    ldk+40(FP), BX
 	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near0rest
 
-line0:
+near0lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near0lines
+
+near0rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near0end
+
+near0line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line0
-	MOVLQSX    12(CX), DX
-	IMULQ      ldk+40(FP), DX
-	ADDQ       k+32(FP), DX
-	MOVQ       ldk+40(FP), BX
-	ADDQ       DX, BX
+	JCS        near0line
 
-line1:
+near0end:
+	MOVLQSX 12(CX), DX
+	IMULQ   ldk+40(FP), DX
+	ADDQ    k+32(FP), DX
+	MOVQ    ldk+40(FP), BX
+	ADDQ    DX, BX
+	SUBQ    $0x00000100, BX
+	CMPQ    DX, BX
+	JHI     near1rest
+
+near1lines:
+	PREFETCHT0 128(DX)
+	PREFETCHT0 (DX)
+	PREFETCHT0 192(DX)
+	PREFETCHT0 64(DX)
+	ADDQ       $0x00000100, DX
+	CMPQ       DX, BX
+	JLS        near1lines
+
+near1rest:
+	ADDQ $0x00000100, BX
+	CMPQ DX, BX
+	JCC  near1end
+
+near1line:
 	PREFETCHT0 (DX)
 	ADDQ       $0x40, DX
 	CMPQ       DX, BX
-	JCS        line1
+	JCS        near1line
 
+near1end:
 near:
 	MOVQ    CX, DX
 	MOVLQSX (DX), DX
@@ -7851,12 +10375,12 @@ near:
 	ADDQ    k+32(FP), BX
 	MOVQ    DX, SI
 	MOVQ    BX, DI
-	CMPQ    listed+16(FP), $0x00000022
+	CMPQ    listed+16(FP), $0x00000042
 	JL      asked
-	MOVLQSX 128(CX), SI
+	MOVLQSX 256(CX), SI
 	IMULQ   ldk+40(FP), SI
 	ADDQ    k+32(FP), SI
-	MOVLQSX 132(CX), DI
+	MOVLQSX 260(CX), DI
 	IMULQ   ldk+40(FP), DI
 	ADDQ    k+32(FP), DI
 
@@ -7977,8 +10501,16 @@ chunk2rows:
 
 chunk2near:
 	CMPQ       R11, $0x00000020
-	JLE        chunk2ahead
+	JLE        chunk2again
 	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk2again:
+	CMPQ       R11, $0x00000040
+	JLE        chunk2ahead
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -8043,8 +10575,16 @@ chunk1rows:
 
 chunk1near:
 	CMPQ       R11, $0x00000020
-	JLE        chunk1ahead
+	JLE        chunk1again
 	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1again:
+	CMPQ       R11, $0x00000040
+	JLE        chunk1ahead
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -8302,6 +10842,69 @@ TEXT ·dotAtBF164AVX2(SB), NOSPLIT, $0-80
 	LEAQ (AX)(AX*2), DX
 
 rows:
+	CMPQ    listed+16(FP), $0x00000022
+	JL      again
+	MOVLQSX 128(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     again0rest
+
+again0lines:
+	PREFETCHT1 128(BX)
+	PREFETCHT1 (BX)
+	PREFETCHT1 192(BX)
+	PREFETCHT1 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        again0lines
+
+again0rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  again0end
+
+again0line:
+	PREFETCHT1 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        again0line
+
+again0end:
+	MOVLQSX 132(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     again1rest
+
+again1lines:
+	PREFETCHT1 128(BX)
+	PREFETCHT1 (BX)
+	PREFETCHT1 192(BX)
+	PREFETCHT1 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        again1lines
+
+again1rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  again1end
+
+again1line:
+	PREFETCHT1 (BX)
+	ADDQ       $0x40, BX
+	CMPQ       BX, SI
+	JCS        again1line
+
+again1end:
+again:
 	CMPQ    listed+16(FP), $0x00000004
 	JL      near
 	MOVLQSX 8(CX), BX
@@ -8309,24 +10912,61 @@ rows:
 	ADDQ    k+32(FP), BX
 	MOVQ    ldk+40(FP), SI
 	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     near0rest
 
-line0:
+near0lines:
+	PREFETCHT0 128(BX)
+	PREFETCHT0 (BX)
+	PREFETCHT0 192(BX)
+	PREFETCHT0 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        near0lines
+
+near0rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  near0end
+
+near0line:
 	PREFETCHT0 (BX)
 	ADDQ       $0x40, BX
 	CMPQ       BX, SI
-	JCS        line0
-	MOVLQSX    12(CX), BX
-	IMULQ      ldk+40(FP), BX
-	ADDQ       k+32(FP), BX
-	MOVQ       ldk+40(FP), SI
-	ADDQ       BX, SI
+	JCS        near0line
 
-line1:
+near0end:
+	MOVLQSX 12(CX), BX
+	IMULQ   ldk+40(FP), BX
+	ADDQ    k+32(FP), BX
+	MOVQ    ldk+40(FP), SI
+	ADDQ    BX, SI
+	SUBQ    $0x00000100, SI
+	CMPQ    BX, SI
+	JHI     near1rest
+
+near1lines:
+	PREFETCHT0 128(BX)
+	PREFETCHT0 (BX)
+	PREFETCHT0 192(BX)
+	PREFETCHT0 64(BX)
+	ADDQ       $0x00000100, BX
+	CMPQ       BX, SI
+	JLS        near1lines
+
+near1rest:
+	ADDQ $0x00000100, SI
+	CMPQ BX, SI
+	JCC  near1end
+
+near1line:
 	PREFETCHT0 (BX)
 	ADDQ       $0x40, BX
 	CMPQ       BX, SI
-	JCS        line1
+	JCS        near1line
 
+near1end:
 near:
 	MOVQ    CX, BX
 	MOVLQSX (BX), BX
@@ -8341,12 +10981,12 @@ near:
 	ADDQ    k+32(FP), SI
 	MOVQ    BX, DI
 	MOVQ    SI, R8
-	CMPQ    listed+16(FP), $0x00000022
+	CMPQ    listed+16(FP), $0x00000042
 	JL      asked
-	MOVLQSX 128(CX), DI
+	MOVLQSX 256(CX), DI
 	IMULQ   ldk+40(FP), DI
 	ADDQ    k+32(FP), DI
-	MOVLQSX 132(CX), R8
+	MOVLQSX 260(CX), R8
 	IMULQ   ldk+40(FP), R8
 	ADDQ    k+32(FP), R8
 
@@ -8485,8 +11125,16 @@ chunk2rows:
 
 chunk2near:
 	CMPQ       R11, $0x00000020
-	JLE        chunk2ahead
+	JLE        chunk2again
 	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk2again:
+	CMPQ       R11, $0x00000040
+	JLE        chunk2ahead
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)
@@ -8559,8 +11207,16 @@ chunk1rows:
 
 chunk1near:
 	CMPQ       R11, $0x00000020
-	JLE        chunk1ahead
+	JLE        chunk1again
 	MOVLQSX    128(R10), R8
+	IMULQ      DX, R8
+	ADDQ       CX, R8
+	PREFETCHT1 (R8)
+
+chunk1again:
+	CMPQ       R11, $0x00000040
+	JLE        chunk1ahead
+	MOVLQSX    256(R10), R8
 	IMULQ      DX, R8
 	ADDQ       CX, R8
 	PREFETCHT1 (R8)

@@ -391,7 +391,7 @@ func (d *Device) EncodeQueries(weights, scales kernels.Tensor, enc kernels.Encod
 
 func (d *Device) encodeQueries(weights []int8, scales []float32, e *encoder, q kernels.Tensor, queryBits int) {
 	j := &d.queries
-	*j = queriesJob{d, e, weights, scales, q.F32(), q.Dim(0), queryBits, (q.Dim(0) + encodeTokens - 1) / encodeTokens}
+	j.begin(d, weights, scales, e, q, queryBits)
 	tasks := e.p.Heads * j.parts
 	if e.p.Heads*e.work*j.tokens < 1<<14 { // not worth waking a thread
 		for i := range tasks {
@@ -412,6 +412,10 @@ type queriesJob struct {
 	tokens    int
 	queryBits int
 	parts     int // per head
+}
+
+func (j *queriesJob) begin(d *Device, weights []int8, scales []float32, e *encoder, q kernels.Tensor, queryBits int) {
+	*j = queriesJob{d, e, weights, scales, q.F32(), q.Dim(0), queryBits, (q.Dim(0) + encodeTokens - 1) / encodeTokens}
 }
 
 func (j *queriesJob) task(worker, index int) {

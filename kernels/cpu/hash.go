@@ -2,6 +2,8 @@ package cpu
 
 import (
 	"math"
+	"runtime"
+	"sync/atomic"
 
 	"github.com/hashattn/hashattn/kernels"
 	"github.com/hashattn/hashattn/kernels/dtype"
@@ -13,6 +15,7 @@ type hashState struct {
 	scales   []float32
 	scans    hashScans
 	selected []int32 // to be reranked, [tokens, sets, count]
+	steps    hashJob
 }
 
 // AttendHash implements kernels.Device. Scores are cut as they are computed:
@@ -26,7 +29,13 @@ func (d *Device) AttendHash(out, q kernels.Tensor, layer int, b *kernels.Batch, 
 	maps, bits := e.p.Heads, e.p.Out()
 	state.weights = resize(state.weights, b.Tokens*maps*bits)
 	state.scales = resize(state.scales, b.Tokens*maps)
-	d.encodeQueries(state.weights, state.scales, e, q, h.Bits)
+	encoding := 0 // maps that are encoded set by set; for many tokens, all at once before
+	if b.Tokens > 1 {
+		d.encodeQueries(state.weights, state.scales, e, q, h.Bits)
+	} else {
+		d.queries.begin(d, state.weights, state.scales, e, q, h.Bits)
+		encoding = maps
+	}
 	sets := s.Heads
 	if h.Mass {
 		sets = maps
@@ -75,11 +84,71 @@ func (d *Device) AttendHash(out, q kernels.Tensor, layer int, b *kernels.Batch, 
 			row++
 		}
 	}
-	d.pool.run(len(d.top.rows), &d.top)
-	if s.Reranks() {
-		d.pool.run(len(d.rerank.rows), &d.rerank)
+	state.steps.run(d, encoding, s.Reranks())
+}
+
+// hashJob is the choice of tokens and the attention to them, of all rows and
+// sets. Encoding and scanning read memory as one stream or compute, attention
+// waits for rows from anywhere: threads that do the one and the other at a time
+// get more out of the memory than threads that do the same.
+type hashJob struct {
+	d      *Device
+	maps   int // that the choices encode first, each those of its set
+	rerank bool
+	order  []hashStep
+	chosen []atomic.Bool // of a row
+}
+
+// hashStep is a row's choice or, if part is not negative, a part of its
+// attention.
+type hashStep struct{ row, part int32 }
+
+// run orders the steps so that every choice comes before what waits for it.
+func (j *hashJob) run(d *Device, maps int, rerank bool) {
+	j.d, j.maps, j.rerank = d, maps, rerank
+	rows := len(d.top.rows)
+	j.order, j.chosen = j.order[:0], resize(j.chosen, rows)
+	for i := range j.chosen {
+		j.chosen[i].Store(false)
 	}
-	d.decode.run()
+	ahead := d.pool.threads
+	for row := range rows + ahead {
+		if row < rows {
+			j.order = append(j.order, hashStep{int32(row), -1})
+		}
+		if row >= ahead {
+			for part := d.decode.rows[row-ahead].lo; part < d.decode.rows[row-ahead].hi; part++ {
+				j.order = append(j.order, hashStep{int32(row - ahead), int32(part)})
+			}
+		}
+	}
+	d.decode.begin()
+	d.pool.run(len(j.order), j)
+}
+
+func (j *hashJob) task(worker, index int) {
+	step := j.order[index]
+	row := int(step.row)
+	if step.part < 0 {
+		sets := len(j.chosen)
+		for m := row * j.maps / sets; m < (row+1)*j.maps/sets; m++ {
+			j.d.queries.task(worker, m)
+		}
+		j.d.top.task(worker, row)
+		if j.rerank {
+			j.d.rerank.task(worker, row)
+		}
+		j.chosen[row].Store(true)
+		return
+	}
+	// another thread took the choice before
+	for i := 0; !j.chosen[row].Load(); i++ {
+		pause(10)
+		if i > spins {
+			runtime.Gosched()
+		}
+	}
+	j.d.decode.task(worker, int(step.part))
 }
 
 // addMass adds to out the softmax of scores * scale. scores has room for whole

@@ -36,7 +36,7 @@ func dots() {
 }
 
 // asking is what gathering kernels do beside their work.
-const asking = "rows at[i], and asks for those rowsAhead further down the list of listed entries,"
+const asking = "rows at[i], and asks for those rowsAhead and rowsAgain further down the list of listed entries,"
 
 // dot computes the dot products of rows with 1 to 4 queries. s.keys rows are
 // read at once so that a load of the query serves all of them; rows behind the
@@ -72,7 +72,8 @@ func dot(s isa, e element, queries int, gathered bool) {
 	Label("rows")
 	row, next := make([]GPVirtual, s.keys), make([]GPVirtual, s.keys) // next: what is asked for
 	if gathered {
-		listedNear(place, s.keys)
+		listedAsk("again", place, rowsAgain, s.keys, PREFETCHT1)
+		listedAsk("near", place, s.keys, s.keys, PREFETCHT0)
 		listedRows(row, place)
 		listedAhead(next, row, place)
 	} else {
@@ -235,26 +236,46 @@ func listedRows(row []GPVirtual, place GPVirtual) {
 	}
 }
 
-// listedNear asks for the rows of the next group to come into the first-level
-// cache.
-func listedNear(place GPVirtual, keys int) {
-	CMPQ(argument("listed"), U32(2*keys))
-	JL(LabelRef("near"))
+// listedAsk asks, by hint, for the group of keys rows that is entries further
+// down the list.
+func listedAsk(name string, place GPVirtual, entries, keys int, hint func(Op)) {
+	CMPQ(argument("listed"), U32(entries+keys))
+	JL(LabelRef(name))
 	for i := range keys {
 		row, end := GP64(), GP64()
-		MOVLQSX(at(place, 4*(keys+i)), row)
+		MOVLQSX(at(place, 4*(entries+i)), row)
 		IMULQ(argument("ldk"), row)
 		ADDQ(argument("k"), row)
 		MOVQ(argument("ldk"), end)
 		ADDQ(row, end)
-		line := tableName("line", i)
-		Label(line)
-		PREFETCHT0(at(row, 0))
-		ADDQ(Imm(64), row)
-		CMPQ(row, end)
-		JCS(LabelRef(line))
+		askRow(tableName(name, i), row, end, hint)
 	}
-	Label("near")
+	Label(name)
+}
+
+// askRow asks for the lines from row to end. In their order the hardware would
+// take the lines of a row for a stream and fetch what follows it.
+func askRow(name string, row, end GPVirtual, hint func(Op)) {
+	SUBQ(U32(256), end)
+	CMPQ(row, end)
+	JHI(LabelRef(name + "rest"))
+	Label(name + "lines")
+	for _, line := range []int{2, 0, 3, 1} {
+		hint(at(row, 64*line))
+	}
+	ADDQ(U32(256), row)
+	CMPQ(row, end)
+	JLS(LabelRef(name + "lines"))
+	Label(name + "rest")
+	ADDQ(U32(256), end)
+	CMPQ(row, end)
+	JCC(LabelRef(name + "end"))
+	Label(name + "line")
+	hint(at(row, 0))
+	ADDQ(Imm(64), row)
+	CMPQ(row, end)
+	JCS(LabelRef(name + "line"))
+	Label(name + "end")
 }
 
 // listedAhead sets next to the addresses of the rows rowsAhead further down the
@@ -366,6 +387,7 @@ func mix(s isa, e element, queries int, gathered bool) {
 				Label(loop + label)
 			}
 			lines("near", rowsNear, PREFETCHT0)
+			lines("again", rowsAgain, PREFETCHT1)
 			lines("ahead", rowsAhead, PREFETCHT1)
 			ADDQ(Imm(4), positions)
 			DECQ(listed)
@@ -395,9 +417,13 @@ func mix(s isa, e element, queries int, gathered bool) {
 }
 
 // rowsAhead is how many rows a gathering kernel is ahead of itself with its
-// requests, into the second-level cache. Rows that are asked for earlier have
-// left it again, later ones are not there yet. Measured on a Zen 4 core.
-const rowsAhead = 32
+// requests, into the second-level cache; both numbers were measured on a Zen 4
+// core.
+const rowsAhead = 64
+
+// rowsAgain is how many rows ahead they ask once more: the processor drops
+// requests while it waits for too many.
+const rowsAgain = 32
 
 // rowsNear is how many rows ahead the summing of values asks for what is in the
 // second-level cache to come into the first; the dot products ask for the next
