@@ -153,7 +153,7 @@ type fusedArgs struct {
 	layerCount, layer, queryHeads, sets, maps, bits, k, heads, perSet, single, levels, listed int32
 
 	keyMagic, kvMagic uint32
-	rerank, unused    int32
+	rerank, ring      int32
 
 	scale float32
 	bins  int32
@@ -170,8 +170,13 @@ type linears struct {
 
 	tokens, stride, split, add int32
 
-	gated, shadow uint64
-	act, unused   int32
+	gated, shadow                 uint64
+	act, dim                      int32
+	cos, sin, positions, caches   uint64
+	layerCount, layer             int32
+	raw, gain, normed, normedCopy uint64
+	width                         int32
+	eps                           float32
 }
 
 func (a linears) words() []uint64 { return wordsOf(&a) }

@@ -94,11 +94,29 @@ func (d *Device) RMSNorm(out, x, gain kernels.Tensor, eps float32) {
 	if len(out.Shape) == 2 && out.Dim(1) == width { // not the norm of heads
 		copy = d.shadowFor(shadowNorm, out, rows, width)
 	}
-	block := min(1024, (width+31)/32*32)
-	if rows > 64 {
+	n := normArgs{out: out, x: x, gain: gain, copy: copy, rows: rows, width: width, eps: eps}
+	if d.holdNorm(n) {
+		return
+	}
+	d.flush()
+	d.norm(n)
+}
+
+// normArgs is an RMS norm of rows of width; copy gets the bf16 rows, if set.
+type normArgs struct {
+	out, x, gain kernels.Tensor
+	copy         uint64
+	rows, width  int
+	eps          float32
+}
+
+// norm queues an RMS norm.
+func (d *Device) norm(n normArgs) {
+	block := min(1024, (n.width+31)/32*32)
+	if n.rows > 64 {
 		block = min(256, block)
 	}
-	d.launch("rms_norm", size{x: rows, y: 1, z: 1, block: block}, out, x, gain, copy, width, padded(width), eps)
+	d.queueKernel("rms_norm", size{x: n.rows, y: 1, z: 1, block: block}, n.out, n.x, n.gain, n.copy, n.width, padded(n.width), n.eps)
 }
 
 // Linear implements kernels.Device. Up to 16 rows run in a kernel that streams
@@ -180,7 +198,10 @@ func (d *Device) Rope(x, cos, sin kernels.Tensor) {
 func (d *Device) ArgMax(out, x kernels.Tensor) {
 	want("out", out, dtype.I32)
 	d.wrote(out)
-	d.launch("argmax", size{x: out.Len(), y: 1, z: 1, block: 1024}, out, x, x.Dim(-1))
+	rows, width := out.Len(), x.Dim(-1)
+	const perBlock = 8192 // values
+	parts := max(1, min((width+perBlock-1)/perBlock, d.info.Multiprocessors/rows))
+	d.launch("argmax", size{x: parts, y: rows, z: 1, block: 1024}, out, x, width, d.borrow("argmax parts", rows*parts*8), d.borrow("argmax arrivals", rows*4))
 }
 
 // NegLogLikelihood implements kernels.Device.

@@ -191,7 +191,7 @@ func TestStructSizes(t *testing.T) {
 		"EncodeStep":  {unsafe.Sizeof(encodeStep{}), 2 * 272},
 		"TopKArgs":    {unsafe.Sizeof(topKArgs{}), 4*8 + 4*4 + 32},
 		"RerankArgs":  {unsafe.Sizeof(rerankArgs{}), 7*8 + 10*4 + 32},
-		"Linears":     {unsafe.Sizeof(linears{}), 9*8 + 6*4 + 8 + 4*4 + 2*8 + 2*4},
+		"Linears":     {unsafe.Sizeof(linears{}), 9*8 + 6*4 + 8 + 4*4 + 2*8 + 2*4 + 4*8 + 2*4 + 4*8 + 2*4},
 		"FusedArgs":   {unsafe.Sizeof(fusedArgs{}), 7*8 + 18*4 + 32},
 	} {
 		if c[0] != c[1] || c[0]%8 != 0 {
@@ -259,6 +259,9 @@ func TestPlanFused(t *testing.T) {
 						}
 						if p.fits() && p.shared+fusedStatic > sharedMemory {
 							t.Fatalf("%+v does not fit", p)
+						}
+						if q := p.spread(sets, 132); p.fits() && !q.fits() || q.shared < p.shared {
+							t.Fatalf("%+v does not fit when spread: %+v", p, q)
 						}
 					}
 				}

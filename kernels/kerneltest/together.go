@@ -22,6 +22,14 @@ func testTogether(s *suite) {
 			s.rotateAndAppend(t, shape.kv, shape.kv*shape.group, shape.d, shape.rotated)
 		}
 	}
+	for _, shape := range []struct{ kv, group, d, width, tokens int }{
+		{2, 2, 64, 96, 1}, {1, 3, 128, 300, 1}, {1, 8, 256, 1536, 2}, {2, 1, 64, 1028, 5}, {3, 2, 40, 288, 9}, {2, 2, 64, 50, 1}, {2, 2, 64, 96, 19},
+	} {
+		for _, t := range []dtype.Type{dtype.BF16, dtype.F32} {
+			s.layerHalf(t, shape.kv, shape.kv*shape.group, shape.d, shape.width, shape.tokens)
+		}
+		s.normed(shape.tokens, shape.width, 72)
+	}
 	for _, tokens := range []int{1, 2, 8, 9, 33} {
 		s.encodeStep("residual", "joint", 2, 2, 4*64, 64, tokens)
 		s.encodeStep("mlp", "mlp", 6, 6, 64, 64, tokens)
@@ -82,6 +90,72 @@ func (s *suite) rotateAndAppend(t dtype.Type, kv, heads, d, rotated int) {
 		s.near(what+": cached keys", pair{c.want.Cache.K[0], c.got.Cache.K[0]}, max(s.tol.Dense, 1.0/128)) // one bit of bf16
 		s.equal(what+": cached values", pair{c.want.Cache.V[0], c.got.Cache.V[0]})
 	}
+}
+
+// layerHalf is a layer of a decode step up to attention.
+func (s *suite) layerHalf(t dtype.Type, kv, heads, d, width, tokens int) {
+	s.Helper()
+	c := s.cache(kv, d, 50, t)
+	c.tokens(50-tokens, tokens)
+	want, got := s.batch(c)
+	x, gain := s.scaled(3, tokens, width), s.normal(width)
+	cos, sin := s.normal(tokens, d/2), s.normal(tokens, d/2)
+	h := s.poison(s.alloc(dtype.F32, tokens, width))
+	q, k, v := s.poison(s.alloc(dtype.F32, tokens, heads, d)), s.poison(s.alloc(dtype.F32, tokens, kv, d)), s.poison(s.alloc(dtype.F32, tokens, kv, d))
+	wantQ, gotQ := s.matrix(dtype.BF16, heads*d, width)
+	wantK, gotK := s.matrix(dtype.BF16, kv*d, width)
+	wantV, gotV := s.matrix(dtype.BF16, kv*d, width)
+	bias := s.normal(kv * d)
+	for _, side := range []struct {
+		d                                kernels.Device
+		x, gain, h, q, k, v, cos, sin, b kernels.Tensor
+		wq, wk, wv                       kernels.Weight
+		batch                            *kernels.Batch
+	}{
+		{s.want, x.want, gain.want, h.want, q.want, k.want, v.want, cos.want, sin.want, bias.want, wantQ, wantK, wantV, want},
+		{s.got, x.got, gain.got, h.got, q.got, k.got, v.got, cos.got, sin.got, bias.got, gotQ, gotK, gotV, got},
+	} {
+		side.d.RMSNorm(side.h, side.x, side.gain, 1e-5)
+		side.d.Linear(side.q, side.h, side.wq, kernels.Tensor{}, false)
+		side.d.Linear(side.k, side.h, side.wk, side.b, false)
+		side.d.Linear(side.v, side.h, side.wv, side.b, false)
+		side.d.Rope(side.q, side.cos, side.sin)
+		side.d.Rope(side.k, side.cos, side.sin)
+		side.d.Append(0, side.k, side.v, side.batch)
+	}
+	what := label("%v, %d tokens of %d, %d of %d heads of %d", t, tokens, width, kv, heads, d)
+	s.near(what+": normed", h, s.tol.Dense)
+	s.near(what+": queries", q, s.tol.Dense)
+	s.near(what+": keys", k, s.tol.Dense)
+	s.near(what+": values", v, s.tol.Dense)
+	s.near(what+": cached keys", pair{c.want.Cache.K[0], c.got.Cache.K[0]}, s.tol.Dense+1.0/128)
+	s.near(what+": cached values", pair{c.want.Cache.V[0], c.got.Cache.V[0]}, s.tol.Dense+1.0/128)
+}
+
+// normed reads a norm by one layer, then again after its input has changed, and
+// writes a layer's output over that input.
+func (s *suite) normed(tokens, width, rows int) {
+	s.Helper()
+	x, gain := s.normal(tokens, width), s.normal(width)
+	h, out := s.poison(s.alloc(dtype.F32, tokens, width)), s.poison(s.alloc(dtype.F32, tokens, rows))
+	wantW, gotW := s.matrix(dtype.BF16, rows, width)
+	wantX, gotX := s.matrix(dtype.BF16, width, width)
+	for _, side := range []struct {
+		d               kernels.Device
+		x, gain, h, out kernels.Tensor
+		w, wx           kernels.Weight
+	}{{s.want, x.want, gain.want, h.want, out.want, wantW, wantX}, {s.got, x.got, gain.got, h.got, out.got, gotW, gotX}} {
+		side.d.RMSNorm(side.h, side.x, side.gain, 1e-5)
+		side.d.Linear(side.x, side.h, side.wx, kernels.Tensor{}, true)
+		side.d.Linear(side.out, side.h, side.w, kernels.Tensor{}, false)
+		side.d.RMSNorm(side.h, side.x, side.gain, 1e-5)
+		side.d.RMSNorm(side.h, side.h, side.gain, 1e-5)
+		side.d.Linear(side.out, side.h, side.w, kernels.Tensor{}, true)
+	}
+	what := label("norm of %d tokens of %d", tokens, width)
+	s.near(what+": residual", x, s.tol.Dense)
+	s.near(what+": normed", h, s.tol.Dense)
+	s.near(what+": product", out, s.tol.Dense)
 }
 
 // encodeStep encodes a step's keys and queries one after the other.
