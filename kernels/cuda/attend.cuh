@@ -12,21 +12,23 @@
 // float32's accuracy. Rows are padded against bank conflicts.
 template <int D> struct Queries {
     bf16 hi[8][D + 32], lo[8][D + 32];
-    // fill loads heads rows of q, f32, by all threads of the block.
+    // fill loads heads rows of q, f32, by the 256 threads of the block.
     DEV void fill(const float *q, int heads) {
-        for (int i = threadIdx.x; i < 8 * D; i += blockDim.x) put(i, i < heads * D ? q[i] : 0.f);
+        constexpr int N = 8 * D / 512;
+        float2 v[N]; // all on their way at once
+#pragma unroll
+        for (int k = 0; k < N; k++) {
+            const int i = 2 * (k * 256 + threadIdx.x);
+            v[k] = i < heads * D ? *(const float2 *)(q + i) : make_float2(0, 0);
+        }
+#pragma unroll
+        for (int k = 0; k < N; k++) put(2 * (k * 256 + threadIdx.x), v[k]);
     }
     // put sets values i and i+1, i even, of [8][D].
     DEV void put(int i, float2 v) {
         const u32 h = pack(v.x, v.y);
         *(u32 *)&hi[i / D][i % D] = h;
         *(u32 *)&lo[i / D][i % D] = pack(v.x - low(h), v.y - high(h));
-    }
-    // put sets value i of [8][D].
-    DEV void put(int i, float v) {
-        const bf16 h = tobf16(v);
-        hi[i / D][i % D] = h;
-        lo[i / D][i % D] = tobf16(v - f32(h));
     }
 };
 

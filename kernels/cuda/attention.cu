@@ -107,17 +107,33 @@ template <int D> DEV void attendRows(const AttendArgs &a) {
     const int perSet = a.queryHeads / a.sets, chunksPerSet = (perSet + 7) / 8;
     const int set = blockIdx.y / chunksPerSet, chunk = blockIdx.y % chunksPerSet;
     const int head = set * perSet + chunk * 8, heads = imin(8, perSet - chunk * 8);
+    // Where the cache is was written before the first kernel of a step.
+    announce();
     const Row r = a.rows[row];
-    const Layer L = a.layers[(a.single ? row : r.segment) * a.layerCount + a.layer];
+    int segment = row;
+    if (!a.single) { // a select would wait for the row
+        segment = r.segment;
+        asm volatile("" : "+r"(segment));
+    }
+    const Layer L = a.layers[segment * a.layerCount + a.layer];
     const Read read(r.position + 1, a.window, a.selected ? a.selected + ((long long)row * a.sets + set) * a.k : nullptr, a.s);
 
     const int tiles = (read.count + 15) / 16, per = imax(W, (tiles + gridDim.x - 1) / gridDim.x), active = (tiles + per - 1) / per;
     if (blockIdx.x >= active) return;
+    const int kv = head / (a.queryHeads / a.kvHeads);
+    const bf16 *K = (const bf16 *)L.k + (long long)kv * L.capacity * D, *V = (const bf16 *)L.v + (long long)kv * L.capacity * D;
+    if (!a.selected) { // a warp's first rows are on their way before the kernel ahead has ended
+        const long long from = (long long)read[imin((blockIdx.x * per + warp) * 16, read.count - 1)] * D;
+        const int bytes = imin(16, imax(read.count - (blockIdx.x * per + warp) * 16, 0)) * D * 2;
+        for (int i = lane * 128; i < bytes; i += 32 * 128) {
+            asm volatile("prefetch.global.L2 [%0];" ::"l"((const char *)(K + from) + i));
+            asm volatile("prefetch.global.L2 [%0];" ::"l"((const char *)(V + from) + i));
+        }
+    }
+    dependence();
     q.fill(a.q + ((long long)row * a.queryHeads + head) * D, heads);
     __syncthreads();
 
-    const int kv = head / (a.queryHeads / a.kvHeads);
-    const bf16 *K = (const bf16 *)L.k + (long long)kv * L.capacity * D, *V = (const bf16 *)L.v + (long long)kv * L.capacity * D;
     Accumulator<D> acc;
     acc.clear();
     const float scale = a.scale * LOG2E;
@@ -168,29 +184,48 @@ template <int D> DEV void attendRows(const AttendArgs &a) {
     if (!last) return;
     if (threadIdx.x == 0) a.arrived[row * gridDim.y + blockIdx.y] = 0;
     __threadfence();
+    // Of each part the weight, its sum times that: a warp a head.
     const float *all = a.parts + slot * 8 * (D + 2);
-    for (int i = threadIdx.x; i < heads * D / 2; i += blockDim.x) {
-        const int h = i / (D / 2), e = i % (D / 2) * 2;
-        float top = MASKED, l = 0, x = 0, y = 0;
-#pragma unroll 8
-        for (int s = 0; s < active; s++) top = fmaxf(top, __ldcg(all + (long long)s * 8 * (D + 2) + 8 * D + h * 2));
-#pragma unroll 8
+    float2 *ml = (float2 *)part; // [heads][active]
+    __shared__ float sums[8];
+    if (warp < heads) {
+        float top = MASKED, l = 0;
+        for (int s = lane; s < active; s += 32) {
+            const float2 x = __ldcg((const float2 *)(all + (long long)s * 8 * (D + 2) + 8 * D + warp * 2));
+            ml[warp * active + s] = x;
+            top = fmaxf(top, x.x);
+        }
+        top = warpMax(top);
+        for (int s = lane; s < active; s += 32) {
+            float2 &x = ml[warp * active + s];
+            x.x = exp2f(x.x - top);
+            l += x.x * x.y;
+        }
+        l = warpSum(l);
+        if (lane == 0) sums[warp] = 1.f / l;
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < heads * D / 4; i += blockDim.x) {
+        const int h = i / (D / 4), e = i % (D / 4) * 4;
+        float4 v = make_float4(0, 0, 0, 0);
+#pragma unroll 16
         for (int s = 0; s < active; s++) {
-            const float *p = all + (long long)s * 8 * (D + 2);
-            const float2 ml = __ldcg((const float2 *)(p + 8 * D + h * 2)), v = __ldcg((const float2 *)(p + h * D + e));
-            const float f = exp2f(ml.x - top);
-            l += f * ml.y;
-            x += f * v.x;
-            y += f * v.y;
+            const float4 x = __ldcg((const float4 *)(all + (long long)s * 8 * (D + 2) + h * D + e));
+            const float f = ml[h * active + s].x;
+            v.x += f * x.x;
+            v.y += f * x.y;
+            v.z += f * x.z;
+            v.w += f * x.w;
         }
         const long long to = ((long long)row * a.queryHeads + head + h) * D + e;
-        *(float2 *)(a.out + to) = make_float2(x / l, y / l);
-        if (a.shadow) *(u32 *)(a.shadow + to) = pack(x / l, y / l);
+        const float s = sums[h];
+        *(float4 *)(a.out + to) = make_float4(v.x * s, v.y * s, v.z * s, v.w * s);
+        if (a.shadow) *(uint2 *)(a.shadow + to) = make_uint2(pack(v.x * s, v.y * s), pack(v.z * s, v.w * s));
     }
 }
-KERNEL __launch_bounds__(256, 2) attend_rows_64(const AttendArgs a) { begin(); attendRows<64>(a); }
-KERNEL __launch_bounds__(256, 2) attend_rows_128(const AttendArgs a) { begin(); attendRows<128>(a); }
-KERNEL __launch_bounds__(256, 1) attend_rows_256(const AttendArgs a) { begin(); attendRows<256>(a); }
+KERNEL __launch_bounds__(256, 2) attend_rows_64(const __grid_constant__ AttendArgs a) { attendRows<64>(a); }
+KERNEL __launch_bounds__(256, 2) attend_rows_128(const __grid_constant__ AttendArgs a) { attendRows<128>(a); }
+KERNEL __launch_bounds__(256, 1) attend_rows_256(const __grid_constant__ AttendArgs a) { attendRows<256>(a); }
 
 // attendPlain serves head dimensions and cache types without a fast kernel:
 // block (head, row), lanes over the values, warps over the tokens.

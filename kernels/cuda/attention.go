@@ -124,13 +124,14 @@ func (d *Device) attend(out, q kernels.Tensor, layer int, s *batch, scale float3
 }
 
 // attendSplits divides each of sets token lists so that the blocks fill the
-// GPU once, none with less than one step of its 8 warps.
+// GPU once, none with less than one step of its 8 warps; the block that adds
+// the parts has room for the weights of 4 dim of them.
 func attendSplits(sets, read, multiprocessors, dim int) int {
 	blocks := 2 * multiprocessors
 	if dim > 128 {
 		blocks = multiprocessors
 	}
-	return max(1, min(blocks/sets, (read+127)/128))
+	return max(1, min(blocks/sets, (read+127)/128, 4*dim))
 }
 
 // prefill runs causal attention over tiles of query rows.
