@@ -195,7 +195,7 @@ func (l *layerBench) fused(b *testing.B, sel kernels.Selection) {
 		d.EncodeQueries(wide, kernels.Tensor{}, l.shared, l.q, bits)
 		for _, warps := range []int{8, 4} {
 			for blocks := 2; blocks <= 16; blocks *= 2 {
-				if p := shape.plan(blocks, warps); p.fits() && s.shape.limit <= 65536*blocks && s.shape.limit >= 512*blocks {
+				if p := shape.plan(blocks, warps).spread(l.batch.Tokens*benchHeads, d.info.Multiprocessors); p.fits() && s.shape.limit <= 65536*blocks && s.shape.limit >= 512*blocks {
 					l.report(b, fmt.Sprintf("perhead-%dbit-%dx%d", bits, blocks, warps), l.median(b, func() { d.attendFused(p, l.out, l.q, all, 0, 0, 0, s, 0.0884, l.shared.(*encoder), perHead) }))
 				}
 			}

@@ -32,14 +32,14 @@ struct FusedArgs {
     int single;           // row i is segment i, and only its newest code is new
     int levels, listed;   // room for levels and listed tokens of a block
     u32 keyMagic, kvMagic; // of division by sets of a key or KV head, 0: by 1
-    int rerank, unused;   // keep the best candidates by exact logits
+    int rerank, ring;     // keep the best candidates by exact logits; steps of codes there is room for
     float scale;
     int bins;             // that scores can need, whole 8, at most BINS
     Selection s;          // candidates are what is chosen
 };
 
 constexpr int FINE = 32, BLOCKS = 16; // at most
-constexpr int RING = 8; // steps whose codes are on their way
+constexpr int RING = 4; // steps whose codes are on their way
 constexpr int BARS = 10; // mbarriers: counts 0 and 4, fine counts 1, list 2, output 3; reranking: masses 5, counts 6 to 9
 constexpr u32 NONE = 0x7fff; // level of tokens that are no candidates
 
@@ -63,19 +63,23 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
     u32 *hist = (u32 *)dynamic;                  // [bins]
     u32 *counts = hist + a.bins;                 // [P][bins/2]
     u16 *level = (u16 *)(counts + P * a.bins / 2); // [levels]
-    uint4 *ring = (uint4 *)(level + a.levels) + warp * RING * 32 + lane; // [W][RING][32]
+    uint4 *ring = (uint4 *)(level + a.levels) + warp * a.ring * 32 + lane; // [W][ring][32]
     float *part = (float *)dynamic;              // [W][heads][D]
     const int heads = a.heads;
-    const int front = imax(imax((a.bins + P * a.bins / 2) * 4 + a.levels * 2 + W * RING * 512, W * heads * D * 4), a.rerank ? (BINS + P * BINS) * 4 : 0);
+    const int front = imax(imax((a.bins + P * a.bins / 2) * 4 + a.levels * 2 + W * a.ring * 512, W * heads * D * 4), a.rerank ? (BINS + P * BINS) * 4 : 0);
     float *gathered = (float *)(dynamic + front); // [P][heads*D/P]
-    int *list = (int *)(gathered + heads * D);    // [listed]
-    float *logit = (float *)(list + a.listed);    // for reranking: [heads][listed], then levels and kept [listed]
+    float *logit = gathered + heads * D + a.listed; // behind the list; for reranking: [heads][listed], then levels and kept [listed]
 
     // Where the cache is was written before the first kernel of a step, so that
     // it can be read ahead of the wait; so can the codes of earlier steps.
     const int row = blockIdx.z, set = blockIdx.y;
     const Row r = a.rows[row];
-    const Layer L = a.layers[(a.single ? row : r.segment) * a.layerCount + a.layer];
+    int segment = row;
+    if (!a.single) { // a select would wait for the row
+        segment = r.segment;
+        asm volatile("" : "+r"(segment));
+    }
+    const Layer L = a.layers[segment * a.layerCount + a.layer];
     // Translations of the pages read later are on their way, too.
     const float *queries = a.q + ((long long)row * a.queryHeads + set * heads) * D;
     const i8 *weights = a.weights + ((long long)row * a.maps + set * a.perSet) * a.bits;
@@ -125,9 +129,9 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
     int from, to;
     range(a.s, n, from, to);
     const int count = scored(a.s, n);
-    const int reads = count + from + n - to, per = (reads + P - 1) >> lgP; // tokens a block attends to
-    const int mine = imin(imax(count - rank * per, 0), per);            // of them winners
-    const int own = imin(imax(reads - rank * per, 0), per);
+    const int ends = from + n - to, per = (count + P - 1) >> lgP, endsPer = (ends + P - 1) >> lgP; // sink and local; winners and ends of a block
+    const int mine = imin(imax(count - rank * per, 0), per);                                      // winners this block attends to
+    const int own = mine + imin(imax(ends - rank * endsPer, 0), endsPer);                         // and ends
     const int slice = heads * D >> lgP; // outputs a block merges
     if (tid == 0) {
         expect(bar(2), mine * 4);
@@ -141,6 +145,17 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
     dependence();
     if (newest >= 0 && newest < imin(RING, perWarp)) fetch(newest);
     commit();
+    // Where the block's share of the tokens lies: winners, then sink and local.
+    int *list = (int *)(gathered + heads * D); // [listed]
+    auto positionOf = [&](int i) {
+        const int e = rank * endsPer + i - mine;
+        return i < mine ? list[i] : e < from ? e : to + e - from;
+    };
+#pragma unroll 1
+    for (int i = tid; i < (own - mine) * (D / 32); i += W * 32) {
+        const int line = i % (D / 32);
+        asm volatile("prefetch.global.L2 [%0];" ::"l"((line < D / 64 ? K : V) + (long long)positionOf(mine + i / (D / 32)) * D + line % (D / 64) * 64));
+    }
     int weight = 0;
     if (tid < a.bits)
 #pragma unroll 1
@@ -215,7 +230,7 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
 
     // masks marks of the lane's group g of 32 tokens those of a level <= high
     // and <= low: token 2k + h is bit 15 - k + 16h.
-    const u32 *mineLevels = (const u32 *)(levels + lane * (tl + 4));
+    u32 *mineLevels = (u32 *)(levels + lane * (tl + 4));
     const int groups = (tl + 31) / 32;
     auto masks = [&](int g, int low, int high, u32 &le, u32 &lt) {
         const u32 h = (0x8000u + high) * 0x10001u, l = (0x8000u + low) * 0x10001u;
@@ -243,7 +258,7 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
     // 2. The cut.
     Cut c = {0, 0, 0, 0, 0, 0};
     u32 cutLevel = 0, skip = 0;
-    auto exchange = [&](u32 arrived) {
+    auto send = [&](u32 arrived) {
         const int words = ((bound >> shift) + 8) / 8 * 4; // whole 16 bytes
         if (tid == 0) expect(arrived, P * words * 4);
 #pragma unroll 1
@@ -253,14 +268,28 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
                 const uint4 x = *(const uint4 *)&hist[at * 8], y = *(const uint4 *)&hist[at * 8 + 4];
                 send4(peer(shared32(counts + rank * (a.bins / 2) + at * 4), d), make_uint4(x.x | x.y << 16, x.z | x.w << 16, y.x | y.y << 16, y.z | y.w << 16), peer(arrived, d));
             }
-        await(arrived);
-        c = findCut<W>(&cutResult, warpSums, counts, words, a.bins / 2, P, rank, count);
     };
     __syncthreads();
     clusterWait(); // every block's barriers are ready
+    if (count > 0) send(bar(0));
+    // Where winners alone take the warps fewer rounds, attention to sink and local
+    // comes meanwhile, by the last warps.
+    Accumulator<D> acc;
+    acc.clear();
+    const float scale = a.scale * LOG2E;
+    auto attend = [&](int first, int end) { // tokens from a tile's first on
+        acc.tile(K, V, q, positionOf(imin(first + (lane & 15), end - 1)), imin(16, end - first), scale);
+    };
+    const int winners = (mine + 15) / 16, others = (own - mine + 15) / 16; // tiles
+    const bool early = a.out && !a.rerank && (winners + others + W - 1) / W > (winners + W - 1) / W;
+    if (early)
+#pragma unroll 1
+        for (int t = W - 1 - warp; t < others; t += W) attend(mine + t * 16, own);
     if (count > 0) {
         for (int pass = 0;; pass++) {
-            exchange(bar(pass ? 4 : 0));
+            if (pass) send(bar(4));
+            await(bar(pass ? 4 : 0));
+            c = findCut<W>(&cutResult, warpSums, counts, ((bound >> shift) + 8) / 8 * 4, a.bins / 2, P, rank, count);
             if (pass || c.counted >= count) break; // the same in all blocks
             bound = magnitude; // count every level
             shift = imax(0, 22 - __clz(bound));
@@ -309,6 +338,8 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
 #pragma unroll 1
         for (int g = 0; g < groups; g++) {
             masks(g, (int)cutLevel - 1, (int)cutLevel, le, lt);
+            mineLevels[g * 16] = le; // in the levels' place
+            mineLevels[g * 16 + 1] = lt;
             mineCount += __popc(lt) | __popc(le & ~lt) << 16;
         }
         u32 upto = mineCount;
@@ -323,7 +354,8 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
         u32 lessAt = c.lessBefore + (x & 0xffff), equalAt = c.equalBefore + (x >> 16);
 #pragma unroll 1
         for (int g = 0; g < groups; g++) {
-            if (groups > 1) masks(g, (int)cutLevel - 1, (int)cutLevel, le, lt);
+            le = mineLevels[g * 16];
+            lt = mineLevels[g * 16 + 1];
             const u32 eq = le & ~lt;
 #pragma unroll 1
             for (u32 m = equalAt + __popc(eq) <= skip ? lt : le; m; m &= m - 1) {
@@ -348,15 +380,11 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
     __syncthreads(); // levels are done with: part takes their place
     if (!a.out) return; // the candidates were asked for: reranking follows
 
-    // 4. Attention to this block's share: winners, then sink, then local.
-    Accumulator<D> acc;
-    acc.clear();
-    const float scale = a.scale * LOG2E;
-    const int tiles = (own + 15) / 16, rest = rank * per - count; // t + rest: index among sink and local
-    auto positionOf = [&](int i) { return i < mine ? list[i] : i + rest < from ? i + rest : to + i + rest - from; };
+    // 4. Attention to this block's winners and, if not done, sink and local.
     if (!a.rerank) {
+        const int tiles = winners + (early ? 0 : others);
 #pragma unroll 1
-        for (int t = warp; t < tiles; t += W) acc.tile(K, V, q, positionOf(imin(t * 16 + (lane & 15), own - 1)), imin(16, own - t * 16), scale);
+        for (int t = warp; t < tiles; t += W) attend(t < winners ? t * 16 : mine + (t - winners) * 16, t < winners ? mine : own);
     } else {
         // Base-2 logits of all tokens, then the candidates' softmax summed over
         // the heads (of one head its logit), as levels counting down.
@@ -364,7 +392,7 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
         int *kept = (int *)(levelOf + a.listed);
         const int g = lane >> 2, c2 = lane % 4 * 2;
 #pragma unroll 1
-        for (int t = warp; t < tiles; t += W) {
+        for (int t = warp; t * 16 < own; t += W) {
             KeyTile<D> keys;
             keys.load(K, positionOf(imin(t * 16 + (lane & 15), own - 1)));
             float s[4];

@@ -62,6 +62,7 @@ type fusedPlan struct {
 	blocks, warps  int  // of a cluster, of a block
 	bins           int  // of levels
 	levels, listed int  // room of a block
+	ring           int  // steps of codes that a warp has room for
 	shared         int  // bytes
 	reranks        bool // candidates, in the same launch
 }
@@ -71,7 +72,7 @@ type fusedPlan struct {
 const (
 	fusedStatic  = 14 << 10
 	sharedMemory = 227 << 10
-	codeRing     = 8 * 512 // bytes of codes that a warp has on their way
+	codeRing     = 4 // steps of 512 bytes of codes that a warp has on their way
 )
 
 // fusedShape is what the plan depends on: sets reads tokens of limit cached
@@ -91,13 +92,37 @@ func (s fusedShape) plan(blocks, warps int) fusedPlan {
 	}
 	p := fusedPlan{
 		blocks: blocks, warps: warps, bins: min(1024, s.most/8*8+8),
-		levels: warps * 32 * (perWarp*chunk/32 + 4), listed: ((s.reads+blocks-1)/blocks + 7) / 4 * 4,
+		ring: min(codeRing, perWarp), levels: warps * 32 * (perWarp*chunk/32 + 4), listed: ((s.reads+blocks-1)/blocks + 7) / 4 * 4,
 	}
-	front := max((p.bins+blocks*p.bins/2)*4+2*p.levels+warps*codeRing, warps*s.heads*s.dim*4)
+	front := max((p.bins+blocks*p.bins/2)*4+2*p.levels+warps*p.ring*512, warps*s.heads*s.dim*4)
 	if p.reranks = s.rerank; s.rerank { // counts of 1024 bins twice; logits, levels and what is kept
 		front = max(front, 4<<10*(1+blocks)) + 4*p.listed*(s.heads+2)
 	}
-	p.shared = front + 2*s.heads*s.dim*4 + p.listed*4
+	p.shared = front + s.heads*s.dim*4 + p.listed*4
+	return p
+}
+
+// Shared memory of which a multiprocessor holds no more than one or three
+// blocks, and the most of which two leave enough memory for loads on their way.
+const (
+	oneBlock    = 108 << 10
+	twoBlocks   = 88 << 10
+	threeBlocks = 50 << 10
+)
+
+// spread raises the plan's shared memory where a multiprocessor would hold more
+// blocks than is good. Small clusters that fit the GPU twice would share some
+// multiprocessors by fours and leave others idle. Two blocks with the logits of
+// reranking would leave next to no memory for loads on their way, which is worse
+// than one, if all clusters run at once so.
+func (p fusedPlan) spread(sets, multiprocessors int) fusedPlan {
+	all := sets * p.blocks
+	switch {
+	case p.warps == 4 && all <= 2*multiprocessors:
+		p.shared = max(p.shared, threeBlocks)
+	case p.reranks && p.shared > twoBlocks && (2*all <= multiprocessors || p.blocks == 2 && all <= multiprocessors):
+		p.shared = max(p.shared, oneBlock)
+	}
 	return p
 }
 
@@ -126,7 +151,7 @@ func (d *Device) fusable(q kernels.Tensor, layer int, s *batch, e *encoder, h ke
 	for {
 		for blocks := blocks; blocks <= 16; blocks *= 2 {
 			if p := shape.plan(blocks, warps); p.fits() {
-				return p, true
+				return p.spread(s.shape.tokens*sel.Heads, d.info.Multiprocessors), true
 			}
 		}
 		if !shape.rerank {
@@ -185,7 +210,7 @@ func (d *Device) attendFused(p fusedPlan, out, q kernels.Tensor, weights, select
 		sets: int32(sel.Heads), single: d.fresh(s), maps: int32(e.p.Heads), bits: int32(e.p.Out()),
 		heads: int32(heads / sel.Heads), perSet: int32(e.p.Heads / sel.Heads),
 		keyMagic: magic(sel.Heads / s.indexed(layer, 0).heads), kvMagic: magic(sel.Heads / s.shape.kvHeads), rerank: int32(flag(p.reranks && !out.None())),
-		k: int32(k), bins: int32(p.bins), levels: int32(p.levels), listed: int32(p.listed), scale: scale, s: selectionOf(sel),
+		k: int32(k), bins: int32(p.bins), levels: int32(p.levels), listed: int32(p.listed), ring: int32(p.ring), scale: scale, s: selectionOf(sel),
 	}
 	d.launch(fmt.Sprintf("fused_%d_%d_%d", dim, s.indexed(layer, 0).width, p.warps), size{x: p.blocks, y: sel.Heads, z: s.shape.tokens, block: 32 * p.warps, shared: p.shared, cluster: p.blocks, early: true}, a)
 }
