@@ -193,6 +193,9 @@ func (m *modelBench) pass(sel *kernels.Selection) {
 	d.ArgMax(m.next.Rows(0, last), m.logits.Rows(0, last))
 }
 
+// prefillRows is the tokens of one prefill pass.
+const prefillRows = 8192
+
 // BenchmarkModel times decode steps, dense and by hash attention, and prefill.
 func BenchmarkModel(b *testing.B) {
 	for _, s := range benchModels {
@@ -201,7 +204,7 @@ func BenchmarkModel(b *testing.B) {
 			defer d.Close()
 			bandwidth, err := d.ReadBandwidth()
 			fatal(b, err)
-			m := newModelBench(b, d, s, 2048)
+			m := newModelBench(b, d, s, prefillRows)
 			l := &layerBench{d: d}
 			for _, c := range [][2]int{{1, 4096}, {1, 32768}, {1, 131072}, {8, 32768}} {
 				m.sequences(b, c[0], c[1], 1)
@@ -214,14 +217,14 @@ func BenchmarkModel(b *testing.B) {
 				sel.Candidates = 2
 				l.report(b, "hash-1/32-rerank", l.median(b, func() { m.pass(&sel) }))
 			}
-			m.sequences(b, 1, 16384, 2048)
+			m.sequences(b, 1, 16384, prefillRows)
 			total := 0.0
-			for start := 0; start < 16384; start += 2048 {
+			for start := 0; start < 16384; start += prefillRows {
 				m.batch.Segments[0].Start = start
 				fatal(b, d.SetBatch(m.batch, m.batch.Segments))
 				total += l.median(b, func() { m.pass(nil) })
 			}
-			fmt.Printf("%s prefill of 16384 tokens in passes of 2048: %.1f ms\n", s.name, total/1e3)
+			fmt.Printf("%s prefill of 16384 tokens in passes of %d: %.1f ms\n", s.name, prefillRows, total/1e3)
 		})
 	}
 }
