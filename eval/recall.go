@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"unsafe"
 
 	"github.com/hashattn/hashattn/eval/result"
 	"github.com/hashattn/hashattn/kernels"
@@ -128,7 +127,7 @@ func (r *recall) layer(document *trace.Loaded, layer int) error {
 		if *part.into, err = r.Device.Alloc(dtype.BF16, m.KVHeads, n, m.HeadDim); err != nil {
 			return err
 		}
-		if err = r.Device.Upload(*part.into, rawBytes(part.from)); err != nil {
+		if err = r.Device.Upload(*part.into, dtype.Bytes(part.from)); err != nil {
 			return err
 		}
 		defer r.Device.Free(*part.into)
@@ -238,7 +237,7 @@ func (r *recall) exact(document *trace.Loaded, q []uint16, cache *kernels.Cache,
 	if x.q, err = d.Alloc(dtype.F32, len(at), m.QueryHeads, m.HeadDim); err != nil {
 		return nil, err
 	}
-	if err := d.Upload(x.q, rawBytes(values)); err != nil {
+	if err := d.Upload(x.q, dtype.Bytes(values)); err != nil {
 		return nil, err
 	}
 	b, err := r.batch(cache, nil, x.positions)
@@ -253,7 +252,7 @@ func (r *recall) exact(document *trace.Loaded, q []uint16, cache *kernels.Cache,
 	defer d.Free(scores)
 	d.ScanDot(scores, x.q, layer, -1, b, r.Trace.Scale)
 	x.logits = make([]float32, scores.Len())
-	if err := d.Download(rawBytes(x.logits), scores); err != nil {
+	if err := d.Download(dtype.Bytes(x.logits), scores); err != nil {
 		return nil, err
 	}
 	out, err := d.Alloc(dtype.F32, len(at), m.QueryHeads, m.HeadDim)
@@ -263,7 +262,7 @@ func (r *recall) exact(document *trace.Loaded, q []uint16, cache *kernels.Cache,
 	defer d.Free(out)
 	d.Attend(out, x.q, layer, b, r.Trace.Scale, 0)
 	x.out = make([]float32, out.Len())
-	if err := d.Download(rawBytes(x.out), out); err != nil {
+	if err := d.Download(dtype.Bytes(x.out), out); err != nil {
 		return nil, err
 	}
 	for i, p := range x.positions {
@@ -290,7 +289,7 @@ func (r *recall) measure(x *exactLayer, b *kernels.Batch, layer int, sparse *sel
 	selection := sparse.Selection(layer)
 	chosen := sparse.Select(x.q, layer, b)
 	sets := make([]int32, chosen.Len())
-	if err := d.Download(rawBytes(sets), chosen); err != nil {
+	if err := d.Download(dtype.Bytes(sets), chosen); err != nil {
 		return err
 	}
 	out, err := d.Alloc(dtype.F32, x.q.Shape...)
@@ -300,7 +299,7 @@ func (r *recall) measure(x *exactLayer, b *kernels.Batch, layer int, sparse *sel
 	defer d.Free(out)
 	d.AttendSelected(out, x.q, layer, b, r.Trace.Scale, chosen, selection)
 	got := make([]float32, out.Len())
-	if err := d.Download(rawBytes(got), out); err != nil {
+	if err := d.Download(dtype.Bytes(got), out); err != nil {
 		return err
 	}
 	sum := r.sums[key]
@@ -326,7 +325,7 @@ func (r *recall) measure(x *exactLayer, b *kernels.Batch, layer int, sparse *sel
 			at = i*m.QueryHeads + h
 			sum.recall[h] += x.topOf(at, logits, lo, hi).share(logits, set)
 			sum.mass[h] += massOf(logits, lo, hi, set, x.lse[at])
-			sum.err[h] += relativeError(got[at*m.HeadDim:][:m.HeadDim], x.out[at*m.HeadDim:][:m.HeadDim])
+			sum.err[h] += RelativeError(got[at*m.HeadDim:][:m.HeadDim], x.out[at*m.HeadDim:][:m.HeadDim])
 		}
 	}
 	return nil
@@ -402,7 +401,9 @@ func massOf(logits []float32, lo, hi int, set []int32, lse float64) float64 {
 	return mass
 }
 
-func relativeError(got, want []float32) float64 {
+// RelativeError is the length of got - want by that of want, 0 for a want of
+// zeros.
+func RelativeError(got, want []float32) float64 {
 	diff, norm := 0.0, 0.0
 	for i, w := range want {
 		e := float64(got[i]) - float64(w)
@@ -477,12 +478,4 @@ func (r *recall) rows() ([]result.RecallRow, error) {
 		rows = append(rows, perHead...)
 	}
 	return rows, nil
-}
-
-// rawBytes views numbers as bytes in memory order.
-func rawBytes[T uint16 | float32 | int32 | uint32](x []T) []byte {
-	if len(x) == 0 {
-		return nil
-	}
-	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(x))), len(x)*int(unsafe.Sizeof(x[0])))
 }

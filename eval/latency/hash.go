@@ -1,4 +1,4 @@
-package eval
+package latency
 
 import (
 	"fmt"
@@ -11,7 +11,7 @@ import (
 )
 
 // projections makes random maps of a preset's shape.
-func (h HashShape) projections(s AttentionShape) (key, query kernels.Projection, heads int, err error) {
+func (h HashShape) projections(s Shape) (key, query kernels.Projection, heads int, err error) {
 	rng := rand.New(rand.NewPCG(2, 3))
 	affine := func(heads, in, out int) kernels.Affine {
 		a := kernels.Affine{In: in, Out: out, Weight: make([]float32, heads*in*out), Bias: make([]float32, heads*out)}
@@ -146,7 +146,7 @@ func (s *stages) skew(q kernels.Tensor) error {
 	for i, segment := range s.batch.Segments {
 		t := segment.Index.Layers[0][0]
 		codes := make([]uint32, t.Len())
-		if err := s.device.Download(rawBytes(codes), t); err != nil {
+		if err := s.device.Download(dtype.Bytes(codes), t); err != nil {
 			return err
 		}
 		heads, tokens, words := t.Dim(0), t.Dim(1), t.Dim(2)
@@ -161,7 +161,7 @@ func (s *stages) skew(q kernels.Tensor) error {
 				copy(codes[(h*tokens+p)*words:], best)
 			}
 		}
-		if err := s.device.Upload(t, rawBytes(codes)); err != nil {
+		if err := s.device.Upload(t, dtype.Bytes(codes)); err != nil {
 			return err
 		}
 	}
