@@ -105,6 +105,7 @@ type recallSum struct {
 	recall, mass, err []float64
 	read              []float64
 	cached            float64
+	bytes, dense      float64 // that a decode step must read
 	queries           int
 	documents         map[string]bool
 }
@@ -313,6 +314,8 @@ func (r *recall) measure(x *exactLayer, b *kernels.Batch, layer int, sparse *sel
 	}
 	sum.documents[document] = true
 	k := chosen.Dim(2)
+	step := kernels.StepRead{KVHeads: m.KVHeads, HeadDim: m.HeadDim, Bits: sparse.Bits()}
+	sizes := make([]float64, selection.Heads) // of the sets
 	for i, p := range x.positions {
 		n := int(p) + 1
 		sum.queries++
@@ -323,11 +326,15 @@ func (r *recall) measure(x *exactLayer, b *kernels.Batch, layer int, sparse *sel
 			logits := x.logits[(i*m.QueryHeads+h)*x.stride:][:n]
 			lo, hi := selection.Range(n)
 			sum.read[h] += float64(lo + len(set) + n - hi)
+			sizes[at] = float64(len(set))
 			at = i*m.QueryHeads + h
 			sum.recall[h] += x.topOf(at, logits, lo, hi).share(logits, set)
 			sum.mass[h] += massOf(logits, lo, hi, set, x.lse[at])
 			sum.err[h] += relativeError(got[at*m.HeadDim:][:m.HeadDim], x.out[at*m.HeadDim:][:m.HeadDim])
 		}
+		step.Cached = n
+		sum.bytes += step.Sparse(selection, sizes)
+		sum.dense += step.Dense()
 	}
 	return nil
 }
@@ -451,8 +458,11 @@ func (r *recall) rows() ([]result.RecallRow, error) {
 						documents[id] = true
 					}
 					n := float64(sum.queries)
+					row.StepBytes += sum.bytes / n
+					row.DenseStepBytes += sum.dense / n
 					for h := range heads {
 						one := row
+						one.StepRead = result.StepRead{} // heads of a layer read together
 						one.Recall, one.Mass, one.Error = sum.recall[h]/n, sum.mass[h]/n, sum.err[h]/n
 						one.Density, one.Documents = sum.read[h]/sum.cached, len(sum.documents)
 						read += sum.read[h] / float64(heads)
@@ -469,6 +479,8 @@ func (r *recall) rows() ([]result.RecallRow, error) {
 				n := float64(layers * heads)
 				row.Recall, row.Mass, row.Error = row.Recall/n, row.Mass/n, row.Error/n
 				row.Density, row.Documents = read/cached, len(documents)
+				row.StepBytes /= float64(layers)
+				row.DenseStepBytes /= float64(layers)
 				rows = append(rows, row)
 			}
 		}
