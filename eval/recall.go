@@ -314,7 +314,6 @@ func (r *recall) measure(x *exactLayer, b *kernels.Batch, layer int, sparse *sel
 	}
 	sum.documents[document] = true
 	k := chosen.Dim(2)
-	step := kernels.StepRead{KVHeads: m.KVHeads, HeadDim: m.HeadDim, Bits: sparse.Bits()}
 	sizes := make([]float64, selection.Heads) // of the sets
 	for i, p := range x.positions {
 		n := int(p) + 1
@@ -332,7 +331,7 @@ func (r *recall) measure(x *exactLayer, b *kernels.Batch, layer int, sparse *sel
 			sum.mass[h] += massOf(logits, lo, hi, set, x.lse[at])
 			sum.err[h] += relativeError(got[at*m.HeadDim:][:m.HeadDim], x.out[at*m.HeadDim:][:m.HeadDim])
 		}
-		step.Cached = n
+		step := sparse.StepRead(n)
 		sum.bytes += step.Sparse(selection, sizes)
 		sum.dense += step.Dense()
 	}

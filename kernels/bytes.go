@@ -9,7 +9,8 @@ package kernels
 // them. A selector reads
 //
 //   - its index of all cached tokens, once for each KV head, in the width that
-//     the method asks for (Bits), however a device stores it,
+//     the method asks for (Bits), however a device stores it; where that is
+//     the keys themselves (Keys), none is read a second time,
 //   - the key and the value of the first and last tokens, once for each KV
 //     head: all its sets read the same,
 //   - the key and the value of every token chosen, once for each set that chose
@@ -19,6 +20,7 @@ package kernels
 type StepRead struct {
 	KVHeads, HeadDim int
 	Bits             float64 // of index per KV-head token
+	Keys             bool    // the index is the keys, whatever Bits says
 	Cached           int     // tokens, the step's own included
 }
 
@@ -32,7 +34,7 @@ func (r StepRead) Dense() float64 {
 func (r StepRead) Sparse(s Selection, chosen []float64) float64 {
 	lo, hi := s.Range(r.Cached)
 	candidates, perHead := float64(hi-lo), s.Heads/r.KVHeads
-	rows := 0.0
+	index, rows := float64(r.KVHeads)*float64(r.Cached)*r.Bits/8, 0.0
 	for kv := range r.KVHeads {
 		keys, values := 0.0, 0.0
 		for set := kv * perHead; set < (kv+1)*perHead; set++ {
@@ -43,9 +45,12 @@ func (r StepRead) Sparse(s Selection, chosen []float64) float64 {
 			}
 			keys, values = keys+scored, values+kept
 		}
+		if r.Keys {
+			index, keys = 0, candidates
+		}
 		rows += 2*(float64(r.Cached)-candidates) + min(keys, candidates) + min(values, candidates)
 	}
-	return float64(r.KVHeads)*float64(r.Cached)*r.Bits/8 + rows*r.row()
+	return index + rows*r.row()
 }
 
 // row is the bytes of a head's key or value.

@@ -10,6 +10,11 @@ func TestStepRead(t *testing.T) {
 	}
 	sixteenth := Budget{Num: 1, Den: 16} // 256 tokens
 	const codes, ends = 2 * 4096 * 4, 2 * 256 * 2 * 128
+	oracle := read
+	oracle.Keys = true
+	if got := oracle.Sparse(Selection{Heads: 6, Sink: 128, Local: 128, Budget: sixteenth, Candidates: 2}, nil); got != read.Dense()/2+ends/2+6*256*128 {
+		t.Errorf("a scan of the keys themselves reads %v", got)
+	}
 	for _, c := range []struct {
 		name   string
 		s      Selection

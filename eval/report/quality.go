@@ -11,7 +11,7 @@ import (
 
 // bytesNote says how the bytes of a step are counted; package kernels has the
 // count (kernels.StepRead).
-const bytesNote = "Bytes that a decode step must read in a layer, a mean over layers: the index of all cached tokens and, in bf16, the keys and values of sink and local once for each KV head, those of every chosen token once for each set that chose it (a set is a query head's, or a KV head's where its query heads share one; together never more than all tokens), and with reranking the keys of the other candidates. Dense reads every key and value once. Maps and queries, which do not grow with the context, are not counted."
+const bytesNote = "Bytes that a decode step must read in a layer, a mean over layers: the index of all cached tokens (the oracle's are the keys) and, in bf16, the keys and values of sink and local once for each KV head, those of every chosen token once for each set that chose it (a set is a query head's, or a KV head's where its query heads share one; together never more than all tokens), and with reranking the keys of the other candidates. Dense reads every key and value once. Maps and queries, which do not grow with the context, are not counted."
 
 // setting is a selector at a budget of one run.
 type setting struct {
@@ -218,6 +218,7 @@ func ofDense(s result.StepRead) string {
 type panel struct {
 	title, y string
 	lines    lines
+	budgets  []string
 	dense    Point // bytes of dense attention and its quality
 }
 
@@ -236,7 +237,7 @@ func (run *Run) heads() string {
 // panels are a run's measures that have bytes, by column of the grid: error,
 // recall, change of NLL, scores.
 func (run *Run) panels() (out [4]panel) {
-	add := func(column int, y string, at int, label string, read result.StepRead, quality float64, p Point) {
+	add := func(column int, y string, at int, budget, label string, read result.StepRead, quality float64, p Point) {
 		if read.StepBytes == 0 || read.DenseStepBytes == 0 {
 			return
 		}
@@ -248,18 +249,21 @@ func (run *Run) panels() (out [4]panel) {
 		out[column].title, out[column].y = run.Name+run.heads()+", "+where, y
 		out[column].dense = Point{X: read.DenseStepBytes, Y: quality}
 		out[column].lines.add(label, p)
+		if !slices.Contains(out[column].budgets, budget) {
+			out[column].budgets = append(out[column].budgets, budget)
+		}
 	}
 	own := &Report{Runs: []*Run{run}}
 	for _, x := range run.recallMeans() {
 		label := own.label(run, x.Selector, x.Preset)
-		add(0, "relative error of the output", x.Context, label, x.StepRead, 0, Point{Y: x.Error})
-		add(1, "recall of the exact top tokens", x.Context, label, x.StepRead, 1, Point{Y: x.Recall})
+		add(0, "output error, relative", x.Context, x.Budget, label, x.StepRead, 0, Point{Y: x.Error})
+		add(1, "recall of exact top tokens", x.Context, x.Budget, label, x.StepRead, 1, Point{Y: x.Recall})
 	}
 	for _, x := range run.likelihoods() {
-		add(2, "change of NLL, nats per token", x.Context, own.label(run, x.Selector, x.Preset), x.StepRead, 0, Point{Y: x.Delta, Low: x.Delta - x.StdErr, High: x.Delta + x.StdErr})
+		add(2, "change of NLL, nats/token", x.Context, x.Budget, own.label(run, x.Selector, x.Preset), x.StepRead, 0, Point{Y: x.Delta, Low: x.Delta - x.StdErr, High: x.Delta + x.StdErr})
 	}
 	for _, x := range run.longBench() {
-		add(3, x.Benchmark+", points against dense", 0, own.label(run, x.Selector, x.Preset), x.StepRead, 0, Point{Y: x.Difference, Low: x.Low, High: x.High})
+		add(3, x.Benchmark+", points vs dense", 0, x.Budget, own.label(run, x.Selector, x.Preset), x.StepRead, 0, Point{Y: x.Difference, Low: x.Low, High: x.High})
 	}
 	for i := range out {
 		out[i].lines.sorted()
@@ -309,7 +313,7 @@ func byteUnit(dense float64) (float64, string) {
 // powers are those of two, as many apart as leave a handful on the axis.
 func powers(lo, hi float64) (out []float64) {
 	first, last := math.Ceil(math.Log2(lo)), math.Floor(math.Log2(hi))
-	step := max(1, math.Ceil((last-first)/5))
+	step := max(1, math.Ceil((last-first)/4))
 	for e := first; e <= last; e += step {
 		out = append(out, math.Exp2(e))
 	}

@@ -2,10 +2,12 @@ package report
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"image/color"
 	"slices"
 	"strconv"
+	"strings"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
@@ -24,16 +26,21 @@ func (t byteTicks) Ticks(lo, hi float64) []plot.Tick {
 }
 
 // A panel's size; beside the panels stands one legend for all.
-const panelWidth, panelHeight = 7.2 * vg.Centimeter, 6.4 * vg.Centimeter
+const panelWidth, panelHeight = 7.4 * vg.Centimeter, 6.8 * vg.Centimeter
 
 // denseColour draws what dense attention reads and keeps.
 var denseColour = color.RGBA{0x30, 0x30, 0x30, 255}
 
 // gridSVG draws panels side by side. A selector has one colour in all of them.
 func gridSVG(rows [][]panel) ([]byte, error) {
-	var names []string
+	var names, budgets []string
 	for _, row := range rows {
 		for _, p := range row {
+			for _, b := range p.budgets {
+				if !slices.Contains(budgets, b) {
+					budgets = append(budgets, b)
+				}
+			}
 			for _, l := range p.lines {
 				if !slices.Contains(names, l.Name) {
 					names = append(names, l.Name)
@@ -73,6 +80,11 @@ func gridSVG(rows [][]panel) ([]byte, error) {
 		}
 		legend.Add(name, line, points)
 		legendWidth = max(legendWidth, 1.1*legend.TextStyle.Width(name)+40)
+	}
+	slices.SortFunc(budgets, func(a, b string) int { return cmp.Compare(budgetShare(b), budgetShare(a)) })
+	for _, text := range []string{"", "points from left to right:", "budgets of " + strings.Join(budgets, ", "), "bars of NLL: standard error,", "of points: 95% interval"} {
+		legend.Add(text)
+		legendWidth = max(legendWidth, 1.1*legend.TextStyle.Width(text)+40)
 	}
 	columns := len(rows[0])
 	width, height := panelWidth*vg.Length(columns)+legendWidth, panelHeight*vg.Length(len(rows))

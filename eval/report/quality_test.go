@@ -92,7 +92,7 @@ small,quest,256,4K,1/32,320,15.6%,0.100,0.500,-,-,-,-,-
 		t.Fatal(err)
 	}
 	for _, text := range []string{">large: 6q/2kv d64, 32K<", ">small: 6q/2kv d64, 4K<", ">MiB read per decode step and layer<", ">KiB read per decode step and layer<",
-		">relative error of the output<", ">change of NLL, nats per token<", ">longbench, points against dense<", ">dense<", ">hash shared<", ">quest<"} {
+		">output error, relative<", ">change of NLL, nats/token<", ">longbench, points vs dense<", ">dense<", ">hash shared<", ">quest<"} {
 		if !strings.Contains(string(svg), text) {
 			t.Errorf("quality.svg lacks %s", text)
 		}
@@ -153,7 +153,7 @@ func TestQualityOfEarlierFiles(t *testing.T) {
 		t.Fatalf("%v, first figure %s", err, figures[0].Name)
 	}
 	svg, err := figures[0].SVG()
-	if err != nil || strings.Contains(string(svg), "recall of the exact") || !strings.Contains(string(svg), "longbench, points") {
+	if err != nil || strings.Contains(string(svg), "recall of exact") || !strings.Contains(string(svg), "longbench, points vs") {
 		t.Errorf("%v, or the wrong panels", err)
 	}
 }
