@@ -169,7 +169,7 @@ func New(runs ...*Run) (*Report, error) {
 }
 
 // compare reports results of two runs that do not compare, and whether they
-// are of the same model.
+// are, or may be, of the same model.
 func compare(first, r *Run) (same bool, err error) {
 	for _, kind := range names {
 		g, ok := first.Files[kind]
@@ -183,18 +183,27 @@ func compare(first, r *Run) (same bool, err error) {
 			err = fmt.Errorf("report: %s and %s measured %s at different contexts (%v and %v)", first.Name, r.Name, kind, a, b)
 		}
 		if err != nil {
-			return identity(g) == identity(f), err
+			a, b := first.model(), r.model()
+			return a == b || a == "" || b == "", err
 		}
 	}
 	return true, nil
 }
 
-// identity tells models apart.
-func identity(f result.File) string {
-	if m := f.Head().Model; m.Fingerprint != "" {
-		return m.Fingerprint
+// model tells the models of runs apart; "" if no file names one.
+func (run *Run) model() string {
+	for _, name := range names {
+		f, ok := run.Files[name]
+		if !ok {
+			continue
+		}
+		if m := f.Head().Model; m.Fingerprint != "" {
+			return m.Fingerprint
+		} else if m.Name != "" {
+			return m.Name
+		}
 	}
-	return f.Head().Model.Name
+	return ""
 }
 
 // short is the beginning of a hash.
