@@ -70,6 +70,14 @@ func TestStepBytes(t *testing.T) {
 			}
 			continue
 		}
+		switch once := r.DistinctStepBytes; {
+		case r.Selector == "streaming" || r.Budget == "1/1": // sets are per KV head, or hold everything
+			if math.Abs(once-r.StepBytes) > 1e-6*once {
+				t.Errorf("%s %s: %v bytes with rows read once, %v by sets", r.Selector, r.Budget, once, r.StepBytes)
+			}
+		case !(once < r.StepBytes && once > r.StepBytes/float64(m.QueryHeads/m.KVHeads)):
+			t.Errorf("%s %s: %v bytes with rows read once, %v by sets of %d heads", r.Selector, r.Budget, once, r.StepBytes, m.QueryHeads/m.KVHeads)
+		}
 		check("recall", methods[means/2], budgets[means%2], seen, r.StepRead)
 		means++
 	}

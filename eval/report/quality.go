@@ -11,7 +11,7 @@ import (
 
 // bytesNote says how the bytes of a step are counted; package kernels has the
 // count (kernels.StepRead).
-const bytesNote = "Bytes that a decode step must read in a layer, a mean over layers: the index of all cached tokens (the oracle's are the keys) and, in bf16, the keys and values of sink and local once for each KV head, those of every chosen token once for each set that chose it (a set is a query head's, or a KV head's where its query heads share one; together never more than all tokens), and with reranking the keys of the other candidates. Dense reads every key and value once. Maps and queries, which do not grow with the context, are not counted."
+const bytesNote = "Bytes that a decode step must read in a layer, a mean over layers: the index of all cached tokens (the oracle's are the keys) and, in bf16, the keys and values of sink and local once for each KV head, those of every chosen token once for each set that chose it (a set is a query head's, or a KV head's where its query heads share one; together never more than all tokens), and with reranking the keys of the other candidates. Dense reads every key and value once. Maps and queries, which do not grow with the context, are not counted. Rows once: the same if what several sets of a KV head chose were read once, as it could be where they agree."
 
 // setting is a selector at a budget of one run.
 type setting struct {
@@ -129,7 +129,7 @@ func (r *Report) qualityTable() Table {
 	if several {
 		t.Columns = append(t.Columns, "run")
 	}
-	t.Columns = append(t.Columns, "selector", "bits per\ntoken", "context", "budget", "KiB per step\nand layer", "of dense", "error", "recall", "change\nof NLL", "standard\nerror")
+	t.Columns = append(t.Columns, "selector", "bits per\ntoken", "context", "budget", "KiB per step\nand layer", "of dense", "rows once:\nof dense", "error", "recall", "change\nof NLL", "standard\nerror")
 	if scored {
 		t.Columns = append(t.Columns, "LongBench:\nof dense", "points", "95% interval")
 	}
@@ -149,20 +149,21 @@ func (r *Report) qualityTable() Table {
 		for _, x := range rows {
 			if d := x.read.DenseStepBytes; d > 0 && !dense[x.context] {
 				dense[x.context] = true
-				line("dense", "-", tokens(x.context), "-", kibibytes(d), "100%", "0", "1", "0", "-")
+				line("dense", "-", tokens(x.context), "-", kibibytes(d), "100%", "100%", "0", "1", "0", "-")
 			}
 		}
 		for _, x := range rows {
-			cells := []string{(&Report{Runs: []*Run{run}}).label(run, x.selector, x.preset), x.bits, "prompts", x.budget, "-", "-", "-", "-", "-", "-"}
+			cells := []string{(&Report{Runs: []*Run{run}}).label(run, x.selector, x.preset), x.bits, "prompts", x.budget, "-", "-", "-", "-", "-", "-", "-"}
 			if x.context > 0 {
 				cells[2] = tokens(x.context)
 				cells[4], cells[5] = kibibytes(x.read.StepBytes), ofDense(x.read)
 			}
 			if x.recall != nil {
-				cells[6], cells[7] = fixed(x.recall.Error, 3), fixed(x.recall.Recall, 3)
+				cells[6] = ofDense(result.StepRead{StepBytes: x.recall.DistinctStepBytes, DenseStepBytes: x.recall.DenseStepBytes})
+				cells[7], cells[8] = fixed(x.recall.Error, 3), fixed(x.recall.Recall, 3)
 			}
 			if x.nll != nil {
-				cells[8], cells[9] = signed(x.nll.Delta, 4), fixed(x.nll.StdErr, 4)
+				cells[9], cells[10] = signed(x.nll.Delta, 4), fixed(x.nll.StdErr, 4)
 			}
 			if x.score != nil {
 				cells = append(cells, ofDense(x.score.StepRead), signed(x.score.Difference, 2), signed(x.score.Low, 2)+" to "+signed(x.score.High, 2))

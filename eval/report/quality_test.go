@@ -61,7 +61,7 @@ func TestQualityOfModels(t *testing.T) {
 		for i := range f.recall.Rows {
 			x := &f.recall.Rows[i]
 			if x.Context = 4096; x.Layer == nil {
-				x.StepRead = read(x.BitsPerToken, x.Density, 4096)
+				x.StepRead, x.DistinctStepBytes = read(x.BitsPerToken, x.Density, 4096), read(x.BitsPerToken, x.Density/2, 4096).StepBytes
 			}
 		}
 		f.recall.Rows = f.recall.Rows[:4]
@@ -72,13 +72,13 @@ func TestQualityOfModels(t *testing.T) {
 	}
 	r := load(t, writeModel(t, "large", "qwen", nil), writeModel(t, "small", "smol", short))
 	got := string(quality(t, r).CSV())
-	want := `run,selector,bits per token,context,budget,KiB per step and layer,of dense,error,recall,change of NLL,standard error,LongBench: of dense,points,95% interval
-large,dense,-,32K,-,16384,100%,0,1,0,-,-,-,-
-large,hash shared,32,32K,1/32,768,4.7%,0.100,0.800,+0.0200,0.0040,6.6%,-10.00,-20.00 to 0.00
-large,quest,256,32K,1/32,2560,15.6%,0.100,0.500,-,-,-,-,-
-small,dense,-,4K,-,2048,100%,0,1,0,-,-,-,-
-small,hash shared,32,4K,1/32,96.0,4.7%,0.100,0.800,+0.0200,0.0040,6.6%,-10.00,-20.00 to 0.00
-small,quest,256,4K,1/32,320,15.6%,0.100,0.500,-,-,-,-,-
+	want := `run,selector,bits per token,context,budget,KiB per step and layer,of dense,rows once: of dense,error,recall,change of NLL,standard error,LongBench: of dense,points,95% interval
+large,dense,-,32K,-,16384,100%,100%,0,1,0,-,-,-,-
+large,hash shared,32,32K,1/32,768,4.7%,3.1%,0.100,0.800,+0.0200,0.0040,6.6%,-10.00,-20.00 to 0.00
+large,quest,256,32K,1/32,2560,15.6%,14.1%,0.100,0.500,-,-,-,-,-
+small,dense,-,4K,-,2048,100%,100%,0,1,0,-,-,-,-
+small,hash shared,32,4K,1/32,96.0,4.7%,3.1%,0.100,0.800,+0.0200,0.0040,6.6%,-10.00,-20.00 to 0.00
+small,quest,256,4K,1/32,320,15.6%,14.1%,0.100,0.500,-,-,-,-,-
 `
 	if got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
@@ -130,7 +130,7 @@ func TestQualityRefusesOneModelOnTwoSamples(t *testing.T) {
 func TestQualityOfEarlierFiles(t *testing.T) {
 	r := load(t, writeModel(t, "old", "qwen", func(f files) {
 		for i := range f.recall.Rows {
-			f.recall.Rows[i].StepRead = result.StepRead{}
+			f.recall.Rows[i].StepRead, f.recall.Rows[i].DistinctStepBytes = result.StepRead{}, 0
 		}
 		f.perplexity.Rows[0].StepRead = result.StepRead{}
 		f.perplexity.Rows[1].StepRead = result.StepRead{}

@@ -48,10 +48,10 @@ func writeRun(t *testing.T, name string, change func(*result.Recall, *result.Per
 		}{{"hash", "shared", 32}, {"hash", "grouped", 32}, {"hash", "paper", 96}, {"quest", "", 256}, {"streaming", "", 0}} {
 			for j, budget := range []string{"1/8", "1/16", "1/32", "1/64"} {
 				share := 1 / float64(int(8)<<j)
-				recall.Rows = append(recall.Rows, result.RecallRow{Selector: s.selector, Preset: s.preset, BitsPerToken: s.bits, Context: context, Budget: budget, Density: share, Recall: .9 - .1*float64(i) - .05*float64(j), Mass: .9, Error: .1, Documents: 4, StepRead: read(s.bits, share, context)})
+				recall.Rows = append(recall.Rows, result.RecallRow{Selector: s.selector, Preset: s.preset, BitsPerToken: s.bits, Context: context, Budget: budget, Density: share, Recall: .9 - .1*float64(i) - .05*float64(j), Mass: .9, Error: .1, Documents: 4, StepRead: read(s.bits, share, context), DistinctStepBytes: read(s.bits, share/2, context).StepBytes})
 				layer := 3
 				row := recall.Rows[len(recall.Rows)-1]
-				row.StepRead = result.StepRead{}
+				row.StepRead, row.DistinctStepBytes = result.StepRead{}, 0
 				row.Layer = &layer
 				recall.Rows = append(recall.Rows, row)
 				d := .01 * float64(i+j)

@@ -41,8 +41,13 @@ type RecallRow struct {
 	Error        float64 `json:"error"`   // relative, of attention's output
 	Documents    int     `json:"documents,omitempty"`
 	StepRead
-	Layer *int `json:"layer,omitempty"`
-	Head  *int `json:"head,omitempty"` // query head
+	// DistinctStepBytes is StepBytes if rows that several sets of a KV head
+	// chose were read once: what memory must give to a kernel that shares them.
+	// Where per-head sets are reranked, their candidates are taken to overlap as
+	// what was kept of them does.
+	DistinctStepBytes float64 `json:"distinct_step_bytes,omitempty"`
+	Layer             *int    `json:"layer,omitempty"`
+	Head              *int    `json:"head,omitempty"` // query head
 }
 
 // Perplexity is perplexity.json: what sparse decoding does to the likelihood
@@ -141,7 +146,7 @@ func (f *Recall) Check() error {
 		if err := errors.Join(named(i, r.Selector, r.Context, r.Budget),
 			finite(i, "density", r.Density, 0, 1), finite(i, "recall", r.Recall, 0, 1+1e-6),
 			finite(i, "mass", r.Mass, 0, 1+1e-3), finite(i, "error", r.Error, 0, math.MaxFloat64),
-			finite(i, "bits_per_token", r.BitsPerToken, 0, 1<<20), r.check(i)); err != nil {
+			finite(i, "bits_per_token", r.BitsPerToken, 0, 1<<20), r.check(i), finite(i, "distinct_step_bytes", r.DistinctStepBytes, 0, 1e15)); err != nil {
 			return err
 		}
 	}
