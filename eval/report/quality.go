@@ -2,7 +2,6 @@ package report
 
 import (
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 
@@ -298,25 +297,4 @@ func (r *Report) qualityGrid() (rows [][]panel) {
 		rows = append(rows, row)
 	}
 	return rows
-}
-
-// byteTicks marks an axis of bytes at powers of two of its unit.
-type byteTicks struct{ unit float64 }
-
-// byteUnit is KiB, or MiB where dense attention reads many.
-func byteUnit(dense float64) (float64, string) {
-	if dense >= 8<<20 {
-		return 1 << 20, "MiB"
-	}
-	return 1 << 10, "KiB"
-}
-
-// powers are those of two, as many apart as leave a handful on the axis.
-func powers(lo, hi float64) (out []float64) {
-	first, last := math.Ceil(math.Log2(lo)), math.Floor(math.Log2(hi))
-	step := max(1, math.Ceil((last-first)/4))
-	for e := first; e <= last; e += step {
-		out = append(out, math.Exp2(e))
-	}
-	return out
 }
