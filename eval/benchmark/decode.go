@@ -186,15 +186,7 @@ func (r *run) step(ctx context.Context, lanes []*lane) error {
 		rows += len(l.answers)
 	}
 	d.ResetReads()
-	var err error
-	if len(shares) == 1 { // a device may replay the step
-		s := shares[0]
-		err = r.runner.Decode(s.Sequences, s.Tokens, s.Attention)
-		s.Reads = d.Reads()
-	} else {
-		err = r.runner.DecodeShares(shares)
-	}
-	if err != nil {
+	if err := r.runner.DecodeShares(shares); err != nil {
 		return err
 	}
 	others, cached := d.Reads(), 0
