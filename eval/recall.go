@@ -104,8 +104,11 @@ type recallSum struct {
 	recall, mass, err []float64
 	read              []float64
 	cached            float64
-	queries           int
-	documents         map[string]bool
+	// bytes that a decode step must read; distinct if sets of a KV head shared
+	// what they have in common
+	bytes, distinct, dense float64
+	queries                int
+	documents              map[string]bool
 }
 
 // layer measures one layer of one document.
@@ -312,9 +315,14 @@ func (r *recall) measure(x *exactLayer, b *kernels.Batch, layer int, sparse *sel
 	}
 	sum.documents[document] = true
 	k := chosen.Dim(2)
+	sizes := make([]float64, selection.Heads) // of the sets
+	union := newUnion(m.KVHeads, x.stride)
+	merged := selection // one set for each KV head
+	merged.Heads, merged.Budget, merged.Budgets = m.KVHeads, kernels.Budget{Num: 1, Den: 1}, nil
 	for i, p := range x.positions {
 		n := int(p) + 1
 		sum.queries++
+		union.clear()
 		sum.cached += float64(n)
 		for h := range m.QueryHeads {
 			at := h * selection.Heads / m.QueryHeads
@@ -322,11 +330,17 @@ func (r *recall) measure(x *exactLayer, b *kernels.Batch, layer int, sparse *sel
 			logits := x.logits[(i*m.QueryHeads+h)*x.stride:][:n]
 			lo, hi := selection.Range(n)
 			sum.read[h] += float64(lo + len(set) + n - hi)
+			sizes[at] = float64(len(set))
+			union.add(at*m.KVHeads/selection.Heads, set)
 			at = i*m.QueryHeads + h
 			sum.recall[h] += x.topOf(at, logits, lo, hi).share(logits, set)
 			sum.mass[h] += massOf(logits, lo, hi, set, x.lse[at])
 			sum.err[h] += RelativeError(got[at*m.HeadDim:][:m.HeadDim], x.out[at*m.HeadDim:][:m.HeadDim])
 		}
+		step := sparse.StepRead(n)
+		sum.bytes += step.Sparse(selection, sizes)
+		sum.distinct += step.Sparse(merged, union.sizes)
+		sum.dense += step.Dense()
 	}
 	return nil
 }
@@ -343,6 +357,36 @@ func (r *recall) index(sparse *selector.Sparse, cache *kernels.Cache, layer int)
 	}
 	sparse.Update(layer, &all)
 	return ix, r.Device.Synchronize()
+}
+
+// union counts the tokens that are in any of a KV head's sets.
+type union struct {
+	sizes []float64 // per KV head
+	seen  [][]int   // per KV head and token, the query that it was last seen for
+	query int
+}
+
+func newUnion(kvHeads, tokens int) *union {
+	u := &union{sizes: make([]float64, kvHeads), seen: make([][]int, kvHeads)}
+	for i := range u.seen {
+		u.seen[i] = make([]int, tokens)
+	}
+	return u
+}
+
+// clear begins another query.
+func (u *union) clear() {
+	u.query++
+	clear(u.sizes)
+}
+
+func (u *union) add(kv int, set []int32) {
+	for _, p := range set {
+		if u.seen[kv][p] != u.query {
+			u.seen[kv][p] = u.query
+			u.sizes[kv]++
+		}
+	}
 }
 
 func newTopCut(logits []float32, lo, hi int) topCut {
@@ -452,8 +496,12 @@ func (r *recall) rows() ([]result.RecallRow, error) {
 						documents[id] = true
 					}
 					n := float64(sum.queries)
+					row.StepBytes += sum.bytes / n
+					row.DenseStepBytes += sum.dense / n
+					row.DistinctStepBytes += sum.distinct / n
 					for h := range heads {
 						one := row
+						one.StepRead, one.DistinctStepBytes = result.StepRead{}, 0 // heads of a layer read together
 						one.Recall, one.Mass, one.Error = sum.recall[h]/n, sum.mass[h]/n, sum.err[h]/n
 						one.Density, one.Documents = sum.read[h]/sum.cached, len(sum.documents)
 						read += sum.read[h] / float64(heads)
@@ -470,6 +518,9 @@ func (r *recall) rows() ([]result.RecallRow, error) {
 				n := float64(layers * heads)
 				row.Recall, row.Mass, row.Error = row.Recall/n, row.Mass/n, row.Error/n
 				row.Density, row.Documents = read/cached, len(documents)
+				row.StepBytes /= float64(layers)
+				row.DenseStepBytes /= float64(layers)
+				row.DistinctStepBytes /= float64(layers)
 				rows = append(rows, row)
 			}
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/hashattn/hashattn/eval/result"
 	"github.com/hashattn/hashattn/kernels"
 	"github.com/hashattn/hashattn/model"
+	"github.com/hashattn/hashattn/model/shape"
 )
 
 type benchOptions struct {
@@ -118,20 +119,20 @@ func (s *session) bench(ctx context.Context, o benchOptions) (*result.Bench, err
 			return nil, err
 		}
 	}
-	var m model.Model
+	var m shape.Model // none where only attention is timed
 	if slices.Contains(s.Bench.Parts, "decode") || slices.Contains(s.Bench.Parts, "prefill") {
 		opened, err := s.benchedModel(ctx)
 		if err != nil {
 			return nil, err
 		}
-		m = *opened
+		m = opened.Shape()
 		rows, err := s.benchModel(ctx, opened, f.Bandwidth, o)
 		if err != nil {
 			return nil, err
 		}
 		f.Rows = append(f.Rows, rows...)
 	}
-	f.Header, err = s.header(result.KindBench, s.benchConfig(o), s.Bench.Parts, m.Name, m.Fingerprint, d, begin)
+	f.Header, err = s.header(result.KindBench, s.benchConfig(o), s.Bench.Parts, m, d, begin)
 	if err != nil {
 		return nil, err
 	}

@@ -206,6 +206,12 @@ func (b *attentionBench) row() result.BenchRow {
 	}
 }
 
+// read is what a step must read of a sequence, with an index of so many bits
+// per KV-head token.
+func (b *attentionBench) read(bits float64) kernels.StepRead {
+	return kernels.StepRead{KVHeads: b.shape.KVHeads, HeadDim: b.shape.HeadDim, Bits: bits, Cached: b.shape.Context}
+}
+
 func (b *attentionBench) dense() (result.BenchRow, error) {
 	row := b.row()
 	batch, err := b.batch(b.Device, b.caches, nil)
@@ -222,7 +228,7 @@ func (b *attentionBench) dense() (result.BenchRow, error) {
 	}
 	row = timed(row, seconds)
 	row.Dense, row.Speedup, row.Checked = row.Median, 1, true
-	row.Bytes = int64(b.shape.Batch) * int64(b.shape.Context) * int64(b.shape.KVHeads*b.shape.HeadDim) * 4
+	row.Bytes = int64(b.shape.Batch) * int64(b.read(0).Dense())
 	b.share(&row)
 	return row, nil
 }

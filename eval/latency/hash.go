@@ -219,7 +219,7 @@ func (b *attentionBench) hash(h HashShape, budget kernels.Budget, dense float64)
 		return nil, err
 	}
 	all := timed(row, seconds)
-	all.Speedup, all.Bytes = dense/all.Median, b.bytes(s)
+	all.Speedup, all.Bytes = dense/all.Median, int64(b.shape.Batch)*int64(b.read(s.bits(b.shape.KVHeads)).Sparse(s.selection, nil))
 	b.share(&all)
 	rows := []result.BenchRow{all}
 	for _, c := range cut {
@@ -239,15 +239,8 @@ type stage struct {
 	run  func()
 }
 
-// bytes is what the step must read: all codes and the K and V rows kept, of
-// reranked candidates also K.
-func (b *attentionBench) bytes(s *stages) int64 {
-	n, row := b.shape.Context, 2*b.shape.HeadDim // bytes of a key in bf16
-	codes := s.encode.Projection().Heads * s.encode.Projection().Words() * 4 * n
-	keys := 0
-	if s.selection.Reranks() {
-		keys = s.selection.Scored(n) - s.selection.Chosen(n)
-	}
-	rows := s.selection.Heads * (2*s.selection.Read(n) + keys) * row
-	return int64(b.shape.Batch) * int64(codes+rows)
+// bits are those of the packed codes per KV-head token.
+func (s *stages) bits(kvHeads int) float64 {
+	p := s.encode.Projection()
+	return float64(p.Heads * p.Words() * 32 / kvHeads)
 }
