@@ -77,3 +77,22 @@ func TestModel(t *testing.T) {
 		t.Errorf("rows of prefill: %+v", rows)
 	}
 }
+
+func TestAttentionCountsStepBytes(t *testing.T) {
+	h := latency.HashShape{Preset: "shared", Bits: 32, QueryBits: 8, Sink: 8, Local: 8, Candidates: 2}
+	rows, err := latency.Attention(context.Background(), latency.AttentionOptions{
+		Device: kernels.NewReference(), Runs: 3, Shapes: []latency.Shape{{QueryHeads: 4, KVHeads: 2, HeadDim: 16, Batch: 3, Context: 300}},
+		Hashes: []latency.HashShape{h}, Budgets: []kernels.Budget{{Num: 1, Den: 8}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := kernels.StepRead{KVHeads: 2, HeadDim: 16, Bits: 32, Cached: 300}
+	s := kernels.Selection{Heads: 4, Sink: 8, Local: 8, Budget: kernels.Budget{Num: 1, Den: 8}, Candidates: 2}
+	if got, want := rows[0].Bytes, 3*int64(read.Dense()); got != want {
+		t.Errorf("dense reads %d bytes, want %d", got, want)
+	}
+	if got, want := rows[1].Bytes, 3*int64(read.Sparse(s, nil)); got != want {
+		t.Errorf("hash reads %d bytes, want %d", got, want)
+	}
+}
