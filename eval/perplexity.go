@@ -9,6 +9,7 @@ import (
 	"github.com/hashattn/hashattn/kernels"
 	"github.com/hashattn/hashattn/kernels/dtype"
 	"github.com/hashattn/hashattn/model"
+	"github.com/hashattn/hashattn/model/selector"
 )
 
 // Document is a tokenised text to measure on.
@@ -44,6 +45,7 @@ type DocumentNLL struct {
 	NLL      float64 `json:"nll"`
 	Density  float64 `json:"density"`
 	Tokens   int     `json:"tokens"`
+	result.StepRead
 }
 
 // PerplexityLog keeps finished documents.
@@ -123,6 +125,7 @@ func (o PerplexityOptions) document(ctx context.Context, r *model.Runner, d Docu
 	if row.NLL, err = o.score(ctx, r, s, d.Tokens[prefix:context], model.Dense{Model: m}); err != nil {
 		return nil, err
 	}
+	row.StepRead = stepRead(m, nil, prefix+1, context, 1)
 	rows := []DocumentNLL{row}
 	step()
 	for _, set := range o.Settings {
@@ -143,12 +146,29 @@ func (o PerplexityOptions) document(ctx context.Context, r *model.Runner, d Docu
 				return nil, err
 			}
 			row.Density = m.Device.Reads().Density()
+			row.StepRead = stepRead(m, sparse, prefix+1, context, row.Density)
 			s.DropIndex(m.Device)
 			rows = append(rows, row)
 			step()
 		}
 	}
 	return rows, nil
+}
+
+// stepRead is what the decode steps that see from to below to tokens must read,
+// a mean over them and over the layers without a window; dense if sparse is nil.
+func stepRead(m *model.Model, sparse *selector.Sparse, from, to int, density float64) (mean result.StepRead) {
+	layers, steps := m.GlobalLayers(), float64(to-from)
+	for n := from; n < to; n++ {
+		dense := kernels.StepRead{KVHeads: m.KVHeads, HeadDim: m.HeadDim, Cached: n}.Dense()
+		bytes := dense
+		if sparse != nil {
+			bytes = sparse.StepBytes(layers, n, density)
+		}
+		mean.StepBytes += bytes / steps
+		mean.DenseStepBytes += dense / steps
+	}
+	return mean
 }
 
 // score is the mean negative log-likelihood of tokens[1:], each given the
@@ -206,15 +226,22 @@ func perplexityRows(all []DocumentNLL) []result.PerplexityRow {
 	for _, key := range order {
 		row := result.PerplexityRow{Selector: key.selector, Preset: key.preset, Context: key.context, Budget: key.budget}
 		var deltas []float64
-		n := float64(len(groups[key]))
+		n, counted := float64(len(groups[key])), true
 		for _, d := range groups[key] {
 			base := dense[at{d.Document, d.Context}]
 			row.NLL += d.NLL / n
 			row.NLLDense += base / n
 			row.Density += d.Density / n
+			row.StepBytes += d.StepBytes / n
+			row.DenseStepBytes += d.DenseStepBytes / n
+			// A log that an earlier version began has documents without.
+			counted = counted && d.StepBytes > 0
 			row.Documents++
 			row.Tokens += d.Tokens
 			deltas = append(deltas, d.NLL-base)
+		}
+		if !counted {
+			row.StepRead = result.StepRead{}
 		}
 		row.Delta = row.NLL - row.NLLDense
 		row.StdErr = standardError(deltas)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"unsafe"
 
 	"github.com/hashattn/hashattn/eval/result"
 	"github.com/hashattn/hashattn/kernels"
@@ -105,8 +104,11 @@ type recallSum struct {
 	recall, mass, err []float64
 	read              []float64
 	cached            float64
-	queries           int
-	documents         map[string]bool
+	// bytes that a decode step must read; distinct if sets of a KV head shared
+	// what they have in common
+	bytes, distinct, dense float64
+	queries                int
+	documents              map[string]bool
 }
 
 // layer measures one layer of one document.
@@ -128,7 +130,7 @@ func (r *recall) layer(document *trace.Loaded, layer int) error {
 		if *part.into, err = r.Device.Alloc(dtype.BF16, m.KVHeads, n, m.HeadDim); err != nil {
 			return err
 		}
-		if err = r.Device.Upload(*part.into, rawBytes(part.from)); err != nil {
+		if err = r.Device.Upload(*part.into, dtype.Bytes(part.from)); err != nil {
 			return err
 		}
 		defer r.Device.Free(*part.into)
@@ -238,7 +240,7 @@ func (r *recall) exact(document *trace.Loaded, q []uint16, cache *kernels.Cache,
 	if x.q, err = d.Alloc(dtype.F32, len(at), m.QueryHeads, m.HeadDim); err != nil {
 		return nil, err
 	}
-	if err := d.Upload(x.q, rawBytes(values)); err != nil {
+	if err := d.Upload(x.q, dtype.Bytes(values)); err != nil {
 		return nil, err
 	}
 	b, err := r.batch(cache, nil, x.positions)
@@ -253,7 +255,7 @@ func (r *recall) exact(document *trace.Loaded, q []uint16, cache *kernels.Cache,
 	defer d.Free(scores)
 	d.ScanDot(scores, x.q, layer, -1, b, r.Trace.Scale)
 	x.logits = make([]float32, scores.Len())
-	if err := d.Download(rawBytes(x.logits), scores); err != nil {
+	if err := d.Download(dtype.Bytes(x.logits), scores); err != nil {
 		return nil, err
 	}
 	out, err := d.Alloc(dtype.F32, len(at), m.QueryHeads, m.HeadDim)
@@ -263,7 +265,7 @@ func (r *recall) exact(document *trace.Loaded, q []uint16, cache *kernels.Cache,
 	defer d.Free(out)
 	d.Attend(out, x.q, layer, b, r.Trace.Scale, 0)
 	x.out = make([]float32, out.Len())
-	if err := d.Download(rawBytes(x.out), out); err != nil {
+	if err := d.Download(dtype.Bytes(x.out), out); err != nil {
 		return nil, err
 	}
 	for i, p := range x.positions {
@@ -290,7 +292,7 @@ func (r *recall) measure(x *exactLayer, b *kernels.Batch, layer int, sparse *sel
 	selection := sparse.Selection(layer)
 	chosen := sparse.Select(x.q, layer, b)
 	sets := make([]int32, chosen.Len())
-	if err := d.Download(rawBytes(sets), chosen); err != nil {
+	if err := d.Download(dtype.Bytes(sets), chosen); err != nil {
 		return err
 	}
 	out, err := d.Alloc(dtype.F32, x.q.Shape...)
@@ -300,7 +302,7 @@ func (r *recall) measure(x *exactLayer, b *kernels.Batch, layer int, sparse *sel
 	defer d.Free(out)
 	d.AttendSelected(out, x.q, layer, b, r.Trace.Scale, chosen, selection)
 	got := make([]float32, out.Len())
-	if err := d.Download(rawBytes(got), out); err != nil {
+	if err := d.Download(dtype.Bytes(got), out); err != nil {
 		return err
 	}
 	sum := r.sums[key]
@@ -313,9 +315,14 @@ func (r *recall) measure(x *exactLayer, b *kernels.Batch, layer int, sparse *sel
 	}
 	sum.documents[document] = true
 	k := chosen.Dim(2)
+	sizes := make([]float64, selection.Heads) // of the sets
+	union := newUnion(m.KVHeads, x.stride)
+	merged := selection // one set for each KV head
+	merged.Heads, merged.Budget, merged.Budgets = m.KVHeads, kernels.Budget{Num: 1, Den: 1}, nil
 	for i, p := range x.positions {
 		n := int(p) + 1
 		sum.queries++
+		union.clear()
 		sum.cached += float64(n)
 		for h := range m.QueryHeads {
 			at := h * selection.Heads / m.QueryHeads
@@ -323,11 +330,17 @@ func (r *recall) measure(x *exactLayer, b *kernels.Batch, layer int, sparse *sel
 			logits := x.logits[(i*m.QueryHeads+h)*x.stride:][:n]
 			lo, hi := selection.Range(n)
 			sum.read[h] += float64(lo + len(set) + n - hi)
+			sizes[at] = float64(len(set))
+			union.add(at*m.KVHeads/selection.Heads, set)
 			at = i*m.QueryHeads + h
 			sum.recall[h] += x.topOf(at, logits, lo, hi).share(logits, set)
 			sum.mass[h] += massOf(logits, lo, hi, set, x.lse[at])
-			sum.err[h] += relativeError(got[at*m.HeadDim:][:m.HeadDim], x.out[at*m.HeadDim:][:m.HeadDim])
+			sum.err[h] += RelativeError(got[at*m.HeadDim:][:m.HeadDim], x.out[at*m.HeadDim:][:m.HeadDim])
 		}
+		step := sparse.StepRead(n)
+		sum.bytes += step.Sparse(selection, sizes)
+		sum.distinct += step.Sparse(merged, union.sizes)
+		sum.dense += step.Dense()
 	}
 	return nil
 }
@@ -344,6 +357,36 @@ func (r *recall) index(sparse *selector.Sparse, cache *kernels.Cache, layer int)
 	}
 	sparse.Update(layer, &all)
 	return ix, r.Device.Synchronize()
+}
+
+// union counts the tokens that are in any of a KV head's sets.
+type union struct {
+	sizes []float64 // per KV head
+	seen  [][]int   // per KV head and token, the query that it was last seen for
+	query int
+}
+
+func newUnion(kvHeads, tokens int) *union {
+	u := &union{sizes: make([]float64, kvHeads), seen: make([][]int, kvHeads)}
+	for i := range u.seen {
+		u.seen[i] = make([]int, tokens)
+	}
+	return u
+}
+
+// clear begins another query.
+func (u *union) clear() {
+	u.query++
+	clear(u.sizes)
+}
+
+func (u *union) add(kv int, set []int32) {
+	for _, p := range set {
+		if u.seen[kv][p] != u.query {
+			u.seen[kv][p] = u.query
+			u.sizes[kv]++
+		}
+	}
 }
 
 func newTopCut(logits []float32, lo, hi int) topCut {
@@ -402,7 +445,9 @@ func massOf(logits []float32, lo, hi int, set []int32, lse float64) float64 {
 	return mass
 }
 
-func relativeError(got, want []float32) float64 {
+// RelativeError is the length of got - want by that of want, 0 for a want of
+// zeros.
+func RelativeError(got, want []float32) float64 {
 	diff, norm := 0.0, 0.0
 	for i, w := range want {
 		e := float64(got[i]) - float64(w)
@@ -451,8 +496,12 @@ func (r *recall) rows() ([]result.RecallRow, error) {
 						documents[id] = true
 					}
 					n := float64(sum.queries)
+					row.StepBytes += sum.bytes / n
+					row.DenseStepBytes += sum.dense / n
+					row.DistinctStepBytes += sum.distinct / n
 					for h := range heads {
 						one := row
+						one.StepRead, one.DistinctStepBytes = result.StepRead{}, 0 // heads of a layer read together
 						one.Recall, one.Mass, one.Error = sum.recall[h]/n, sum.mass[h]/n, sum.err[h]/n
 						one.Density, one.Documents = sum.read[h]/sum.cached, len(sum.documents)
 						read += sum.read[h] / float64(heads)
@@ -469,6 +518,9 @@ func (r *recall) rows() ([]result.RecallRow, error) {
 				n := float64(layers * heads)
 				row.Recall, row.Mass, row.Error = row.Recall/n, row.Mass/n, row.Error/n
 				row.Density, row.Documents = read/cached, len(documents)
+				row.StepBytes /= float64(layers)
+				row.DenseStepBytes /= float64(layers)
+				row.DistinctStepBytes /= float64(layers)
 				rows = append(rows, row)
 			}
 		}
@@ -477,12 +529,4 @@ func (r *recall) rows() ([]result.RecallRow, error) {
 		rows = append(rows, perHead...)
 	}
 	return rows, nil
-}
-
-// rawBytes views numbers as bytes in memory order.
-func rawBytes[T uint16 | float32 | int32 | uint32](x []T) []byte {
-	if len(x) == 0 {
-		return nil
-	}
-	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(x))), len(x)*int(unsafe.Sizeof(x[0])))
 }

@@ -106,8 +106,8 @@ func identity(src Source, set Setting) string {
 		affine := func(a *kernels.Affine) {
 			if a != nil {
 				fmt.Fprintln(h, a.In, a.Out)
-				h.Write(rawBytes(a.Weight))
-				h.Write(rawBytes(a.Bias))
+				h.Write(dtype.Bytes(a.Weight))
+				h.Write(dtype.Bytes(a.Bias))
 			}
 		}
 		for _, layer := range m.Layers {
@@ -121,7 +121,7 @@ func identity(src Source, set Setting) string {
 					affine(&p.Layers[i])
 				}
 				affine(p.Skip)
-				h.Write(rawBytes(p.Feedback))
+				h.Write(dtype.Bytes(p.Feedback))
 			}
 		}
 	}

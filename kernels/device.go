@@ -41,8 +41,9 @@ type Info struct {
 	Driver  string `json:"driver,omitempty"`
 }
 
-// Reads counts what attention read: rows of K and V summed over query rows,
-// layers and KV-head reads, and what dense attention would have read.
+// Reads counts the cached tokens that attention read, and those there were to
+// read, summed over query rows, layers and query heads: a set that several heads
+// share counts for each of them, as dense attention does.
 type Reads struct{ Attended, Cached int64 }
 
 // Density is the share of cached tokens that attention read, 1 before any.

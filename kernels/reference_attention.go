@@ -45,7 +45,7 @@ func (r *Reference) Attend(out, q Tensor, layer int, b *Batch, scale float32, wi
 		for h := range heads {
 			attendRow(out, q, s.Cache, layer, row, h, positions, scale)
 		}
-		n := int64(len(positions) * s.Cache.KVHeads)
+		n := int64(len(positions) * heads)
 		r.CountReads(n, n)
 	})
 }
@@ -71,9 +71,7 @@ func (r *Reference) AttendSelected(out, q Tensor, layer int, b *Batch, scale flo
 				positions = append(positions, i)
 			}
 			attendRow(out, q, seg.Cache, layer, row, h, positions, scale)
-			if h%perSet == 0 {
-				r.CountReads(int64(len(positions)*seg.Cache.KVHeads), int64(n*seg.Cache.KVHeads))
-			}
+			r.CountReads(int64(len(positions)), int64(n))
 		}
 	})
 }

@@ -38,8 +38,8 @@ func (s *Sequence) Rewind(n int) error {
 	return nil
 }
 
-// Fork is a copy of the sequence's tokens, without an index, that goes its own
-// way: several continuations of one text can then be decoded together.
+// Fork is a copy of the sequence's tokens and index that goes its own way:
+// several continuations of one text can then be decoded together.
 func (m *Model) Fork(s *Sequence) (*Sequence, error) {
 	f, err := m.NewSequence(s.Cache.Capacity, s.Cache.Type)
 	if err != nil {
@@ -58,6 +58,24 @@ func (m *Model) Fork(s *Sequence) (*Sequence, error) {
 		copyHeads(f.Cache.V[l], s.Cache.V[l])
 	}
 	f.Cache.Len = s.Len()
+	if s.Index == nil {
+		return f, nil
+	}
+	f.Index = &kernels.Index{}
+	for _, tensors := range s.Index.Layers {
+		var copies []kernels.Tensor
+		for _, t := range tensors {
+			c, err := m.Device.Alloc(t.Type, t.Shape...)
+			if err != nil {
+				f.Index.Layers = append(f.Index.Layers, copies)
+				f.Free(m.Device)
+				return nil, err
+			}
+			m.Device.Copy(c, t)
+			copies = append(copies, c)
+		}
+		f.Index.Layers = append(f.Index.Layers, copies)
+	}
 	return f, nil
 }
 

@@ -10,9 +10,11 @@ import (
 
 	"github.com/hashattn/hashattn/configs"
 	"github.com/hashattn/hashattn/eval"
+	"github.com/hashattn/hashattn/eval/latency"
 	"github.com/hashattn/hashattn/eval/result"
 	"github.com/hashattn/hashattn/kernels"
 	"github.com/hashattn/hashattn/model"
+	"github.com/hashattn/hashattn/model/shape"
 )
 
 type benchOptions struct {
@@ -117,20 +119,20 @@ func (s *session) bench(ctx context.Context, o benchOptions) (*result.Bench, err
 			return nil, err
 		}
 	}
-	var m model.Model
+	var m shape.Model // none where only attention is timed
 	if slices.Contains(s.Bench.Parts, "decode") || slices.Contains(s.Bench.Parts, "prefill") {
 		opened, err := s.benchedModel(ctx)
 		if err != nil {
 			return nil, err
 		}
-		m = *opened
+		m = opened.Shape()
 		rows, err := s.benchModel(ctx, opened, f.Bandwidth, o)
 		if err != nil {
 			return nil, err
 		}
 		f.Rows = append(f.Rows, rows...)
 	}
-	f.Header, err = s.header(result.KindBench, s.benchConfig(o), s.Bench.Parts, m.Name, m.Fingerprint, d, begin)
+	f.Header, err = s.header(result.KindBench, s.benchConfig(o), s.Bench.Parts, m, d, begin)
 	if err != nil {
 		return nil, err
 	}
@@ -138,14 +140,14 @@ func (s *session) bench(ctx context.Context, o benchOptions) (*result.Bench, err
 }
 
 func (s *session) benchAttention(ctx context.Context, d kernels.Device, bandwidth float64, o benchOptions) ([]result.BenchRow, error) {
-	var shapes []eval.AttentionShape
-	layer := eval.AttentionShape{QueryHeads: s.Bench.QueryHeads, KVHeads: s.Bench.KVHeads, HeadDim: s.Bench.HeadDim}
+	var shapes []latency.Shape
+	layer := latency.Shape{QueryHeads: s.Bench.QueryHeads, KVHeads: s.Bench.KVHeads, HeadDim: s.Bench.HeadDim}
 	if s.Bench.Shape != "" {
 		c, err := model.Named(s.Bench.Shape)
 		if err != nil {
 			return nil, usageError{err}
 		}
-		layer = eval.AttentionShape{QueryHeads: c.QueryHeads, KVHeads: c.KVHeads, HeadDim: c.HeadDim}
+		layer = latency.Shape{QueryHeads: c.QueryHeads, KVHeads: c.KVHeads, HeadDim: c.HeadDim}
 	}
 	for _, batch := range s.Bench.Batch {
 		for _, c := range s.Bench.Contexts {
@@ -155,16 +157,16 @@ func (s *session) benchAttention(ctx context.Context, d kernels.Device, bandwidt
 	}
 	task := s.app.progress.task("bench attention", false)
 	defer task.end()
-	return eval.BenchAttention(ctx, eval.BenchAttentionOptions{
+	return latency.Attention(ctx, latency.AttentionOptions{
 		Device: d, Shapes: shapes, Hashes: s.hashShapes(), Budgets: s.budgets(), Runs: s.Bench.Runs, Skewed: o.skewed, Bandwidth: bandwidth, Progress: task.update,
 	})
 }
 
 // hashShapes are the sizes of the presets to time.
-func (s *session) hashShapes() []eval.HashShape {
-	var hashes []eval.HashShape
+func (s *session) hashShapes() []latency.HashShape {
+	var hashes []latency.HashShape
 	for _, p := range s.Bench.Presets {
-		h := eval.HashShape{Preset: p, Bits: s.Train.Bits, QueryBits: s.Train.QueryBits, Sink: s.Train.Sink, Local: s.Train.Local}
+		h := latency.HashShape{Preset: p, Bits: s.Train.Bits, QueryBits: s.Train.QueryBits, Sink: s.Train.Sink, Local: s.Train.Local}
 		switch p {
 		case "paper":
 			h.QueryBits = 1
@@ -183,7 +185,7 @@ func (s *session) benchModel(ctx context.Context, m *model.Model, bandwidth floa
 	if err != nil {
 		return nil, err
 	}
-	options := eval.BenchModelOptions{
+	options := latency.ModelOptions{
 		Model: m, Tokens: tokens, Contexts: contexts, Budgets: s.budgets(), Runs: s.Bench.Runs,
 		Rows: int(s.Device.Chunk), CacheType: cacheType(s.Device), Bandwidth: bandwidth, Fill: s.Bench.Shape != "",
 	}
@@ -196,7 +198,7 @@ func (s *session) benchModel(ctx context.Context, m *model.Model, bandwidth floa
 		case "prefill":
 			once := options
 			once.Runs = min(options.Runs, 3) // each is a whole prefill
-			more, err = eval.BenchPrefill(ctx, once)
+			more, err = latency.Prefill(ctx, once)
 		case "decode":
 			if options.Settings, err = s.benchSettings(m, o); err != nil {
 				break
@@ -204,7 +206,7 @@ func (s *session) benchModel(ctx context.Context, m *model.Model, bandwidth floa
 			for _, batch := range s.Bench.Batch {
 				var some []result.BenchRow
 				options.Batch = batch
-				if some, err = eval.BenchDecode(ctx, options); err != nil {
+				if some, err = latency.Decode(ctx, options); err != nil {
 					break
 				}
 				more = append(more, some...)

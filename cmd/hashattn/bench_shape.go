@@ -5,7 +5,7 @@ import (
 	"math/rand/v2"
 
 	"github.com/hashattn/hashattn/configs/texts"
-	"github.com/hashattn/hashattn/eval"
+	"github.com/hashattn/hashattn/eval/latency"
 	"github.com/hashattn/hashattn/eval/result"
 	"github.com/hashattn/hashattn/kernels"
 	"github.com/hashattn/hashattn/kernels/dtype"
@@ -66,7 +66,7 @@ func (s *session) benchMappings(m *model.Model, o benchOptions) ([]*mapping.Mapp
 	}
 	var out []*mapping.Mapping
 	for _, h := range s.hashShapes() {
-		mp, err := eval.RandomMapping(h, m)
+		mp, err := latency.RandomMapping(h, m)
 		if err != nil {
 			return nil, usageError{err}
 		}
@@ -80,7 +80,7 @@ func (s *session) project(rows []result.BenchRow, d kernels.Device, bandwidth fl
 	if len(s.Bench.Project) == 0 {
 		return rows, nil
 	}
-	more, notes, err := eval.Project(eval.ProjectOptions{Rows: rows, Device: d.Info(), Bandwidth: bandwidth, Targets: s.Bench.Project})
+	more, notes, err := latency.Project(latency.ProjectOptions{Rows: rows, Device: d.Info(), Bandwidth: bandwidth, Targets: s.Bench.Project})
 	if err != nil {
 		return nil, usageError{err}
 	}

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -19,6 +21,10 @@ func (s *session) runCalibrate(ctx context.Context, o trainOptions) error {
 		return usagef("--mapping goes with --calibrate")
 	}
 	mappings, err := loadMappings(o.mappings)
+	if err != nil {
+		return err
+	}
+	outputs, err := calibratedPaths(o.mappings, o.out)
 	if err != nil {
 		return err
 	}
@@ -40,11 +46,10 @@ func (s *session) runCalibrate(ctx context.Context, o trainOptions) error {
 		if err := s.calibrate(ctx, r, m); err != nil {
 			return err
 		}
-		path := filepath.Join(o.out, filepath.Base(o.mappings[i]))
-		if err := m.Save(path); err != nil {
+		if err := m.Save(outputs[i]); err != nil {
 			return err
 		}
-		all = append(all, calibrated{path, m.Preset, extremes(m)})
+		all = append(all, calibrated{outputs[i], m.Preset, extremes(m)})
 	}
 	if s.app.json {
 		return s.app.printJSON(all)
@@ -53,6 +58,32 @@ func (s *session) runCalibrate(ctx context.Context, o trainOptions) error {
 		s.app.printf("%s: %s, shares of %.3g to %.3g mean budgets\n", c.Mapping, c.Preset, c.Shares[0], c.Shares[1])
 	}
 	return nil
+}
+
+// calibratedPaths are the files in dir that calibrated mappings go to. None may
+// replace a mapping that it is made from, or another.
+func calibratedPaths(mappings []string, dir string) ([]string, error) {
+	out := make([]string, len(mappings))
+	for i, from := range mappings {
+		to := filepath.Join(dir, filepath.Base(from))
+		if j := slices.Index(out[:i], to); j >= 0 {
+			return nil, usagef("%s and %s would both go to %s: calibrate them one by one, each with its own --out", mappings[j], from, to)
+		}
+		out[i] = to
+		there, err := os.Stat(to)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range mappings {
+			if own, err := os.Stat(m); err == nil && os.SameFile(own, there) {
+				return nil, usagef("the calibrated mapping would replace %s, which it is made from; name another folder by --out", m)
+			}
+		}
+	}
+	return out, nil
 }
 
 // calibrate measures a mapping's token sets on a trace and gives it shares of

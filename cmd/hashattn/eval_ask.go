@@ -64,7 +64,7 @@ func (s *session) ask(ctx context.Context, q question, o measureOptions) (*resul
 		"denseLayers": s.Train.DenseLayers, "cache": s.Device.Cache, "mappings": fileHashes(files),
 		"questionSparse": options.QuestionSparse, "prefillOffset": options.PrefillOffset,
 	}
-	if f.Header, err = s.header(result.KindScores, config, out.Samples, m.Name, m.Fingerprint, m.Device, begin); err != nil {
+	if f.Header, err = s.header(result.KindScores, config, out.Samples, m.Shape(), m.Device, begin); err != nil {
 		return nil, err
 	}
 	return f, s.finish(o.out, f)

@@ -98,7 +98,7 @@ func (s *session) longBenchStage(kind string, mappings []string, inputs func() (
 	o := measureOptions{mappings: mappings}
 	o.fill(s, "scores.json")
 	return pipeline.Stage{
-		Name: "eval-longbench", Version: 1, Outputs: []string{"scores.json"},
+		Name: "eval-longbench", Version: 2, Outputs: []string{"scores.json"},
 		Config: []any{kind, s.LongBench, s.Selectors, s.Sparsities, s.Train.Sink, s.Train.Local, s.Train.DenseLayers, s.Device.Cache},
 		Inputs: func() ([]string, error) {
 			files, err := inputs()

@@ -98,7 +98,7 @@ func (s *session) perplexity(ctx context.Context, o perplexityOptions) (*result.
 	}
 	task.end()
 	f := &result.Perplexity{Rows: rows}
-	f.Header, err = s.header(result.KindPerplexity, s.perplexityConfig(), []any{samples, contexts, s.Eval.Perplexity.Tokens}, m.Name, m.Fingerprint, m.Device, begin)
+	f.Header, err = s.header(result.KindPerplexity, s.perplexityConfig(), []any{samples, contexts, s.Eval.Perplexity.Tokens}, m.Shape(), m.Device, begin)
 	if err != nil {
 		return nil, err
 	}

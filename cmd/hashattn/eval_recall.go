@@ -117,7 +117,7 @@ func (s *session) recall(ctx context.Context, o recallOptions) (*result.Recall, 
 		samples = append(samples, shard.Hash)
 	}
 	f := &result.Recall{Rows: rows}
-	f.Header, err = s.header(result.KindRecall, s.recallConfig(), []any{samples, contexts, s.Eval.Recall.Queries, layers}, held.Model.Name, held.Model.Fingerprint, d, begin)
+	f.Header, err = s.header(result.KindRecall, s.recallConfig(), []any{samples, contexts, s.Eval.Recall.Queries, layers}, held.Model, d, begin)
 	if err != nil {
 		return nil, err
 	}

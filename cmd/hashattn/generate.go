@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"strings"
 	"time"
@@ -92,7 +93,7 @@ func (s *session) runGenerate(ctx context.Context, o generateOptions) error {
 	if err != nil {
 		return err
 	}
-	if o.maxTokens < 1 || o.temperature < 0 || o.topP <= 0 || o.topP > 1 || o.offset < 1 {
+	if o.maxTokens < 1 || !(o.temperature >= 0) || math.IsInf(o.temperature, 0) || !(o.topP > 0 && o.topP <= 1) || o.offset < 1 {
 		return usagef("want --max-tokens and --prefill-offset of at least 1, --temperature of at least 0, --top-p above 0 and at most 1")
 	}
 	var budget configs.Budget

@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/hashattn/hashattn/configs"
+	"github.com/hashattn/hashattn/eval/result"
 )
 
 // The exit codes.
@@ -159,6 +160,7 @@ attention to the tokens so found costs in quality and gains in time.
 		Example: `  hashattn run quickstart                 # everything, on a small real model
   hashattn generate --prompt "The sea" --mapping runs/quickstart/mappings/grouped.safetensors --sparsity 1/32
   hashattn report runs/quickstart`,
+		Version:           result.Versions()["hashattn"],
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},

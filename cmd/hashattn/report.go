@@ -20,11 +20,21 @@ func (a *app) reportCommand() *cobra.Command {
 		Short: "Turn the results of one run or several into tables and plots",
 		Long: `report reads recall.json, perplexity.json, scores.json and bench.json of each run
 (a folder, or one such file), prints tables, and with --out writes report.md,
-report.html (self-contained), plots/*.svg and csv/*.csv. Runs whose samples or
-contexts differ are refused: their numbers do not compare.
+report.html (self-contained), plots/*.svg and csv/*.csv. Runs of one model whose
+samples or contexts differ are refused: their numbers do not compare. Those of
+different models stand one below another.
+
+One table and one plot, quality, have all runs: output error, recall, change of
+NLL and LongBench points of every selector and budget against the bytes that a
+decode step must read in a layer. Those are the index of all cached tokens; in
+bf16, the keys and values of sink and local once for each KV head and of every
+chosen token once for each set that chose it, a query head's or a KV head's; and
+the keys of what reranking reads beside. Results of earlier versions, which did
+not count bytes, say unknown.
 ` + exitHelp,
 		Example: `  hashattn report runs/quickstart
   hashattn report runs/a runs/b --out compared
+  hashattn report runs/qwen2.5-coder-0.5b runs/qwen2.5-coder-1.5b runs/smollm2-135m --out models
   hashattn report runs/quickstart --format csv`,
 		Args: args(cobra.MinimumNArgs(1)),
 		RunE: func(_ *cobra.Command, paths []string) error { return a.runReport(o, paths) },

@@ -298,7 +298,7 @@ func (s *session) contexts(list []configs.Tokens) []int {
 }
 
 // header starts a result file. samples identifies what is measured on.
-func (s *session) header(kind string, config any, samples any, name, fingerprint string, d kernels.Device, begin time.Time) (result.Header, error) {
+func (s *session) header(kind string, config any, samples any, m shape.Model, d kernels.Device, begin time.Time) (result.Header, error) {
 	h, err := result.NewHeader(kind, config)
 	if err != nil {
 		return h, err
@@ -308,7 +308,7 @@ func (s *session) header(kind string, config any, samples any, name, fingerprint
 		return h, err
 	}
 	h.Samples = result.Hash(raw)
-	h.Model = result.Model{Name: name, Fingerprint: fingerprint}
+	h.Model = result.Model{Name: m.Name, Fingerprint: m.Fingerprint, Layers: m.Layers, QueryHeads: m.QueryHeads, KVHeads: m.KVHeads, HeadDim: m.HeadDim}
 	h.Device = deviceOf(d)
 	h.Seconds = time.Since(begin).Seconds()
 	return h, nil

@@ -32,7 +32,9 @@ finished layer and head, whose maps and loss curves are kept as they come.
 
 --calibrate then divides the budget among layers and heads: it measures on the
 trace what each token set keeps at several budgets and writes the shares into
-the mapping. With --mapping it does so for mappings that are trained already.
+the mapping. With --mapping it does so for mappings that are trained already,
+whose files stay as they are: it writes into --out, or the folder calibrated of
+the run, under the same names.
 
 With --study it trains a table of variants instead, on the experiment's
 calibration texts, says which wins on the choice texts and whether that holds on
@@ -59,7 +61,7 @@ run's folder lacks are captured first.
 	})
 	a.bindKeys(c, "name", "train", "device")
 	c.Flags().StringVar(&o.trace, "trace", "", "calibration trace (default: traces/calibration in the run's `folder`)")
-	c.Flags().StringVarP(&o.out, "out", "o", "", "`folder` of the mappings (default: mappings in the run's folder)")
+	c.Flags().StringVarP(&o.out, "out", "o", "", "`folder` of the mappings (default: mappings in the run's folder, with --mapping calibrated)")
 	c.Flags().StringVar(&o.study, "study", "", "`file` of variants to train and compare")
 	c.Flags().StringVar(&o.checkpoints, "checkpoints", "", "`folder` of finished parts and loss curves (default: train in the run's folder)")
 	c.Flags().StringArrayVar(&o.mappings, "mapping", nil, "trained mapping `file` to calibrate in place of training, may be repeated")
@@ -78,6 +80,8 @@ func (o *trainOptions) fill(s *session) {
 	case o.out != "":
 	case o.study != "":
 		o.out = s.dir
+	case len(o.mappings) > 0:
+		o.out = s.path("calibrated")
 	default:
 		o.out = s.path("mappings")
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/hashattn/hashattn/eval"
 	"github.com/hashattn/hashattn/eval/result"
 	"github.com/hashattn/hashattn/kernels"
 	"github.com/hashattn/hashattn/model"
@@ -73,11 +74,15 @@ type lane struct {
 // answerWave makes the answers of some variants: each prompt's end by itself,
 // then all answers a token at a time. A single variant uses the prompts'
 // sequences, which hold the prompts' beginnings again afterwards; several use
-// copies.
+// copies, and those of one setting copy its index too.
 func (r *run) answerWave(ctx context.Context, wave []*variant, jobs []*job, prompts map[*job]*model.Sequence, left []*group) error {
 	d := r.Model.Device
 	var lanes []*lane
+	indexes := map[*job]*eval.Setting{} // whose the prompts' own indexes are
 	defer func() {
+		for j := range indexes {
+			prompts[j].DropIndex(d)
+		}
 		for _, l := range lanes {
 			for _, a := range l.answers {
 				if a.sequence.DropIndex(d); a.fork {
@@ -93,7 +98,16 @@ func (r *run) answerWave(ctx context.Context, wave []*variant, jobs []*job, prom
 			if !j.unanswered(v) {
 				continue
 			}
-			a := &answer{job: j, sequence: prompts[j], fork: len(wave) > 1}
+			start, a := time.Now(), &answer{job: j, sequence: prompts[j], fork: len(wave) > 1}
+			if err := a.sequence.Rewind(j.prefix); err != nil {
+				return err
+			}
+			if indexes[j] != v.setting {
+				if err := r.buildIndex(a.sequence, v); err != nil {
+					return failed(j, err)
+				}
+				indexes[j] = v.setting
+			}
 			if a.fork {
 				var err error
 				if a.sequence, err = r.Model.Fork(prompts[j]); err != nil {
@@ -101,6 +115,7 @@ func (r *run) answerWave(ctx context.Context, wave []*variant, jobs []*job, prom
 				}
 			}
 			l.answers = append(l.answers, a)
+			a.seconds = seconds(start)
 			if err := r.promptEnd(ctx, v, a, l.attend); err != nil {
 				return failed(j, err)
 			}
@@ -133,25 +148,24 @@ func (r *run) answerWave(ctx context.Context, wave []*variant, jobs []*job, prom
 	}
 }
 
-// promptEnd builds the index of the prompt's beginning and runs the prompt's
-// end, which gives the answer's first token.
-func (r *run) promptEnd(ctx context.Context, v *variant, a *answer, attend model.Attention) error {
-	start, j, s := time.Now(), a.job, a.sequence
-	if err := s.Rewind(j.prefix); err != nil {
-		return err
-	}
+// buildIndex gives a sequence the variant's index, or none, instead of what it has.
+func (r *run) buildIndex(s *model.Sequence, v *variant) (err error) {
+	s.DropIndex(r.Model.Device)
 	if v.sparse != nil {
-		var err error
-		if s.Index, err = v.sparse.Build(s.Cache); err != nil {
-			return err
-		}
-		if r.sparseEnd(len(j.tokens)) == 0 {
-			attend = indexing{v.sparse, model.Dense{Model: r.Model}}
-		}
+		s.Index, err = v.sparse.Build(s.Cache)
+	}
+	return err
+}
+
+// promptEnd runs the prompt's end, which gives the answer's first token.
+func (r *run) promptEnd(ctx context.Context, v *variant, a *answer, attend model.Attention) error {
+	start, j := time.Now(), a.job
+	if v.sparse != nil && r.sparseEnd(len(j.tokens)) == 0 {
+		attend = indexing{v.sparse, model.Dense{Model: r.Model}}
 	}
 	d := r.Model.Device
 	d.ResetReads()
-	if err := r.runner.Prefill(ctx, s, j.tokens[j.prefix:], attend, true); err != nil {
+	if err := r.runner.Prefill(ctx, a.sequence, j.tokens[j.prefix:], attend, true); err != nil {
 		return err
 	}
 	if v.sparse == nil || r.sparseEnd(len(j.tokens)) > 0 {
@@ -161,7 +175,7 @@ func (r *run) promptEnd(ctx context.Context, v *variant, a *answer, attend model
 	if err := r.choose(a, 0); err != nil {
 		return err
 	}
-	a.seconds = seconds(start)
+	a.seconds += seconds(start)
 	r.pace.ends.add(float64(len(j.tokens)-j.prefix), a.seconds)
 	return nil
 }
@@ -186,15 +200,7 @@ func (r *run) step(ctx context.Context, lanes []*lane) error {
 		rows += len(l.answers)
 	}
 	d.ResetReads()
-	var err error
-	if len(shares) == 1 { // a device may replay the step
-		s := shares[0]
-		err = r.runner.Decode(s.Sequences, s.Tokens, s.Attention)
-		s.Reads = d.Reads()
-	} else {
-		err = r.runner.DecodeShares(shares)
-	}
-	if err != nil {
+	if err := r.runner.DecodeShares(shares); err != nil {
 		return err
 	}
 	others, cached := d.Reads(), 0

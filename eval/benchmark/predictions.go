@@ -32,8 +32,9 @@ type Prediction struct {
 	// Density is the share of cached tokens that attention read in all that
 	// the setting ran: the sparse end of the prompt and the answer.
 	Density float64 `json:"density"`
-	// Seconds took the prompt's end and the answer. Answers decode together,
-	// whatever their settings, and each has its share of a step's time.
+	// Seconds took the index, which budgets that are answered together share and
+	// the first of them counts, the prompt's end and the answer. Answers decode
+	// together, whatever their settings, and each has its share of a step's time.
 	Seconds     float64 `json:"seconds"`
 	DecodeSteps int     `json:"decode_steps"` // forward passes behind the prompt
 	Config      string  `json:"config"`       // hash of all settings that it depends on

@@ -129,6 +129,7 @@ type variant struct {
 	folder                   string
 	selector, preset, budget string
 	bits                     float64
+	setting                  *eval.Setting             // nil for dense; its budgets have one index
 	sparse                   *selector.Sparse          // nil for dense
 	logs                     map[string]*predictionLog // by task
 	latency                  float64                   // seconds per token, 0 where it was not measured
@@ -190,13 +191,14 @@ func newRun(b *Benchmark, o Options) (*run, error) {
 func (r *run) openVariants() error {
 	r.variants = []*variant{{folder: "dense", selector: "dense"}}
 	identities := []string{""}
-	for _, s := range r.Settings {
+	for i := range r.Settings {
+		s := &r.Settings[i]
 		for _, b := range r.Budgets {
 			sparse, err := s.SparseFor(r.Model, b)
 			if err != nil {
 				return fmt.Errorf("%s: %w", s.Selector, err)
 			}
-			v := &variant{selector: s.Selector, preset: s.Preset, budget: b.String(), bits: s.Scorer.Bits(), sparse: sparse}
+			v := &variant{selector: s.Selector, preset: s.Preset, budget: b.String(), bits: s.Scorer.Bits(), setting: s, sparse: sparse}
 			v.folder = folderName(v)
 			r.variants = append(r.variants, v)
 			identities = append(identities, s.Identity)

@@ -189,14 +189,27 @@ func TestRunReportsAchievedDensity(t *testing.T) {
 			t.Errorf("%s read %v of the tokens, want 1/8 and 20 more of about 150", row.Selector, row.Density)
 		}
 	}
-	for id, p := range predictions(t, o.Dir, "streaming-1of8") {
+	var read, dense float64 // bytes of the answers' steps
+	streamed := predictions(t, o.Dir, "streaming-1of8")
+	for id, p := range streamed {
 		sum, cached := 0, 0
+		middle := kernels.StepRead{KVHeads: m.KVHeads, HeadDim: m.HeadDim, Cached: p.PromptTokens + (len(p.Tokens)+1)/2}
+		read += middle.Sparse(kernels.Selection{Heads: m.KVHeads, Sink: 4, Local: 16, Budget: kernels.Budget{Num: 1, Den: 8}}, nil) / float64(len(streamed))
+		dense += middle.Dense() / float64(len(streamed))
 		selection := kernels.Selection{Sink: 4, Local: 16, Budget: kernels.Budget{Num: 1, Den: 8}}
 		for n := p.PromptTokens - o.PrefillOffset + 1; n <= p.PromptTokens+p.DecodeSteps; n++ {
 			sum, cached = sum+selection.Read(n), cached+n
 		}
 		if want := float64(sum) / float64(cached); !(abs(p.Density-want) < 1e-12) {
 			t.Errorf("sample %s: density %v, the selection says %v", id, p.Density, want)
+		}
+	}
+	for _, row := range out.Rows {
+		switch {
+		case row.Selector == "dense" && (row.StepBytes != row.DenseStepBytes || row.StepBytes == 0):
+			t.Errorf("dense reads %+v", row.StepRead)
+		case row.Selector == "streaming" && !(abs(row.StepBytes-read) < 1e-6*read && abs(row.DenseStepBytes-dense) < 1e-6*dense):
+			t.Errorf("%s of %s reads %+v, want %v of %v", row.Selector, row.Task, row.StepRead, read, dense)
 		}
 	}
 }

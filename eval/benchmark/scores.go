@@ -8,12 +8,14 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/hashattn/hashattn/eval/result"
+	"github.com/hashattn/hashattn/kernels"
 )
 
 // measured is one variant's predictions, in the order of the questions.
 type measured struct {
 	predictions []Prediction
 	scores      []float64 // 0 to 1
+	reads       []result.StepRead
 }
 
 // rows scores the predictions of all variants. Every variant stands beside
@@ -58,7 +60,8 @@ func (r *run) rows() ([]result.ScoreRow, error) {
 // measure scores a variant's predictions on all cores.
 func (r *run) measure(v *variant) (*measured, error) {
 	questions := r.benchmark.Questions
-	m := &measured{make([]Prediction, len(questions)), make([]float64, len(questions))}
+	m := &measured{make([]Prediction, len(questions)), make([]float64, len(questions)), make([]result.StepRead, len(questions))}
+	layers := r.Model.GlobalLayers()
 	var workers errgroup.Group
 	var next atomic.Int64
 	for range runtime.GOMAXPROCS(0) {
@@ -79,12 +82,22 @@ func (r *run) measure(v *variant) (*measured, error) {
 				if !(score >= 0 && score <= 1) {
 					return fmt.Errorf("%s: sample %s of %s: score %v, want 0 to 1", v.folder, q.ID, q.Task, score)
 				}
-				m.predictions[i], m.scores[i] = p, score
+				m.predictions[i], m.scores[i], m.reads[i] = p, score, r.stepRead(v, layers, p)
 			}
 			return nil
 		})
 	}
 	return m, workers.Wait()
+}
+
+// stepRead is what the step in the middle of an answer must read.
+func (r *run) stepRead(v *variant, layers []int, p Prediction) result.StepRead {
+	n := p.PromptTokens + (len(p.Tokens)+1)/2
+	dense := kernels.StepRead{KVHeads: r.Model.KVHeads, HeadDim: r.Model.HeadDim, Cached: n}.Dense()
+	if v.sparse == nil {
+		return result.StepRead{StepBytes: dense, DenseStepBytes: dense}
+	}
+	return result.StepRead{StepBytes: v.sparse.StepBytes(layers, n, p.Density), DenseStepBytes: dense}
 }
 
 // row is the mean over questions, with the interval of its difference to dense
@@ -98,6 +111,8 @@ func (m *measured) row(x result.ScoreRow, row Row, questions []int, dense *measu
 		x.Score += 100 * m.scores[q] / n
 		x.Dense += 100 * dense.scores[q] / n
 		x.Density += p.Density / n
+		x.StepBytes += m.reads[q].StepBytes / n
+		x.DenseStepBytes += m.reads[q].DenseStepBytes / n
 		differences[i] = 100 * (m.scores[q] - dense.scores[q])
 	}
 	x.Difference = mean(differences)
@@ -127,6 +142,8 @@ func average(x result.ScoreRow, a Average, order []Row, made map[Row]result.Scor
 		x.Score += p.Score / n
 		x.Dense += p.Dense / n
 		x.Density += p.Density / n
+		x.StepBytes += p.StepBytes / n
+		x.DenseStepBytes += p.DenseStepBytes / n
 		x.Difference += p.Difference / n
 	}
 	x.Low, x.High = interval(meanOf(tasks))

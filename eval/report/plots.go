@@ -252,10 +252,30 @@ func mean(v []float64) float64 {
 	return sum / float64(len(v))
 }
 
-// palette is Okabe and Ito's, which colour-blind readers can tell apart.
+// palette is Okabe and Ito's, which colour-blind readers can tell apart, and
+// two of Tol's muted ones.
 var palette = []color.RGBA{
 	{0x00, 0x72, 0xb2, 255}, {0xd5, 0x5e, 0x00, 255}, {0x00, 0x9e, 0x73, 255}, {0xcc, 0x79, 0xa7, 255},
 	{0xe6, 0x9f, 0x00, 255}, {0x56, 0xb4, 0xe9, 255}, {0x80, 0x80, 0x80, 255}, {0x99, 0x4f, 0x00, 255},
+	{0x33, 0x22, 0x88, 255}, {0x11, 0x77, 0x33, 255},
+}
+
+// strokes and glyphs tell apart what shares a colour.
+var (
+	strokes = [][]vg.Length{nil, {4, 2}, {1, 2}}
+	glyphs  = []draw.GlyphDrawer{draw.CircleGlyph{}, draw.SquareGlyph{}, draw.TriangleGlyph{}}
+)
+
+// styled are a line and its points, by its number.
+func styled(xys plotter.XYs, i int) (*plotter.Line, *plotter.Scatter, error) {
+	line, points, err := plotter.NewLinePoints(xys)
+	if err != nil {
+		return nil, nil, err
+	}
+	line.Color, line.Width = palette[i%len(palette)], vg.Points(1.2)
+	points.Color, points.Radius = line.Color, vg.Points(2)
+	line.Dashes, points.Shape = strokes[i/len(palette)%3], glyphs[i/len(palette)%3]
+	return line, points, nil
 }
 
 // svgSize is a plot's size; the legend stands beside the axes.
@@ -297,7 +317,6 @@ func (p Plot) SVG() ([]byte, error) {
 	legend.Top, legend.Left, legend.Padding = true, true, 2
 	for i, l := range p.Lines {
 		c := palette[i%len(palette)]
-		dashes := [][]vg.Length{nil, {4, 2}, {1, 2}}[i/len(palette)%3]
 		xys := make(plotter.XYs, len(l.Points))
 		for j, pt := range l.Points {
 			xys[j] = plotter.XY{X: pt.X, Y: pt.Y}
@@ -310,13 +329,10 @@ func (p Plot) SVG() ([]byte, error) {
 				pl.Add(bar)
 			}
 		}
-		line, points, err := plotter.NewLinePoints(xys)
+		line, points, err := styled(xys, i)
 		if err != nil {
 			return nil, fmt.Errorf("plot %s: %s: %w", p.Name, l.Name, err)
 		}
-		line.Color, line.Width, line.Dashes = c, vg.Points(1.2), dashes
-		points.Color, points.Radius = c, vg.Points(2)
-		points.Shape = []draw.GlyphDrawer{draw.CircleGlyph{}, draw.SquareGlyph{}, draw.TriangleGlyph{}}[i/len(palette)%3]
 		if p.Points {
 			pl.Add(points)
 			legend.Add(l.Name, points)

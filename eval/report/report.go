@@ -112,10 +112,14 @@ func Load(path string) (*Run, error) {
 type Report struct {
 	Title string
 	Runs  []*Run
+	// parts are reports of runs that compare; none where all do.
+	parts []*Report
 }
 
-// New sets runs side by side. Runs whose samples or contexts differ do not
-// compare, and are an error that says which and how.
+// New sets runs side by side. Runs of one model whose samples or contexts
+// differ do not compare, and are an error that says which and how. Those of
+// different models stand one below another, each with tables and plots of its
+// own; only the table and the plot of quality against bytes show all.
 func New(runs ...*Run) (*Report, error) {
 	if len(runs) == 0 {
 		return nil, errors.New("report: no runs")
@@ -129,27 +133,77 @@ func New(runs ...*Run) (*Report, error) {
 			return nil, fmt.Errorf("report: two runs are named %s; rename one folder", r.Name)
 		}
 	}
-	for _, kind := range names {
-		var first *Run
-		for _, r := range runs {
-			f, ok := r.Files[kind]
-			if !ok {
-				continue
+	var parts [][]*Run
+	for _, r := range runs {
+		at := -1
+		for i, part := range parts {
+			compares := true
+			for _, other := range part {
+				same, err := compare(other, r)
+				if err != nil && same {
+					return nil, err
+				}
+				compares = compares && err == nil
 			}
-			if first == nil {
-				first = r
-				continue
-			}
-			g := first.Files[kind]
-			if a, b := g.Head().Samples, f.Head().Samples; a != b {
-				return nil, fmt.Errorf("report: %s and %s measured %s on different samples (%s and %s); measure both on the same texts", first.Name, r.Name, kind, short(a), short(b))
-			}
-			if a, b := contexts(g), contexts(f); !slices.Equal(a, b) {
-				return nil, fmt.Errorf("report: %s and %s measured %s at different contexts (%v and %v)", first.Name, r.Name, kind, a, b)
+			if compares && at < 0 {
+				at = i
 			}
 		}
+		if at < 0 {
+			parts = append(parts, nil)
+			at = len(parts) - 1
+		}
+		parts[at] = append(parts[at], r)
 	}
-	return &Report{Title: strings.Join(titles, ", "), Runs: runs}, nil
+	report := &Report{Title: strings.Join(titles, ", "), Runs: runs}
+	if len(parts) > 1 {
+		for _, part := range parts {
+			var names []string
+			for _, r := range part {
+				names = append(names, r.Name)
+			}
+			report.parts = append(report.parts, &Report{Title: strings.Join(names, ", "), Runs: part})
+		}
+	}
+	return report, nil
+}
+
+// compare reports results of two runs that do not compare, and whether they
+// are, or may be, of the same model.
+func compare(first, r *Run) (same bool, err error) {
+	for _, kind := range names {
+		g, ok := first.Files[kind]
+		f, too := r.Files[kind]
+		if !ok || !too {
+			continue
+		}
+		if a, b := g.Head().Samples, f.Head().Samples; a != b {
+			err = fmt.Errorf("report: %s and %s measured %s on different samples (%s and %s); measure both on the same texts", first.Name, r.Name, kind, short(a), short(b))
+		} else if a, b := contexts(g), contexts(f); !slices.Equal(a, b) {
+			err = fmt.Errorf("report: %s and %s measured %s at different contexts (%v and %v)", first.Name, r.Name, kind, a, b)
+		}
+		if err != nil {
+			a, b := first.model(), r.model()
+			return a == b || a == "" || b == "", err
+		}
+	}
+	return true, nil
+}
+
+// model tells the models of runs apart; "" if no file names one.
+func (run *Run) model() string {
+	for _, name := range names {
+		f, ok := run.Files[name]
+		if !ok {
+			continue
+		}
+		if m := f.Head().Model; m.Fingerprint != "" {
+			return m.Fingerprint
+		} else if m.Name != "" {
+			return m.Name
+		}
+	}
+	return ""
 }
 
 // short is the beginning of a hash.
@@ -227,6 +281,30 @@ func (r *Report) label(run *Run, selector, preset string) string {
 
 // Tables are all tables that the runs have results for, the summary first.
 func (r *Report) Tables() []Table {
+	if len(r.parts) > 0 {
+		out := []Table{r.qualityTable()}
+		for _, part := range r.parts {
+			for _, t := range part.comparedTables() {
+				t.Name, t.Title = part.fileName(t.Name), part.Title+": "+t.Title
+				out = append(out, t)
+			}
+		}
+		return append(out, r.provenanceTable())
+	}
+	out := r.comparedTables()
+	if t := r.qualityTable(); len(t.Rows) > 0 {
+		out = slices.Insert(out, min(1, len(out)), t)
+	}
+	return append(out, r.provenanceTable())
+}
+
+// fileName is that of a part's table or plot.
+func (r *Report) fileName(name string) string {
+	return strings.ReplaceAll(r.Title, ", ", "-") + "-" + name
+}
+
+// comparedTables are those whose rows compare, the summary first.
+func (r *Report) comparedTables() []Table {
 	var out []Table
 	for _, t := range []Table{r.summaryTable(), r.recallTable(), r.layerTable(), r.perplexityTable()} {
 		if len(t.Rows) > 0 {
@@ -241,12 +319,21 @@ func (r *Report) Tables() []Table {
 	if t := r.trainingTable(); len(t.Rows) > 0 {
 		out = append(out, t)
 	}
-	return append(out, r.provenanceTable())
+	return out
 }
 
 // Plots are all plots of lines that the runs have results for.
 func (r *Report) Plots() []Plot {
 	var out []Plot
+	for _, part := range r.parts {
+		for _, p := range part.Plots() {
+			p.Name, p.Title = part.fileName(p.Name), part.Title+": "+p.Title
+			out = append(out, p)
+		}
+	}
+	if len(out) > 0 {
+		return out
+	}
 	for _, p := range []Plot{
 		r.recallPlot(), r.bitsPlot(), r.perplexityPlot(), r.scoreDensityPlot(), r.scoreBitsPlot(), r.scoreLatencyPlot(),
 		r.speedupPlot(), r.lossPlot(),
@@ -263,6 +350,7 @@ type Figure struct {
 	Name  string // of its SVG file
 	Title string
 	Map   bool // a heat map, whose colours mean something and whose size is its own
+	Wide  bool // takes the page's whole width
 	SVG   func() ([]byte, error)
 }
 
@@ -270,6 +358,9 @@ type Figure struct {
 // maps of needle in a haystack.
 func (r *Report) Figures() ([]Figure, error) {
 	var out []Figure
+	if grid := r.qualityGrid(); len(grid) > 0 {
+		out = append(out, Figure{Name: "quality", Title: "Quality against bytes read per decode step", Wide: true, SVG: func() ([]byte, error) { return gridSVG(grid) }})
+	}
 	for _, p := range r.Plots() {
 		out = append(out, Figure{Name: p.Name, Title: p.Title, SVG: p.SVG})
 	}

@@ -17,6 +17,12 @@ import (
 	"github.com/hashattn/hashattn/eval/result"
 )
 
+// read is what a layer of 2 KV heads of 64 reads of a share of the tokens.
+func read(bits, share float64, context int) result.StepRead {
+	n := 2 * float64(context)
+	return result.StepRead{StepBytes: n * (bits/8 + 256*share), DenseStepBytes: 256 * n}
+}
+
 // writeRun writes a run's files with made-up numbers; change may alter them.
 func writeRun(t *testing.T, name string, change func(*result.Recall, *result.Perplexity, *result.Bench, *result.Scores)) string {
 	t.Helper()
@@ -42,13 +48,14 @@ func writeRun(t *testing.T, name string, change func(*result.Recall, *result.Per
 		}{{"hash", "shared", 32}, {"hash", "grouped", 32}, {"hash", "paper", 96}, {"quest", "", 256}, {"streaming", "", 0}} {
 			for j, budget := range []string{"1/8", "1/16", "1/32", "1/64"} {
 				share := 1 / float64(int(8)<<j)
-				recall.Rows = append(recall.Rows, result.RecallRow{Selector: s.selector, Preset: s.preset, BitsPerToken: s.bits, Context: context, Budget: budget, Density: share, Recall: .9 - .1*float64(i) - .05*float64(j), Mass: .9, Error: .1, Documents: 4})
+				recall.Rows = append(recall.Rows, result.RecallRow{Selector: s.selector, Preset: s.preset, BitsPerToken: s.bits, Context: context, Budget: budget, Density: share, Recall: .9 - .1*float64(i) - .05*float64(j), Mass: .9, Error: .1, Documents: 4, StepRead: read(s.bits, share, context), DistinctStepBytes: read(s.bits, share/2, context).StepBytes})
 				layer := 3
 				row := recall.Rows[len(recall.Rows)-1]
+				row.StepRead, row.DistinctStepBytes = result.StepRead{}, 0
 				row.Layer = &layer
 				recall.Rows = append(recall.Rows, row)
 				d := .01 * float64(i+j)
-				perplexity.Rows = append(perplexity.Rows, result.PerplexityRow{Selector: s.selector, Preset: s.preset, Context: context, Budget: budget, Density: share, NLL: 2 + d, NLLDense: 2, Delta: d, StdErr: .004, Documents: 4, Tokens: 256})
+				perplexity.Rows = append(perplexity.Rows, result.PerplexityRow{Selector: s.selector, Preset: s.preset, Context: context, Budget: budget, Density: share, NLL: 2 + d, NLLDense: 2, Delta: d, StdErr: .004, Documents: 4, Tokens: 256, StepRead: read(s.bits, share, context)})
 				if s.preset != "" {
 					us := float64(context) / float64(c+2+j)
 					bench.Rows = append(bench.Rows, result.BenchRow{Part: "attention", Device: "cpu", Shape: "32q/8kv d128", Batch: 1, Context: context, Budget: budget, Selector: s.selector, Preset: s.preset, Median: us, P10: us, P90: us, Runs: 9, Dense: float64(context), Speedup: float64(context) / us, Checked: true})
@@ -58,7 +65,7 @@ func writeRun(t *testing.T, name string, change func(*result.Recall, *result.Per
 	}
 	scores.Rows = []result.ScoreRow{
 		{Benchmark: "longbench", Task: "trec", Selector: "hash", Preset: "shared", BitsPerToken: 32, Budget: "1/32", Density: .05, Samples: 10, Score: 50, Dense: 60, Difference: -10, Low: -20, High: 0},
-		{Benchmark: "longbench", Task: "average", Selector: "hash", Preset: "shared", BitsPerToken: 32, Budget: "1/32", Density: .05, Samples: 10, Score: 50, Dense: 60, Difference: -10, Low: -20, High: 0, Latency: .02},
+		{Benchmark: "longbench", Task: "average", Selector: "hash", Preset: "shared", BitsPerToken: 32, Budget: "1/32", Density: .05, Samples: 10, Score: 50, Dense: 60, Difference: -10, Low: -20, High: 0, Latency: .02, StepRead: read(32, .05, 3000)},
 	}
 	if change != nil {
 		change(recall, perplexity, bench, scores)
@@ -147,8 +154,8 @@ func TestWrite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := strings.Count(text, "<svg"); n != len(figures) || n != 8 {
-		t.Errorf("%d drawings in the page, %d in the report, want 8", n, len(figures))
+	if n := strings.Count(text, "<svg"); n != len(figures) || n != 9 {
+		t.Errorf("%d drawings in the page, %d in the report, want 9", n, len(figures))
 	}
 	for _, p := range figures {
 		svg, err := os.ReadFile(filepath.Join(run, "plots", p.Name+".svg"))

@@ -84,7 +84,12 @@ func (r *Report) budgets() []string {
 }
 
 // Summary is the short table that a run ends with.
-func (r *Report) Summary() Table { return r.summaryTable() }
+func (r *Report) Summary() Table {
+	if len(r.parts) > 0 {
+		return r.qualityTable()
+	}
+	return r.summaryTable()
+}
 
 // summaryTable sets recall, change of NLL and latency side by side, at the
 // longest context of each.

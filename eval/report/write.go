@@ -139,8 +139,8 @@ func (r *Report) HTML(w io.Writer) error {
 		Table       template.HTML
 	}
 	type figure struct {
-		Map bool
-		SVG template.HTML
+		Map, Wide bool
+		SVG       template.HTML
 	}
 	data := struct {
 		Title    string
@@ -166,7 +166,7 @@ func (r *Report) HTML(w io.Writer) error {
 		if err != nil {
 			return err
 		}
-		data.Figures = append(data.Figures, figure{f.Map, template.HTML(svg)})
+		data.Figures = append(data.Figures, figure{f.Map, f.Wide, template.HTML(svg)})
 	}
 	return page.Execute(w, data)
 }

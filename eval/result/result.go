@@ -52,10 +52,15 @@ type Header struct {
 	Seconds float64 `json:"seconds,omitempty"` // that the measurement took
 }
 
-// Model names the checkpoint.
+// Model names the checkpoint and the sizes of its attention, which files of
+// earlier versions lack.
 type Model struct {
 	Name        string `json:"name"`
 	Fingerprint string `json:"fingerprint,omitempty"`
+	Layers      int    `json:"layers,omitempty"`
+	QueryHeads  int    `json:"queryHeads,omitempty"`
+	KVHeads     int    `json:"kvHeads,omitempty"`
+	HeadDim     int    `json:"headDim,omitempty"`
 }
 
 // Device names where a result was made.

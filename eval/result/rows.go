@@ -12,6 +12,21 @@ type Recall struct {
 	Rows []RecallRow `json:"rows"`
 }
 
+// StepRead is the bytes of index, keys and values that a decode step must read
+// in a layer under the row's setting and under dense attention, as
+// kernels.StepRead counts them; 0 where they are not known. They are means over
+// the layers that a recall row is of, and over all layers without a window
+// elsewhere.
+type StepRead struct {
+	StepBytes      float64 `json:"step_bytes,omitempty"`
+	DenseStepBytes float64 `json:"dense_step_bytes,omitempty"`
+}
+
+// check reports bytes that no step reads.
+func (s StepRead) check(row int) error {
+	return errors.Join(finite(row, "step_bytes", s.StepBytes, 0, 1e15), finite(row, "dense_step_bytes", s.DenseStepBytes, 0, 1e15))
+}
+
 // RecallRow is one selector at one context and budget. A row without Layer is
 // the mean over layers and heads.
 type RecallRow struct {
@@ -25,8 +40,14 @@ type RecallRow struct {
 	Mass         float64 `json:"mass"`    // of attention on the tokens read
 	Error        float64 `json:"error"`   // relative, of attention's output
 	Documents    int     `json:"documents,omitempty"`
-	Layer        *int    `json:"layer,omitempty"`
-	Head         *int    `json:"head,omitempty"` // query head
+	StepRead
+	// DistinctStepBytes is StepBytes if rows that several sets of a KV head
+	// chose were read once: what memory must give to a kernel that shares them.
+	// Where per-head sets are reranked, their candidates are taken to overlap as
+	// what was kept of them does.
+	DistinctStepBytes float64 `json:"distinct_step_bytes,omitempty"`
+	Layer             *int    `json:"layer,omitempty"`
+	Head              *int    `json:"head,omitempty"` // query head
 }
 
 // Perplexity is perplexity.json: what sparse decoding does to the likelihood
@@ -49,6 +70,7 @@ type PerplexityRow struct {
 	StdErr    float64 `json:"stderr"` // of Delta, over documents
 	Documents int     `json:"documents,omitempty"`
 	Tokens    int     `json:"tokens,omitempty"` // measured, over all documents
+	StepRead
 }
 
 // Bench is bench.json: latencies beside dense ones.
@@ -78,7 +100,7 @@ type BenchRow struct {
 	Speedup  float64 `json:"speedup,omitempty"`  // Dense / Median
 	Density  float64 `json:"density,omitempty"`
 	Tokens   float64 `json:"tokens_per_second,omitempty"` // decode and prefill
-	Bytes    int64   `json:"bytes,omitempty"`             // that must be read
+	Bytes    int64   `json:"bytes,omitempty"`             // that must be read, of one layer as kernels.StepRead counts them
 	// BandwidthShare is Bytes / Median / the measured bandwidth.
 	BandwidthShare float64 `json:"bandwidth_share,omitempty"`
 	Checked        bool    `json:"checked"` // the output was compared before timing
@@ -109,6 +131,7 @@ type ScoreRow struct {
 	Difference   float64 `json:"difference"`
 	Low          float64 `json:"low"`  // bootstrap 95% interval of Difference
 	High         float64 `json:"high"` //
+	StepRead             // behind the prompts
 	Context      int     `json:"context,omitempty"`
 	Depth        float64 `json:"depth,omitempty"`             // of the needle, 0 to 1
 	Latency      float64 `json:"seconds_per_token,omitempty"` // one sequence alone, behind the longest prompt
@@ -123,7 +146,7 @@ func (f *Recall) Check() error {
 		if err := errors.Join(named(i, r.Selector, r.Context, r.Budget),
 			finite(i, "density", r.Density, 0, 1), finite(i, "recall", r.Recall, 0, 1+1e-6),
 			finite(i, "mass", r.Mass, 0, 1+1e-3), finite(i, "error", r.Error, 0, math.MaxFloat64),
-			finite(i, "bits_per_token", r.BitsPerToken, 0, 1<<20)); err != nil {
+			finite(i, "bits_per_token", r.BitsPerToken, 0, 1<<20), r.check(i), finite(i, "distinct_step_bytes", r.DistinctStepBytes, 0, 1e15)); err != nil {
 			return err
 		}
 	}
@@ -135,7 +158,7 @@ func (f *Perplexity) Check() error {
 	for i, r := range f.Rows {
 		if err := errors.Join(named(i, r.Selector, r.Context, r.Budget),
 			finite(i, "density", r.Density, 0, 1), finite(i, "nll", r.NLL, 0, 1e4), finite(i, "nll_dense", r.NLLDense, 0, 1e4),
-			finite(i, "delta", r.Delta, -1e4, 1e4), finite(i, "stderr", r.StdErr, 0, 1e4)); err != nil {
+			finite(i, "delta", r.Delta, -1e4, 1e4), finite(i, "stderr", r.StdErr, 0, 1e4), r.check(i)); err != nil {
 			return err
 		}
 		if !(math.Abs(r.NLL-r.NLLDense-r.Delta) <= 1e-4) {
@@ -171,7 +194,7 @@ func (f *Scores) Check() error {
 			return fmt.Errorf("row %d: benchmark %q, task %q, selector %q", i, r.Benchmark, r.Task, r.Selector)
 		}
 		if err := errors.Join(finite(i, "density", r.Density, 0, 1), finite(i, "score", r.Score, 0, 100), finite(i, "dense", r.Dense, 0, 100),
-			finite(i, "difference", r.Difference, -100, 100), finite(i, "low", r.Low, -100, 100), finite(i, "high", r.High, -100, 100)); err != nil {
+			finite(i, "difference", r.Difference, -100, 100), finite(i, "low", r.Low, -100, 100), finite(i, "high", r.High, -100, 100), r.check(i)); err != nil {
 			return err
 		}
 	}

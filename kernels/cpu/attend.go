@@ -41,7 +41,7 @@ func (d *Device) Attend(out, q kernels.Tensor, layer int, b *kernels.Batch, scal
 					d.decode.addRow(s, row+t, kv, heads/s.Cache.KVHeads, positions{n: n - lo, first: lo})
 				}
 			}
-			d.CountReads(int64((n-lo)*s.Cache.KVHeads), int64((n-lo)*s.Cache.KVHeads))
+			d.CountReads(int64((n-lo)*heads), int64((n-lo)*heads))
 		}
 		row += s.Len
 	}
@@ -103,7 +103,7 @@ func (j *decodeJob) addSelected(seg *kernels.Segment, row, set, queries, n, coun
 		local[i] = int32(hi + i)
 	}
 	j.addRow(seg, row, set, queries, positions{list: list, n: len(list)})
-	j.d.CountReads(int64(len(list)*seg.Cache.KVHeads), int64(n*seg.Cache.KVHeads))
+	j.d.CountReads(int64(len(list)*queries), int64(n*queries))
 	return list[lo : lo+count]
 }
 

@@ -28,6 +28,17 @@ func (d *Device) ranges(n, part int, do func(worker, lo, hi int)) {
 // small is the number of values below which an operation stays on one thread.
 const small = 1 << 14
 
+// Copy implements kernels.Device.
+func (d *Device) Copy(dst, src kernels.Tensor) {
+	kernels.CheckCopy(dst, src)
+	to, from := dst.Bytes(), src.Bytes()
+	if len(to) <= 4*small {
+		copy(to, from)
+		return
+	}
+	d.ranges(len(to), 4*small, func(_, lo, hi int) { copy(to[lo:hi], from[lo:hi]) })
+}
+
 // RMSNorm implements kernels.Device.
 func (d *Device) RMSNorm(out, x, gain kernels.Tensor, eps float32) {
 	o, in, g := out.F32(), x.F32(), gain.F32()

@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"math"
+	"sync"
 	"unsafe"
 
 	"github.com/hashattn/hashattn/kernels/dtype"
@@ -240,13 +241,17 @@ func formatPortable(t dtype.Type) formatKernels {
 			panic(err)
 		}
 	}
+	// A decoder's output may outlive the call for all that the compiler knows: a
+	// buffer on the stack would be allocated anew in every product.
+	buffers := sync.Pool{New: func() any { return new([256]float32) }}
 	return formatKernels{
 		length: length,
 		dequant: func(runs int, w *byte, dst *float32) {
 			decode(floats(dst, runs*length), unsafe.Slice(w, runs*size))
 		},
 		product: func(rows, runs int, w *byte, x, y *float32) {
-			var buf [256]float32
+			buf := buffers.Get().(*[256]float32)
+			defer buffers.Put(buf)
 			ws, xs, ys := unsafe.Slice(w, rows*runs*size), floats(x, runs*length), floats(y, rows)
 			for i := range ys {
 				sum := float32(0)

@@ -46,19 +46,19 @@ func (d *Device) Append(layer int, k, v kernels.Tensor, b *kernels.Batch) {
 // Attend implements kernels.Device.
 func (d *Device) Attend(out, q kernels.Tensor, layer int, b *kernels.Batch, scale float32, window int) {
 	s := d.use(b)
-	d.count(func() (int64, int64) { return denseReads(b, window) })
+	d.count(func() (int64, int64) { return denseReads(b, q.Dim(1), window) })
 	d.attend(out, q, layer, s, scale, window, kernels.Tensor{}, kernels.Selection{Heads: s.shape.kvHeads})
 }
 
 // denseReads counts the rows that Attend reads: as many as are visible.
-func denseReads(b *kernels.Batch, window int) (int64, int64) {
+func denseReads(b *kernels.Batch, heads, window int) (int64, int64) {
 	var n int64
 	b.Row(func(_ int, s *kernels.Segment, p int) {
 		seen := p + 1
 		if window > 0 {
 			seen = min(seen, window)
 		}
-		n += int64(seen * s.Cache.KVHeads)
+		n += int64(seen * heads)
 	})
 	return n, n
 }
@@ -67,15 +67,15 @@ func denseReads(b *kernels.Batch, window int) (int64, int64) {
 func (d *Device) AttendSelected(out, q kernels.Tensor, layer int, b *kernels.Batch, scale float32, selected kernels.Tensor, sel kernels.Selection) {
 	want("selected", selected, dtype.I32)
 	s := d.useExact(b)
-	d.count(func() (int64, int64) { return selectedReads(b, sel) })
+	d.count(func() (int64, int64) { return selectedReads(b, q.Dim(1), sel) })
 	d.attend(out, q, layer, s, scale, 0, selected, sel)
 }
 
 // selectedReads counts the rows that AttendSelected reads and that are cached.
-func selectedReads(b *kernels.Batch, sel kernels.Selection) (attended, cached int64) {
+func selectedReads(b *kernels.Batch, heads int, sel kernels.Selection) (attended, cached int64) {
 	b.Row(func(_ int, s *kernels.Segment, p int) {
-		attended += int64(sel.Read(p+1)) * int64(s.Cache.KVHeads*sel.Heads)
-		cached += int64(p+1) * int64(s.Cache.KVHeads*sel.Heads)
+		attended += int64(sel.Read(p+1) * heads)
+		cached += int64((p + 1) * heads)
 	})
 	return attended, cached
 }

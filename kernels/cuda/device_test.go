@@ -439,8 +439,8 @@ func TestRecord(t *testing.T) {
 		var attended, cached int64
 		for step := range 24 {
 			for _, n := range []int{segments[0].Start - 23 + step + 1, 300 + step + 1} {
-				attended += int64(2*n + 4*sel.Read(n))
-				cached += int64(2*n + 4*n)
+				attended += int64(h.q.Dim(1) * (n + sel.Read(n)))
+				cached += int64(h.q.Dim(1) * 2 * n)
 			}
 		}
 		if reads.Attended != attended || reads.Cached != cached {

@@ -17,7 +17,7 @@ func (d *Device) AttendHash(out, q kernels.Tensor, layer int, b *kernels.Batch, 
 	s := d.use(b)
 	e := h.Encoder.(*encoder)
 	tokens, maps, bits, limit := s.shape.tokens, e.p.Heads, e.p.Out(), s.shape.limit
-	d.count(func() (int64, int64) { return selectedReads(b, sel) })
+	d.count(func() (int64, int64) { return selectedReads(b, q.Dim(1), sel) })
 	plan, fused := d.fusable(q, layer, s, e, h, sel)
 	weights, scales := d.encodeQueries(e, q, h.Bits)
 	if fused && (!sel.Reranks() || plan.reranks) {

@@ -29,6 +29,8 @@ func (o *oracle) Name() string {
 	return "oracle"
 }
 
+func (o *oracle) scansKeys() {}
+
 // Bits implements Scorer: it reads the keys themselves.
 func (o *oracle) Bits() float64 { return float64(16 * o.shape.HeadDim) }
 

@@ -231,6 +231,12 @@ func TestDensityIsRead(t *testing.T) {
 		if d, want := m.Device.Reads().Density(), float64(read)/float64(cached); math.Abs(d-want) > 1e-9 {
 			t.Errorf("%s: read %.4f of the tokens, want %.4f", name, d, want)
 		}
+		// a dense layer weighs as much as a sparse one, however many sets that has
+		half := sparse(t, m, s, sel, 0)
+		logits(t, m, tokens, 50, half, build(t, half))
+		if d, want := m.Device.Reads().Density(), float64(cached+(m.Shape().Layers-1)*read)/float64(m.Shape().Layers*cached); math.Abs(d-want) > 1e-9 {
+			t.Errorf("%s: beside a dense layer read %.4f of the tokens, want %.4f", name, d, want)
+		}
 		if farthest(got, dense) < 1e-3 {
 			t.Errorf("%s: sparse attention gave the dense logits", name)
 		}

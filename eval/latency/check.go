@@ -1,4 +1,4 @@
-package eval
+package latency
 
 import (
 	"fmt"
@@ -7,8 +7,10 @@ import (
 	"slices"
 
 	"golang.org/x/sync/errgroup"
+	"gonum.org/v1/gonum/floats"
 	"gonum.org/v1/gonum/stat/combin"
 
+	"github.com/hashattn/hashattn/eval"
 	"github.com/hashattn/hashattn/kernels"
 	"github.com/hashattn/hashattn/kernels/dtype"
 )
@@ -35,12 +37,12 @@ func (b *attentionBench) check(run func(), compare func(i int, ref *kernels.Refe
 	for i := range poison {
 		poison[i] = float32(math.NaN())
 	}
-	if err := b.Device.Upload(b.out, rawBytes(poison)); err != nil {
+	if err := b.Device.Upload(b.out, dtype.Bytes(poison)); err != nil {
 		return err
 	}
 	run()
 	got := make([]float32, b.out.Len())
-	if err := b.Device.Download(rawBytes(got), b.out); err != nil {
+	if err := b.Device.Download(dtype.Bytes(got), b.out); err != nil {
 		return err
 	}
 	for i, v := range got {
@@ -70,7 +72,7 @@ func (b *attentionBench) checkDense(run func()) error {
 			return err
 		}
 		want := make([]float32, len(got))
-		ref.Attend(hostTensor(dtype.F32, rawBytes(want), b.refQ[i].Shape...), b.refQ[i], 0, batch, b.scale, 0)
+		ref.Attend(hostTensor(dtype.F32, dtype.Bytes(want), b.refQ[i].Shape...), b.refQ[i], 0, batch, b.scale, 0)
 		return equalHeads(got, want, b.shape.HeadDim)
 	})
 }
@@ -78,7 +80,7 @@ func (b *attentionBench) checkDense(run func()) error {
 // worstHead is the head whose output differs most, and by how much.
 func worstHead(got, want []float32, headDim int) (head int, worst float64) {
 	for at := 0; at < len(want); at += headDim {
-		if e := relativeError(got[at:at+headDim], want[at:at+headDim]); !(e <= worst) {
+		if e := eval.RelativeError(got[at:at+headDim], want[at:at+headDim]); !(e <= worst) {
 			head, worst = at/headDim, e
 		}
 		if math.IsNaN(worst) {
@@ -139,7 +141,7 @@ func (b *attentionBench) checkHash(s *stages, whole func()) error {
 			return b.checkReranked(i, ref, got, selected, sel)
 		}
 		want := make([]float32, len(got))
-		ref.AttendSelected(hostTensor(dtype.F32, rawBytes(want), b.refQ[i].Shape...), b.refQ[i], 0, batch, b.scale, selected, sel)
+		ref.AttendSelected(hostTensor(dtype.F32, dtype.Bytes(want), b.refQ[i].Shape...), b.refQ[i], 0, batch, b.scale, selected, sel)
 		return equalHeads(got, want, b.shape.HeadDim)
 	})
 }
@@ -153,7 +155,7 @@ func (b *attentionBench) checkReranked(i int, ref *kernels.Reference, got []floa
 		kv := set * heads / (b.shape.QueryHeads / b.shape.KVHeads)
 		r := reranked{
 			ref: ref, first: set * heads, scale: b.scale, candidates: candidates.I32()[set*list:][:list],
-			q:     hostTensor(dtype.F32, rawBytes(b.refQ[i].F32()[set*width:][:width]), 1, heads, d),
+			q:     hostTensor(dtype.F32, dtype.Bytes(b.refQ[i].F32()[set*width:][:width]), 1, heads, d),
 			cache: oneHead(b.refCaches[i], kv), selection: sel,
 		}
 		r.selection.Heads, r.selection.Budget, r.selection.Budgets = 1, sel.Of(set), nil
@@ -206,8 +208,8 @@ func (r *reranked) check(got []float32) error {
 	want := make([]float32, len(got))
 	compare := func(kept []int32) (int, float64) {
 		list := append(slices.Clone(kept), -1) // a tensor has at least one
-		r.ref.AttendSelected(hostTensor(dtype.F32, rawBytes(want), r.q.Shape...), r.q, 0, &batch, r.scale,
-			hostTensor(dtype.I32, rawBytes(list), 1, 1, len(list)), r.selection)
+		r.ref.AttendSelected(hostTensor(dtype.F32, dtype.Bytes(want), r.q.Shape...), r.q, 0, &batch, r.scale,
+			hostTensor(dtype.I32, dtype.Bytes(list), 1, 1, len(list)), r.selection)
 		return worstHead(got, want, r.q.Dim(2))
 	}
 	head, worst := compare(order[:keep])
@@ -280,11 +282,11 @@ func (r *reranked) rank(batch *kernels.Batch) (order []int32, value []float64, e
 	of := make([]float64, n) // of each position
 	for h := range heads {
 		l := logits.F32()[h*n:][:n]
-		all := make([]float32, len(read)) // the softmax is over what is read
+		all := make([]float64, len(read)) // the softmax is over what is read
 		for i, p := range read {
-			all[i] = l[p]
+			all[i] = float64(l[p])
 		}
-		total := logSumExp(all)
+		total := floats.LogSumExp(all)
 		for _, p := range order {
 			of[p] += math.Exp(float64(l[p]) - total)
 		}

@@ -1,4 +1,4 @@
-package eval
+package latency
 
 import (
 	"runtime/debug"

@@ -1,4 +1,4 @@
-package eval
+package latency
 
 import (
 	"context"
@@ -149,9 +149,9 @@ func (d misranking) AttendHash(out, q kernels.Tensor, layer int, b *kernels.Batc
 
 // TestBenchRefusesWrongRerank has the bench meet such a device.
 func TestBenchRefusesWrongRerank(t *testing.T) {
-	_, err := BenchAttention(context.Background(), BenchAttentionOptions{
+	_, err := Attention(context.Background(), AttentionOptions{
 		Device: misranking{kernels.NewReference()}, Runs: 1, Budgets: []kernels.Budget{{Num: 1, Den: 8}},
-		Shapes: []AttentionShape{{QueryHeads: 4, KVHeads: 2, HeadDim: 16, Batch: 1, Context: 200}},
+		Shapes: []Shape{{QueryHeads: 4, KVHeads: 2, HeadDim: 16, Batch: 1, Context: 200}},
 		Hashes: []HashShape{{Preset: "grouped", Bits: 32, QueryBits: 4, Candidates: 2, Sink: 8, Local: 8}},
 	})
 	const want = "bench attention 4q/2kv d16, grouped, 200 tokens: sequence 0, heads 0 to 1: head "

@@ -1,4 +1,4 @@
-package eval
+package latency
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/hashattn/hashattn/eval"
 	"github.com/hashattn/hashattn/eval/result"
 	"github.com/hashattn/hashattn/kernels"
 	"github.com/hashattn/hashattn/kernels/dtype"
@@ -15,13 +16,13 @@ import (
 	"github.com/hashattn/hashattn/model/selector"
 )
 
-// BenchModelOptions says what BenchDecode and BenchPrefill time.
-type BenchModelOptions struct {
+// ModelOptions says what Decode and Prefill time.
+type ModelOptions struct {
 	Model *model.Model
 	// Tokens is text to prefill, at least the longest context and Runs more.
 	Tokens   []int32
 	Contexts []int
-	Settings []Setting
+	Settings []eval.Setting
 	Budgets  []kernels.Budget
 	// Batch is the sequences that decode at once; below 1 it is 1.
 	Batch int
@@ -35,12 +36,12 @@ type BenchModelOptions struct {
 	Progress  func(done, total int)
 }
 
-func (o BenchModelOptions) row(part string, context int) result.BenchRow {
+func (o ModelOptions) row(part string, context int) result.BenchRow {
 	return result.BenchRow{Part: part, Device: o.Model.Device.Info().Kind, Shape: o.Model.Name, Batch: 1, Context: context, Selector: "dense", Density: 1}
 }
 
-// BenchPrefill times dense prefills of each context: tokens per second.
-func BenchPrefill(ctx context.Context, o BenchModelOptions) ([]result.BenchRow, error) {
+// Prefill times dense prefills of each context: tokens per second.
+func Prefill(ctx context.Context, o ModelOptions) ([]result.BenchRow, error) {
 	var rows []result.BenchRow
 	r, err := o.Model.NewRunner(o.Rows, 1)
 	if err != nil {
@@ -79,10 +80,10 @@ func BenchPrefill(ctx context.Context, o BenchModelOptions) ([]result.BenchRow, 
 	return rows, nil
 }
 
-// BenchDecode times decode steps behind each context, dense and under every
+// Decode times decode steps behind each context, dense and under every
 // setting and budget. Before a setting is timed its sparse path is run with a
 // budget of everything and must give the dense logits.
-func BenchDecode(ctx context.Context, o BenchModelOptions) ([]result.BenchRow, error) {
+func Decode(ctx context.Context, o ModelOptions) ([]result.BenchRow, error) {
 	var rows []result.BenchRow
 	o.Batch = max(1, o.Batch)
 	r, err := o.Model.NewRunner(max(o.Rows, o.Batch), o.Batch)
@@ -145,7 +146,7 @@ func BenchDecode(ctx context.Context, o BenchModelOptions) ([]result.BenchRow, e
 }
 
 // sequences are Batch sequences that hold context tokens.
-func (o BenchModelOptions) sequences(ctx context.Context, r *model.Runner, context int) ([]*model.Sequence, error) {
+func (o ModelOptions) sequences(ctx context.Context, r *model.Runner, context int) ([]*model.Sequence, error) {
 	m := o.Model
 	spec := kernels.CacheSpec{Layers: m.Layers, KVHeads: m.KVHeads, HeadDim: m.HeadDim, Capacity: context + o.Runs + 1, Type: o.CacheType}
 	if need, have := spec.Bytes()*int64(o.Batch), m.Device.Info().Memory; have > 0 && need > have {
@@ -179,15 +180,15 @@ func (o BenchModelOptions) sequences(ctx context.Context, r *model.Runner, conte
 func fillRandom(d kernels.Device, t kernels.Tensor, rng *rand.Rand) error {
 	values := randomBF16(rng, t.Len())
 	if t.Type == dtype.BF16 {
-		return d.Upload(t, rawBytes(values))
+		return d.Upload(t, dtype.Bytes(values))
 	}
 	wide := make([]float32, len(values))
 	dtype.F32FromBF16s(wide, values)
-	return d.Upload(t, rawBytes(wide))
+	return d.Upload(t, dtype.Bytes(wide))
 }
 
 // index rewinds the sequences and builds a selector's indexes of them.
-func (o BenchModelOptions) index(all []*model.Sequence, context int, sparse *selector.Sparse) (err error) {
+func (o ModelOptions) index(all []*model.Sequence, context int, sparse *selector.Sparse) (err error) {
 	for _, s := range all {
 		if err := s.Rewind(context); err != nil {
 			return err
@@ -199,14 +200,14 @@ func (o BenchModelOptions) index(all []*model.Sequence, context int, sparse *sel
 	return nil
 }
 
-func (o BenchModelOptions) dropIndexes(all []*model.Sequence) {
+func (o ModelOptions) dropIndexes(all []*model.Sequence) {
 	for _, s := range all {
 		s.DropIndex(o.Model.Device)
 	}
 }
 
 // next decodes the i-th token behind the context in all sequences.
-func (o BenchModelOptions) next(r *model.Runner, all []*model.Sequence, i int, a model.Attention) error {
+func (o ModelOptions) next(r *model.Runner, all []*model.Sequence, i int, a model.Attention) error {
 	tokens := make([]int32, len(all))
 	for j := range tokens {
 		tokens[j] = o.Tokens[i]
@@ -215,7 +216,7 @@ func (o BenchModelOptions) next(r *model.Runner, all []*model.Sequence, i int, a
 }
 
 // decode times Runs steps after one that is not counted, whose logits it gives.
-func (o BenchModelOptions) decode(ctx context.Context, r *model.Runner, all []*model.Sequence, context int, a model.Attention, row result.BenchRow) (result.BenchRow, [][]float32, error) {
+func (o ModelOptions) decode(ctx context.Context, r *model.Runner, all []*model.Sequence, context int, a model.Attention, row result.BenchRow) (result.BenchRow, [][]float32, error) {
 	if err := o.next(r, all, context, a); err != nil {
 		return row, nil, err
 	}
@@ -260,7 +261,7 @@ func logitsOf(r *model.Runner, n int) ([][]float32, error) {
 
 // checkSetting compares the sparse path with a budget of everything to dense
 // logits of the first decoded token of every sequence.
-func (o BenchModelOptions) checkSetting(r *model.Runner, all []*model.Sequence, context int, set Setting, want [][]float32) error {
+func (o ModelOptions) checkSetting(r *model.Runner, all []*model.Sequence, context int, set eval.Setting, want [][]float32) error {
 	sparse, err := set.SparseAll(o.Model)
 	if err != nil {
 		return err
@@ -277,7 +278,7 @@ func (o BenchModelOptions) checkSetting(r *model.Runner, all []*model.Sequence, 
 		return err
 	}
 	for i := range got {
-		if e := relativeError(got[i], want[i]); !(e <= 1e-2) {
+		if e := eval.RelativeError(got[i], want[i]); !(e <= 1e-2) {
 			return fmt.Errorf("sequence %d: logits with a budget of everything differ from dense by %.2g", i, e)
 		}
 	}

@@ -1,4 +1,4 @@
-package eval
+package latency
 
 import (
 	"slices"
@@ -21,7 +21,7 @@ func RandomMapping(h HashShape, m *model.Model) (*mapping.Mapping, error) {
 	case "grouped":
 		c.Selection = mapping.KVGroup
 	}
-	key, query, _, err := h.projections(AttentionShape{QueryHeads: m.QueryHeads, KVHeads: m.KVHeads, HeadDim: m.HeadDim})
+	key, query, _, err := h.projections(Shape{QueryHeads: m.QueryHeads, KVHeads: m.KVHeads, HeadDim: m.HeadDim})
 	if err != nil {
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-package eval
+package latency
 
 import (
 	"fmt"
@@ -11,7 +11,7 @@ import (
 )
 
 // projections makes random maps of a preset's shape.
-func (h HashShape) projections(s AttentionShape) (key, query kernels.Projection, heads int, err error) {
+func (h HashShape) projections(s Shape) (key, query kernels.Projection, heads int, err error) {
 	rng := rand.New(rand.NewPCG(2, 3))
 	affine := func(heads, in, out int) kernels.Affine {
 		a := kernels.Affine{In: in, Out: out, Weight: make([]float32, heads*in*out), Bias: make([]float32, heads*out)}
@@ -146,7 +146,7 @@ func (s *stages) skew(q kernels.Tensor) error {
 	for i, segment := range s.batch.Segments {
 		t := segment.Index.Layers[0][0]
 		codes := make([]uint32, t.Len())
-		if err := s.device.Download(rawBytes(codes), t); err != nil {
+		if err := s.device.Download(dtype.Bytes(codes), t); err != nil {
 			return err
 		}
 		heads, tokens, words := t.Dim(0), t.Dim(1), t.Dim(2)
@@ -161,7 +161,7 @@ func (s *stages) skew(q kernels.Tensor) error {
 				copy(codes[(h*tokens+p)*words:], best)
 			}
 		}
-		if err := s.device.Upload(t, rawBytes(codes)); err != nil {
+		if err := s.device.Upload(t, dtype.Bytes(codes)); err != nil {
 			return err
 		}
 	}
@@ -219,7 +219,7 @@ func (b *attentionBench) hash(h HashShape, budget kernels.Budget, dense float64)
 		return nil, err
 	}
 	all := timed(row, seconds)
-	all.Speedup, all.Bytes = dense/all.Median, b.bytes(s)
+	all.Speedup, all.Bytes = dense/all.Median, int64(b.shape.Batch)*int64(b.read(s.bits(b.shape.KVHeads)).Sparse(s.selection, nil))
 	b.share(&all)
 	rows := []result.BenchRow{all}
 	for _, c := range cut {
@@ -239,15 +239,8 @@ type stage struct {
 	run  func()
 }
 
-// bytes is what the step must read: all codes and the K and V rows kept, of
-// reranked candidates also K.
-func (b *attentionBench) bytes(s *stages) int64 {
-	n, row := b.shape.Context, 2*b.shape.HeadDim // bytes of a key in bf16
-	codes := s.encode.Projection().Heads * s.encode.Projection().Words() * 4 * n
-	keys := 0
-	if s.selection.Reranks() {
-		keys = s.selection.Scored(n) - s.selection.Chosen(n)
-	}
-	rows := s.selection.Heads * (2*s.selection.Read(n) + keys) * row
-	return int64(b.shape.Batch) * int64(codes+rows)
+// bits are those of the packed codes per KV-head token.
+func (s *stages) bits(kvHeads int) float64 {
+	p := s.encode.Projection()
+	return float64(p.Heads * p.Words() * 32 / kvHeads)
 }

@@ -1,4 +1,4 @@
-package eval
+package latency
 
 import (
 	"context"
@@ -11,15 +11,15 @@ import (
 	"github.com/hashattn/hashattn/kernels/dtype"
 )
 
-// AttentionShape is one attention layer's step: Batch sequences of Context
-// cached tokens, one new token each.
-type AttentionShape struct {
+// Shape is one attention layer's step: Batch sequences of Context cached tokens,
+// one new token each.
+type Shape struct {
 	QueryHeads, KVHeads, HeadDim int
 	Batch, Context               int
 }
 
 // String is e.g. "32q/8kv d128".
-func (s AttentionShape) String() string {
+func (s Shape) String() string {
 	return fmt.Sprintf("%dq/%dkv d%d", s.QueryHeads, s.KVHeads, s.HeadDim)
 }
 
@@ -34,10 +34,10 @@ type HashShape struct {
 	Local      int
 }
 
-// BenchAttentionOptions says what BenchAttention times.
-type BenchAttentionOptions struct {
+// AttentionOptions says what Attention times.
+type AttentionOptions struct {
 	Device  kernels.Device
-	Shapes  []AttentionShape
+	Shapes  []Shape
 	Hashes  []HashShape
 	Budgets []kernels.Budget
 	Runs    int
@@ -48,10 +48,10 @@ type BenchAttentionOptions struct {
 	Progress  func(done, total int)
 }
 
-// BenchAttention times one layer's decode step, dense and by hash attention
-// with its stages, on random keys and values in bf16 and queries in f32. Every output is compared
-// with the reference device's before it is timed.
-func BenchAttention(ctx context.Context, o BenchAttentionOptions) ([]result.BenchRow, error) {
+// Attention times one layer's decode step, dense and by hash attention with its
+// stages, on random keys and values in bf16 and queries in f32. Every output is
+// compared with the reference device's before it is timed.
+func Attention(ctx context.Context, o AttentionOptions) ([]result.BenchRow, error) {
 	var rows []result.BenchRow
 	done, total := 0, len(o.Shapes)*(1+len(o.Hashes)*len(o.Budgets))
 	step := func() {
@@ -65,7 +65,7 @@ func BenchAttention(ctx context.Context, o BenchAttentionOptions) ([]result.Benc
 		return nil, fmt.Errorf("bench attention: %w", err)
 	}
 	for _, shape := range o.Shapes {
-		b := attentionBench{BenchAttentionOptions: o, shape: shape, watch: watch}
+		b := attentionBench{AttentionOptions: o, shape: shape, watch: watch}
 		if err := b.prepare(); err != nil {
 			return nil, fmt.Errorf("bench attention %v, %d x %d tokens: %w", shape, shape.Batch, shape.Context, err)
 		}
@@ -95,8 +95,8 @@ func BenchAttention(ctx context.Context, o BenchAttentionOptions) ([]result.Benc
 
 // attentionBench holds one shape's data, on the device and for the reference.
 type attentionBench struct {
-	BenchAttentionOptions
-	shape  AttentionShape
+	AttentionOptions
+	shape  Shape
 	watch  *stopwatch
 	scale  float32
 	q, out kernels.Tensor
@@ -119,7 +119,7 @@ func (b *attentionBench) prepare() error {
 	if b.q, err = b.Device.Alloc(dtype.F32, s.Batch, s.QueryHeads, s.HeadDim); err != nil {
 		return err
 	}
-	if err = b.Device.Upload(b.q, rawBytes(query)); err != nil {
+	if err = b.Device.Upload(b.q, dtype.Bytes(query)); err != nil {
 		return err
 	}
 	if b.out, err = b.Device.Alloc(dtype.F32, s.Batch, s.QueryHeads, s.HeadDim); err != nil {
@@ -138,17 +138,17 @@ func (b *attentionBench) prepare() error {
 			host   *[]kernels.Tensor
 		}{{c.K[0], &host.K}, {c.V[0], &host.V}} {
 			values := randomBF16(rng, side.device.Len())
-			if err := b.Device.Upload(side.device, rawBytes(values)); err != nil {
+			if err := b.Device.Upload(side.device, dtype.Bytes(values)); err != nil {
 				return err
 			}
-			*side.host = []kernels.Tensor{hostTensor(dtype.BF16, rawBytes(values), side.device.Shape...)}
+			*side.host = []kernels.Tensor{hostTensor(dtype.BF16, dtype.Bytes(values), side.device.Shape...)}
 			if _, ok := side.device.Memory.(kernels.HostMemory); ok {
 				*side.host = []kernels.Tensor{side.device}
 			}
 		}
 		b.caches, b.refCaches = append(b.caches, c), append(b.refCaches, host)
 		width := s.QueryHeads * s.HeadDim
-		b.refQ = append(b.refQ, hostTensor(dtype.F32, rawBytes(query[i*width:(i+1)*width]), 1, s.QueryHeads, s.HeadDim))
+		b.refQ = append(b.refQ, hostTensor(dtype.F32, dtype.Bytes(query[i*width:(i+1)*width]), 1, s.QueryHeads, s.HeadDim))
 	}
 	return nil
 }
@@ -206,6 +206,12 @@ func (b *attentionBench) row() result.BenchRow {
 	}
 }
 
+// read is what a step must read of a sequence, with an index of so many bits
+// per KV-head token.
+func (b *attentionBench) read(bits float64) kernels.StepRead {
+	return kernels.StepRead{KVHeads: b.shape.KVHeads, HeadDim: b.shape.HeadDim, Bits: bits, Cached: b.shape.Context}
+}
+
 func (b *attentionBench) dense() (result.BenchRow, error) {
 	row := b.row()
 	batch, err := b.batch(b.Device, b.caches, nil)
@@ -222,7 +228,7 @@ func (b *attentionBench) dense() (result.BenchRow, error) {
 	}
 	row = timed(row, seconds)
 	row.Dense, row.Speedup, row.Checked = row.Median, 1, true
-	row.Bytes = int64(b.shape.Batch) * int64(b.shape.Context) * int64(b.shape.KVHeads*b.shape.HeadDim) * 4
+	row.Bytes = int64(b.shape.Batch) * int64(b.read(0).Dense())
 	b.share(&row)
 	return row, nil
 }
