@@ -36,7 +36,7 @@ type Device struct {
 	Kind    string `json:"kind" jsonschema:"enum=auto,enum=cpu,enum=cuda,enum=reference" jsonschema_description:"auto takes a GPU if the program was built with -tags gpu and finds one."`
 	Threads int    `json:"threads" jsonschema:"minimum=0,maximum=4096" jsonschema_description:"CPU threads; 0: one a core."`
 	Cache   string `json:"cache" jsonschema:"enum=bf16,enum=f32" jsonschema_description:"Number format of cached keys and values."`
-	Chunk   Tokens `json:"chunk" jsonschema:"minimum=1,maximum=1048576" jsonschema_description:"Tokens of one prefill step: bounds memory."`
+	Chunk   Tokens `json:"chunk" jsonschema:"minimum=0,maximum=1048576" jsonschema_description:"Tokens of one prefill pass: bounds memory; 0: what suits the device."`
 }
 
 // Data is the texts: each item is calibration, choice or heldout (the embedded sets;
@@ -176,7 +176,7 @@ func Default() *Experiment {
 	return &Experiment{
 		Name:    "experiment",
 		Model:   "smollm2-135m",
-		Device:  Device{Kind: "auto", Cache: "bf16", Chunk: 512},
+		Device:  Device{Kind: "auto", Cache: "bf16"},
 		Data:    Data{Calibration: []string{"calibration"}, Choice: []string{"choice"}, Heldout: []string{"heldout"}},
 		Capture: Capture{Context: 4096},
 		Train: Train{

@@ -29,6 +29,7 @@ type PerplexityOptions struct {
 	// under sparse attention; those before them are prefilled densely.
 	Tokens    int
 	CacheType dtype.Type
+	Chunk     int // tokens of one prefill pass
 	// Done, if set, is asked before and told after each document and context,
 	// so that a stopped measurement can continue.
 	Done     PerplexityLog
@@ -55,16 +56,16 @@ type PerplexityLog interface {
 	Save(rows []DocumentNLL) error
 }
 
-// evalRows is the tokens of one forward pass: enough for matrix products to be
-// efficient, few enough for the logits of large vocabularies.
-const prefillRows, scoredRows = 512, 128
+// scoredRows is the tokens of one pass with logits: enough for matrix products to
+// be efficient, few enough for the logits of large vocabularies.
+const scoredRows = 128
 
 // Perplexity measures what sparse attention does to the likelihood of the last
 // tokens of each document's context. One dense prefill of a document serves
 // all settings and budgets: the cache is rewound between them. The mean and
 // standard error are over documents, of the paired difference to dense.
 func Perplexity(ctx context.Context, o PerplexityOptions) ([]result.PerplexityRow, error) {
-	r, err := o.Model.NewRunner(prefillRows, scoredRows)
+	r, err := o.Model.NewRunner(max(o.Chunk, scoredRows), scoredRows)
 	if err != nil {
 		return nil, err
 	}

@@ -39,6 +39,9 @@ type Info struct {
 	Threads int    `json:"threads,omitempty"`
 	Memory  int64  `json:"memoryBytes"` // total
 	Driver  string `json:"driver,omitempty"`
+	// Pass is the tokens of one prefill pass that keep the device busy; more
+	// only take memory.
+	Pass int `json:"pass"`
 }
 
 // Reads counts the cached tokens that attention read, and those there were to

@@ -19,7 +19,9 @@ var _ Device = (*Reference)(nil)
 func NewReference() *Reference { return &Reference{} }
 
 // Info implements Device.
-func (r *Reference) Info() Info { return Info{Kind: "reference", Name: "reference", Threads: 1} }
+func (r *Reference) Info() Info {
+	return Info{Kind: "reference", Name: "reference", Threads: 1, Pass: 512}
+}
 
 // Synchronize implements Device. The reference does each operation at once.
 func (r *Reference) Synchronize() error { return nil }

@@ -187,7 +187,7 @@ func (s *session) benchModel(ctx context.Context, m *model.Model, bandwidth floa
 	}
 	options := latency.ModelOptions{
 		Model: m, Tokens: tokens, Contexts: contexts, Budgets: s.budgets(), Runs: s.Bench.Runs,
-		Rows: int(s.Device.Chunk), CacheType: cacheType(s.Device), Bandwidth: bandwidth, Fill: s.Bench.Shape != "",
+		Rows: chunk(s.Device, m.Device), CacheType: cacheType(s.Device), Bandwidth: bandwidth, Fill: s.Bench.Shape != "",
 	}
 	var rows []result.BenchRow
 	for _, part := range s.Bench.Parts {

@@ -103,7 +103,7 @@ func (s *session) capture(ctx context.Context, set, dir string) (captured, error
 	if err != nil {
 		return captured{}, asInput(err)
 	}
-	r, err := m.NewRunner(int(s.Device.Chunk), 1)
+	r, err := m.NewRunner(chunk(s.Device, m.Device), 1)
 	if err != nil {
 		return captured{}, err
 	}

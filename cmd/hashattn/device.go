@@ -119,6 +119,14 @@ func deviceOf(d kernels.Device) result.Device {
 	return result.Device{Kind: i.Kind, Name: i.Name, Threads: i.Threads, Driver: i.Driver}
 }
 
+// chunk is the tokens of one prefill pass on the device.
+func chunk(o configs.Device, d kernels.Device) int {
+	if o.Chunk > 0 {
+		return int(o.Chunk)
+	}
+	return d.Info().Pass
+}
+
 // cacheType is the number format of cached keys and values.
 func cacheType(o configs.Device) dtype.Type {
 	if o.Cache == "f32" {

@@ -41,7 +41,7 @@ func (s *session) ask(ctx context.Context, q question, o measureOptions) (*resul
 	task := s.app.progress.task("eval "+q.name, false)
 	defer task.end()
 	options := benchmark.Options{
-		Model: m, Settings: settings, Budgets: s.budgets(), CacheType: cacheType(s.Device), Chunk: int(s.Device.Chunk),
+		Model: m, Settings: settings, Budgets: s.budgets(), CacheType: cacheType(s.Device), Chunk: chunk(s.Device, m.Device),
 		Memory: int64(s.LongBench.Memory), Dir: filepath.Join(filepath.Dir(o.out), "predictions"),
 		QuestionSparse: s.LongBench.QuestionSparse, PrefillOffset: s.LongBench.PrefillOffset,
 		Notice:   func(text string) { s.app.progress.logf("%s", text) },

@@ -91,7 +91,7 @@ func (s *session) perplexity(ctx context.Context, o perplexityOptions) (*result.
 	defer task.end()
 	rows, err := eval.Perplexity(ctx, eval.PerplexityOptions{
 		Model: m, Documents: tokens, Settings: settings, Budgets: s.budgets(), Contexts: contexts,
-		Tokens: s.Eval.Perplexity.Tokens, CacheType: cacheType(s.Device), Done: log, Progress: task.update,
+		Tokens: s.Eval.Perplexity.Tokens, CacheType: cacheType(s.Device), Chunk: chunk(s.Device, m.Device), Done: log, Progress: task.update,
 	})
 	if err != nil {
 		return nil, err

@@ -219,7 +219,7 @@ func (s *session) generateAttention(m *model.Model, o generateOptions, b kernels
 
 // generate prefills densely up to the offset and decodes, printing as it goes.
 func (s *session) generate(ctx context.Context, m *model.Model, prompt []int32, sparse *selector.Sparse, o generateOptions) (generated, error) {
-	r, err := m.NewRunner(int(s.Device.Chunk), 1)
+	r, err := m.NewRunner(chunk(s.Device, m.Device), 1)
 	if err != nil {
 		return generated{}, err
 	}

@@ -67,7 +67,7 @@ func New(o Options) (*Device, error) {
 	}
 	d := &Device{
 		Reference: kernels.NewReference(), set: set, pool: newPool(threads), scratch: make([]scratch, threads),
-		info: kernels.Info{Kind: "cpu", Name: fmt.Sprintf("%s, %d threads, %s", processor(), threads, set.name), Threads: threads, Memory: totalMemory()},
+		info: kernels.Info{Kind: "cpu", Name: fmt.Sprintf("%s, %d threads, %s", processor(), threads, set.name), Threads: threads, Memory: totalMemory(), Pass: 512},
 	}
 	return d, nil
 }

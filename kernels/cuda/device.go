@@ -284,6 +284,7 @@ func (d *Device) Info() kernels.Info {
 		Kind: "cuda", Memory: d.info.Memory, Threads: d.info.Multiprocessors,
 		Name:   fmt.Sprintf("%s, %s", d.info.Name, d.code),
 		Driver: fmt.Sprintf("%s, cuBLAS %d", d.info.Driver, d.blas.version),
+		Pass:   8192, // a 1.5B model's 16K take 216 ms in passes of 2048, 181 ms in these
 	}
 }
 
