@@ -83,7 +83,7 @@ func TestRecall(t *testing.T) {
 	tr := capture(t, m, 160)
 	o := eval.RecallOptions{
 		Device: m.Device, Trace: tr, Contexts: []int{160}, Window: 64, Queries: 4, PerHead: true,
-		Settings: settings(t, m, tr, "oracle", "oracle:per=group", "streaming", "lsh:bits=32", "pq:parts=4,bits=4", "doublesparsity:channels=8", "quest:page=4"),
+		Settings: settings(t, m, tr, "oracle", "oracle:per=group", "streaming", "lsh:bits=32", "pq:parts=4,bits=4", "pq:parts=8,bits=4", "doublesparsity:channels=8", "quest:page=4"),
 		Budgets:  []kernels.Budget{{Num: 1, Den: 4}, {Num: 1, Den: 1}},
 	}
 	rows, err := eval.Recall(context.Background(), o)
@@ -102,6 +102,9 @@ func TestRecall(t *testing.T) {
 	if want := len(o.Settings) * len(o.Budgets) * 2 * m.QueryHeads; heads != want {
 		t.Errorf("%d rows of heads, want %d", heads, want)
 	}
+	if len(mean) != len(o.Settings)*len(o.Budgets) {
+		t.Errorf("%d names for %d settings", len(mean), len(o.Settings)*len(o.Budgets))
+	}
 	for name, r := range mean {
 		if r.Budget == "1/1" && (math.Abs(r.Recall-1) > 1e-9 || math.Abs(r.Mass-1) > 1e-4 || r.Error > 1e-4 || r.Density != 1) {
 			t.Errorf("%s: %+v, want exact attention", name, r)
@@ -118,6 +121,11 @@ func TestRecall(t *testing.T) {
 	}
 	if r := mean["streaming 1/4"]; r.Recall > 0.6 {
 		t.Errorf("streaming's recall of random attention is %v", r.Recall)
+	}
+	again := o
+	again.Settings = append(again.Settings, o.Settings[0])
+	if _, err := eval.Recall(context.Background(), again); err == nil || !strings.Contains(err.Error(), "two settings are called oracle") {
+		t.Errorf("two settings of one name: error %v", err)
 	}
 	o.Contexts = []int{4096}
 	if _, err := eval.Recall(context.Background(), o); err == nil || !strings.Contains(err.Error(), "no queries") {
@@ -185,7 +193,12 @@ func TestPerplexity(t *testing.T) {
 			t.Errorf("from the log: %+v, measured: %+v", again[i], rows[i])
 		}
 	}
-	o.Contexts, o.Done = []int{155}, nil
+	o.Done = nil
+	o.Settings = append(o.Settings, o.Settings[1])
+	if _, err := eval.Perplexity(context.Background(), o); err == nil || !strings.Contains(err.Error(), "two settings are called streaming") {
+		t.Errorf("two settings of one name: error %v", err)
+	}
+	o.Contexts, o.Settings = []int{155}, o.Settings[:2]
 	if _, err := eval.Perplexity(context.Background(), o); err == nil || !strings.Contains(err.Error(), "document b") {
 		t.Errorf("a document that is too short: error %v", err)
 	}

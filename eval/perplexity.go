@@ -65,6 +65,9 @@ const scoredRows = 128
 // all settings and budgets: the cache is rewound between them. The mean and
 // standard error are over documents, of the paired difference to dense.
 func Perplexity(ctx context.Context, o PerplexityOptions) ([]result.PerplexityRow, error) {
+	if err := distinct(o.Settings); err != nil {
+		return nil, fmt.Errorf("perplexity: %w", err)
+	}
 	r, err := o.Model.NewRunner(max(o.Chunk, scoredRows), scoredRows)
 	if err != nil {
 		return nil, err

@@ -51,6 +51,9 @@ func Recall(ctx context.Context, o RecallOptions) ([]result.RecallRow, error) {
 			return nil, fmt.Errorf("recall: layer %d is not in the trace (it has %v)", l, o.Trace.Captured)
 		}
 	}
+	if err := distinct(o.Settings); err != nil {
+		return nil, fmt.Errorf("recall: %w", err)
+	}
 	r := recall{RecallOptions: o, layers: layers, sums: map[recallKey]*recallSum{}}
 	for _, s := range o.Settings {
 		var byBudget []*selector.Sparse

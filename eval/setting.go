@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"strings"
 
 	"github.com/hashattn/hashattn/kernels"
 	"github.com/hashattn/hashattn/kernels/dtype"
@@ -89,6 +90,19 @@ func NewSetting(d kernels.Device, m shape.Model, scale float32, src Source, samp
 		set.Selector = fmt.Sprintf("%s+p%v", set.Selector, src.Mass)
 	}
 	return set, nil
+}
+
+// distinct reports settings that results could not tell apart.
+func distinct(settings []Setting) error {
+	seen := map[[2]string]bool{}
+	for _, s := range settings {
+		name := [2]string{s.Selector, s.Preset}
+		if seen[name] {
+			return fmt.Errorf("two settings are called %s; measure them in runs of their own", strings.TrimSpace(s.Selector+" "+s.Preset))
+		}
+		seen[name] = true
+	}
+	return nil
 }
 
 // identity hashes all of a source that decides what is attended to.

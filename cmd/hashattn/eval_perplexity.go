@@ -78,7 +78,11 @@ func (s *session) perplexity(ctx context.Context, o perplexityOptions) (*result.
 		return nil, err
 	}
 	samples := documentHashes(docs)
-	key := result.Hash(fmt.Append(nil, m.Fingerprint, s.perplexityConfig(), samples, fileHashes(files)))
+	var names []string // results of a version that named settings otherwise are not mixed in
+	for _, set := range settings {
+		names = append(names, set.Selector)
+	}
+	key := result.Hash(fmt.Append(nil, m.Fingerprint, s.perplexityConfig(), samples, fileHashes(files), names))
 	if err := os.MkdirAll(filepath.Dir(o.out), 0o755); err != nil {
 		return nil, err
 	}

@@ -103,11 +103,11 @@ func (s *session) stages() ([]pipeline.Stage, error) {
 	perplexity.fill(s)
 	list = append(list,
 		pipeline.Stage{
-			Name: "eval-recall", Version: 2, Config: []any{kind, s.recallConfig()}, Inputs: measured("traces/heldout"), Outputs: []string{"recall.json"},
+			Name: "eval-recall", Version: 3, Config: []any{kind, s.recallConfig()}, Inputs: measured("traces/heldout"), Outputs: []string{"recall.json"},
 			Run: func(ctx context.Context) error { _, err := s.recall(ctx, recall); return err },
 		},
 		pipeline.Stage{
-			Name: "eval-perplexity", Version: 2, Config: []any{kind, s.perplexityConfig(), likely}, Inputs: withModel(measured()),
+			Name: "eval-perplexity", Version: 3, Config: []any{kind, s.perplexityConfig(), likely}, Inputs: withModel(measured()),
 			Outputs: []string{"perplexity.json"}, Work: []string{"perplexity.jsonl"},
 			Run: func(ctx context.Context) error { _, err := s.perplexity(ctx, perplexity); return err },
 		},

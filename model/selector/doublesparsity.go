@@ -14,6 +14,7 @@ import (
 // their keys rounded to a few bits (Double Sparsity, arXiv 2408.07092). The
 // channels are calibrated: those with the largest mean |q_i k_i|.
 type doubleSparsity struct {
+	name     string
 	device   kernels.Device
 	shape    Shape
 	channels []kernels.Tensor // per layer i32 [kvHeads, c]
@@ -25,6 +26,7 @@ type doubleSparsity struct {
 func newDoubleSparsity(e Env, o options) (Scorer, error) {
 	s := &doubleSparsity{device: e.Device, shape: e.Shape, pool: pool{device: e.Device}}
 	s.count, s.bits = o.integer("channels", 16, 1, e.Shape.HeadDim), o.integer("bits", 4, 1, 8)
+	s.name = o.name("doublesparsity")
 	if err := o.unknown(); err != nil {
 		return nil, err
 	}
@@ -101,7 +103,7 @@ func multiply(a, b []float64) []float64 {
 }
 
 // Name implements Scorer.
-func (s *doubleSparsity) Name() string { return "doublesparsity" }
+func (s *doubleSparsity) Name() string { return s.name }
 
 // Bits implements Scorer.
 func (s *doubleSparsity) Bits() float64 { return float64(s.count * s.bits) }

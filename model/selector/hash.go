@@ -68,7 +68,7 @@ func newLSH(e Env, o options) (Scorer, error) {
 		return nil, err
 	}
 	h := &hash{
-		name: "lsh", device: e.Device, shape: e.Shape, queryBits: 1,
+		name: o.name("lsh"), device: e.Device, shape: e.Shape, queryBits: 1,
 		heads: func(int) int { return e.Shape.QueryHeads },
 		bits:  float64(bits), pool: pool{device: e.Device},
 	}

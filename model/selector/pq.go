@@ -14,6 +14,7 @@ import (
 // PQCache, arXiv 2407.12820): the key in parts, each replaced by the nearest
 // of 2^bits entries of a codebook made by k-means on calibration keys.
 type pq struct {
+	name      string
 	device    kernels.Device
 	shape     Shape
 	parts     int
@@ -28,6 +29,7 @@ const kmeansKeys, kmeansRounds = 4096, 10
 func newPQ(e Env, o options) (Scorer, error) {
 	p := &pq{device: e.Device, shape: e.Shape, pool: pool{device: e.Device}}
 	p.parts, p.bits = o.integer("parts", 4, 1, e.Shape.HeadDim), o.integer("bits", 8, 1, 8)
+	p.name = o.name("pq")
 	if err := o.unknown(); err != nil {
 		return nil, err
 	}
@@ -124,7 +126,7 @@ func kmeans(x []float32, width, entries int, rng *rand.Rand) []float32 {
 func (p *pq) unit() kernels.MassUnit { return kernels.MassUnit{Scale: float64(p.shape.Scale)} }
 
 // Name implements Scorer.
-func (p *pq) Name() string { return "pq" }
+func (p *pq) Name() string { return p.name }
 
 // Bits implements Scorer.
 func (p *pq) Bits() float64 { return float64(p.parts * p.bits) }

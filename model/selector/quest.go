@@ -9,6 +9,7 @@ import (
 // elementwise smallest and largest key of the page (Quest, arXiv 2406.10774).
 // The budget counts tokens; at the cut a page's most recent tokens come first.
 type quest struct {
+	name    string
 	device  kernels.Device
 	shape   Shape
 	pageLen int
@@ -17,11 +18,11 @@ type quest struct {
 
 func newQuest(e Env, o options) (Scorer, error) {
 	page := o.integer("page", 16, 2, 128)
-	return &quest{e.Device, e.Shape, page, pool{device: e.Device}}, o.unknown()
+	return &quest{o.name("quest"), e.Device, e.Shape, page, pool{device: e.Device}}, o.unknown()
 }
 
 // Name implements Scorer.
-func (q *quest) Name() string { return "quest" }
+func (q *quest) Name() string { return q.name }
 
 // Bits implements Scorer: two bf16 vectors per page.
 func (q *quest) Bits() float64 { return float64(2*16*q.shape.HeadDim) / float64(q.pageLen) }

@@ -73,12 +73,13 @@ func Check(description string) error {
 
 // options is the key=value pairs of a description; reading one takes it out.
 type options struct {
-	values map[string]string
-	failed *error
+	values  map[string]string
+	failed  *error
+	changed *[]string // what differs from the default, as "page32"
 }
 
 func parseOptions(text string) (options, error) {
-	o := options{values: map[string]string{}, failed: new(error)}
+	o := options{values: map[string]string{}, failed: new(error), changed: new([]string)}
 	for pair := range strings.SplitSeq(text, ",") {
 		if pair == "" {
 			continue
@@ -103,7 +104,16 @@ func (o options) integer(key string, otherwise, least, most int) int {
 		*o.failed = fmt.Errorf("%s=%s: want a whole number from %d to %d", key, text, least, most)
 		return otherwise
 	}
+	if n != otherwise {
+		*o.changed = append(*o.changed, key+strconv.Itoa(n))
+	}
 	return n
+}
+
+// name is the method's name in results: options other than the defaults stand
+// behind it, so that two sizes of one method are told apart.
+func (o options) name(method string) string {
+	return strings.Join(append([]string{method}, *o.changed...), "-")
 }
 
 // choice is the value of key, the first of the words if absent.
