@@ -16,7 +16,6 @@ import (
 	"github.com/hashattn/hashattn/kernels/dtype"
 	"github.com/hashattn/hashattn/longbench"
 	"github.com/hashattn/hashattn/model"
-	"github.com/hashattn/hashattn/model/filelock"
 )
 
 // dataset writes LongBench files with texts of different lengths.
@@ -215,17 +214,24 @@ func TestRunReportsAchievedDensity(t *testing.T) {
 }
 
 // Answers and densities do not depend on what is answered together: settings
-// one by one, some at a time, or all settings of several samples.
+// one by one, some at a time, or all settings of several samples, whose budgets
+// then share an index.
 func TestRunTogether(t *testing.T) {
 	m := tinyModel(t)
 	b := open(t, dataset(t, 3), "qasper", "trec")
-	alone := options(t, m)
+	several := func() Options {
+		o := options(t, m)
+		o.Settings = append(o.Settings, settingOf(t, m, "quest:page=4"), settingOf(t, m, "lsh:bits=32"))
+		o.Budgets = append(o.Budgets, kernels.Budget{Num: 1, Den: 3})
+		return o
+	}
+	alone := several()
 	mustRun(t, b, alone)
 	for _, memory := range []int64{1 << 20, 3 << 19, 64 << 20} {
-		o := options(t, m)
+		o := several()
 		o.Memory = memory
 		out := mustRun(t, b, o)
-		for _, s := range []string{"dense", "oracle-1of8", "streaming-1of8"} {
+		for _, s := range []string{"dense", "oracle-1of8", "streaming-1of8", "quest-page4-1of8", "quest-page4-1of3", "lsh-bits32-1of8", "lsh-bits32-1of3"} {
 			want, got := predictions(t, alone.Dir, s), predictions(t, o.Dir, s)
 			same(t, s, want, got)
 			for id, p := range got {
@@ -469,33 +475,6 @@ func TestRunNoticesChanges(t *testing.T) {
 	}
 }
 
-// Files that two runs wrote at once, or that were put together, are refused.
-func TestRunRefusesMixedFiles(t *testing.T) {
-	m := tinyModel(t)
-	b := open(t, dataset(t, 2), "qasper")
-	o := options(t, m)
-	o.Settings = nil
-	mustRun(t, b, o)
-	path := filepath.Join(o.Dir, "dense", "qasper.jsonl")
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	first, second, _ := strings.Cut(string(raw), "\n")
-	config := predictions(t, o.Dir, "dense")["qasper-0"].Config
-	for want, content := range map[string]string{
-		"qasper.jsonl:2: sample qasper-":          first + "\n" + first + "\n",
-		"qasper.jsonl:2: made with configuration": first + "\n" + strings.Replace(second, config, strings.Repeat("0", len(config)), 1),
-	} {
-		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := Run(t.Context(), b, o); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("error %v, want %q", err, want)
-		}
-	}
-}
-
 // A planted right answer raises the score of its setting, not of dense, and
 // the interval says how sure that is.
 func TestRunScoresPlantedAnswer(t *testing.T) {
@@ -564,44 +543,6 @@ func TestStopNewline(t *testing.T) {
 		}
 		if i := strings.Index(p.Pred, "\n"); i >= 0 && i != len(p.Pred)-1 {
 			t.Errorf("sample %s goes on behind a line end: %q", id, p.Pred)
-		}
-	}
-}
-
-// Two processes cannot write one folder of predictions.
-func TestRunLocksPredictions(t *testing.T) {
-	m := tinyModel(t)
-	b := open(t, dataset(t, 2), "qasper")
-	o := options(t, m)
-	lock, err := filelock.Try(filepath.Join(o.Dir, "lock"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Run(t.Context(), b, o); err == nil || !strings.Contains(err.Error(), "writes predictions in "+o.Dir) {
-		t.Errorf("while another writes: %v", err)
-	}
-	if left, err := filepath.Glob(filepath.Join(o.Dir, "*", "*")); err != nil || len(left) > 0 {
-		t.Errorf("written in spite of the lock: %v, %v", left, err)
-	}
-	lock.Release()
-	mustRun(t, b, o)
-}
-
-func TestRunRefuses(t *testing.T) {
-	m := tinyModel(t)
-	b := open(t, dataset(t, 2), "qasper")
-	for _, c := range []struct {
-		change func(o *Options)
-		want   string
-	}{
-		{func(o *Options) { o.QuestionSparse = "half" }, `sparse part of the question is "half"`},
-		{func(o *Options) { o.Memory = 1000 }, "allow more memory"},
-		{func(o *Options) { o.Settings = append(o.Settings, settingOf(t, m, "oracle")) }, "two settings are called oracle-1of8"},
-	} {
-		o := options(t, m)
-		c.change(&o)
-		if _, err := Run(t.Context(), b, o); err == nil || !strings.Contains(err.Error(), c.want) {
-			t.Errorf("error %v, want %q", err, c.want)
 		}
 	}
 }

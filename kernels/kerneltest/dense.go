@@ -16,6 +16,11 @@ func testMemory(s *suite) {
 	s.want.Copy(copied.want.Rows(1, 3), p.want.Rows(2, 4))
 	s.got.Copy(copied.got.Rows(1, 3), p.got.Rows(2, 4))
 	s.equal("copied rows", pair{copied.want.Rows(1, 3), copied.got.Rows(1, 3)})
+	large := s.normal(3, 100003) // some devices copy such in parts
+	into := s.poison(s.alloc(dtype.F32, 3, 100003))
+	s.want.Copy(into.want, large.want)
+	s.got.Copy(into.got, large.got)
+	s.equal("a large copy", into)
 	z := s.alloc(dtype.BF16, 3, 33)
 	s.equal("new memory", z)
 	if err := s.got.Upload(p.got, make([]byte, 5)); err == nil {
