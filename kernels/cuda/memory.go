@@ -246,7 +246,7 @@ func (d *Device) LoadProjection(p kernels.Projection) (kernels.Encoder, error) {
 		if err != nil {
 			return 0, fmt.Errorf("%s: %w", p.Name, err)
 		}
-		return uint64(ptr), d.copyIn(uint64(ptr), floatBytes(v))
+		return uint64(ptr), d.copyIn(uint64(ptr), dtype.Bytes(v))
 	}
 	layer := func(i int, a kernels.Affine) (err error) {
 		e.args.out[i] = int32(a.Out)
@@ -338,8 +338,4 @@ func columns(a kernels.Affine, heads int) []float32 {
 		}
 	}
 	return t
-}
-
-func floatBytes(v []float32) []byte {
-	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(v))), 4*len(v))
 }

@@ -174,8 +174,8 @@ var littleEndian = func() bool {
 }()
 
 func uint16Bytes(x []uint16) []byte {
-	if littleEndian && len(x) > 0 {
-		return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(x))), 2*len(x))
+	if littleEndian {
+		return dtype.Bytes(x)
 	}
 	b := make([]byte, 0, 2*len(x))
 	for _, v := range x {
