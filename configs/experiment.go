@@ -33,10 +33,19 @@ type Experiment struct {
 
 // Device is where the model runs.
 type Device struct {
-	Kind    string `json:"kind" jsonschema:"enum=auto,enum=cpu,enum=cuda,enum=reference" jsonschema_description:"auto takes a GPU if the program was built with -tags gpu and finds one."`
-	Threads int    `json:"threads" jsonschema:"minimum=0,maximum=4096" jsonschema_description:"CPU threads; 0: one a core."`
-	Cache   string `json:"cache" jsonschema:"enum=bf16,enum=f32" jsonschema_description:"Number format of cached keys and values."`
-	Chunk   Tokens `json:"chunk" jsonschema:"minimum=0,maximum=1048576" jsonschema_description:"Tokens of one prefill pass: bounds memory; 0: what suits the device."`
+	Kind      string `json:"kind" jsonschema:"enum=auto,enum=cpu,enum=cuda,enum=reference" jsonschema_description:"auto takes a GPU if the program was built with -tags gpu and finds one."`
+	Threads   int    `json:"threads" jsonschema:"minimum=0,maximum=4096" jsonschema_description:"CPU threads; 0: one a core."`
+	Cache     string `json:"cache" jsonschema:"enum=bf16,enum=f32" jsonschema_description:"Number format of cached keys and values."`
+	Precision string `json:"precision" jsonschema:"enum=fast,enum=f32" jsonschema_description:"fast: weights and products in bf16 on a GPU; f32: as on a CPU, many times slower."`
+	Chunk     Tokens `json:"chunk" jsonschema:"minimum=0,maximum=1048576" jsonschema_description:"Tokens of one prefill pass: bounds memory; 0: what suits the device."`
+}
+
+// Numbers names the number formats that results depend on.
+func (d Device) Numbers() string {
+	if d.Precision == "f32" {
+		return d.Cache + ", products f32"
+	}
+	return d.Cache
 }
 
 // Data is the texts: each item is calibration, choice or heldout (the embedded sets;
@@ -176,7 +185,7 @@ func Default() *Experiment {
 	return &Experiment{
 		Name:    "experiment",
 		Model:   "smollm2-135m",
-		Device:  Device{Kind: "auto", Cache: "bf16"},
+		Device:  Device{Kind: "auto", Cache: "bf16", Precision: "fast"},
 		Data:    Data{Calibration: []string{"calibration"}, Choice: []string{"choice"}, Heldout: []string{"heldout"}},
 		Capture: Capture{Context: 4096},
 		Train: Train{

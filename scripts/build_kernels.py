@@ -2,7 +2,7 @@
 """Compile kernels/cuda/*.cu with NVRTC to cubins and PTX: no nvcc, no GPU.
 
 Writes OUT/<source>.<arch>.cubin for the real architectures and
-OUT/<source>.<arch>.ptx for the virtual one, which later GPUs compile at load.
+OUT/<source>.<arch>.ptx for the virtual ones, which the driver compiles at load.
 An output whose sources, options and compiler are unchanged is kept (the hash
 is in OUT/stamp.json). --report prints registers and spills of every kernel.
 """
@@ -15,7 +15,7 @@ import os
 import re
 import sys
 
-ARCHS = ["sm_80", "sm_89", "sm_90", "compute_90"]
+ARCHS = ["sm_80", "sm_89", "sm_90", "compute_90", "compute_80"]
 
 
 def find_nvrtc(root):

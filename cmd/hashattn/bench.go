@@ -89,7 +89,7 @@ func (a *app) benchPart(use, short, part string, keys []string) *cobra.Command {
 func (s *session) benchConfig(o benchOptions) any {
 	t := s.Train
 	return map[string]any{"bench": s.Bench, "sparsities": s.Sparsities, "bits": t.Bits, "queryBits": t.QueryBits, "candidates": t.Candidates,
-		"sink": t.Sink, "local": t.Local, "selectors": s.hashSelectors(), "denseLayers": t.DenseLayers, "cache": s.Device.Cache, "chunk": s.Device.Chunk, "skewed": o.skewed}
+		"sink": t.Sink, "local": t.Local, "selectors": s.hashSelectors(), "denseLayers": t.DenseLayers, "cache": s.Device.Numbers(), "chunk": s.Device.Chunk, "skewed": o.skewed}
 }
 
 // bench times the parts and writes the file.

@@ -27,7 +27,7 @@ type opener struct {
 var openers = []opener{
 	{
 		kind:  "cuda",
-		open:  func(configs.Device) (kernels.Device, error) { return cuda.Open(cuda.Options{}) },
+		open:  func(o configs.Device) (kernels.Device, error) { return cuda.Open(cuda.Options{Precise: o.Precision == "f32"}) },
 		probe: probeCUDA,
 		auto:  true,
 	},

@@ -61,7 +61,7 @@ func (s *session) ask(ctx context.Context, q question, o measureOptions) (*resul
 	f := &result.Scores{Rows: out.Rows}
 	config := map[string]any{
 		"benchmark": q.config, "selectors": s.Selectors, "sparsities": s.Sparsities, "sink": s.Train.Sink, "local": s.Train.Local,
-		"denseLayers": s.Train.DenseLayers, "cache": s.Device.Cache, "mappings": fileHashes(files),
+		"denseLayers": s.Train.DenseLayers, "cache": s.Device.Numbers(), "mappings": fileHashes(files),
 		"questionSparse": options.QuestionSparse, "prefillOffset": options.PrefillOffset,
 	}
 	if f.Header, err = s.header(result.KindScores, config, out.Samples, m.Shape(), m.Device, begin); err != nil {

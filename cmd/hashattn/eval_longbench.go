@@ -99,7 +99,7 @@ func (s *session) longBenchStage(kind string, mappings []string, inputs func() (
 	o.fill(s, "scores.json")
 	return pipeline.Stage{
 		Name: "eval-longbench", Version: 2, Outputs: []string{"scores.json"},
-		Config: []any{kind, s.LongBench, s.Selectors, s.Sparsities, s.Train.Sink, s.Train.Local, s.Train.DenseLayers, s.Device.Cache},
+		Config: []any{kind, s.LongBench, s.Selectors, s.Sparsities, s.Train.Sink, s.Train.Local, s.Train.DenseLayers, s.Device.Numbers()},
 		Inputs: func() ([]string, error) {
 			files, err := inputs()
 			if path != "" {

@@ -58,7 +58,7 @@ func (o *perplexityOptions) fill(s *session) {
 // perplexityConfig is what perplexity.json depends on beside model, texts and
 // mappings.
 func (s *session) perplexityConfig() any {
-	return map[string]any{"eval.perplexity": s.Eval.Perplexity, "selectors": s.Selectors, "sparsities": s.Sparsities, "sink": s.Train.Sink, "local": s.Train.Local, "denseLayers": s.Train.DenseLayers, "cache": s.Device.Cache, "context": s.Capture.Context}
+	return map[string]any{"eval.perplexity": s.Eval.Perplexity, "selectors": s.Selectors, "sparsities": s.Sparsities, "sink": s.Train.Sink, "local": s.Train.Local, "denseLayers": s.Train.DenseLayers, "cache": s.Device.Numbers(), "context": s.Capture.Context}
 }
 
 // perplexity measures and writes the file.

@@ -80,12 +80,22 @@ type attendArgs struct {
 
 	layerCount, layer, queryHeads, kvHeads, sets, window, k, dim int32
 
-	scale  float32
-	single int32
-	s      selection
+	scale          float32
+	single         int32
+	splits, unused int32
+
+	s     selection
+	ahead ahead
 }
 
 func (a attendArgs) words() []uint64 { return wordsOf(&a) }
+
+// ahead mirrors struct Ahead of device.cuh.
+type ahead struct {
+	from   [3]uint64
+	bytes  [3]int32
+	blocks int32
+}
 
 // prefillArgs mirrors struct PrefillArgs of prefill.cu.
 type prefillArgs struct {
@@ -158,6 +168,7 @@ type fusedArgs struct {
 	scale float32
 	bins  int32
 	s     selection
+	ahead ahead
 }
 
 func (a fusedArgs) words() []uint64 { return wordsOf(&a) }

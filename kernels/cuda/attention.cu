@@ -91,7 +91,9 @@ struct AttendArgs {
     int layerCount, layer, queryHeads, kvHeads, sets, window, k, dim;
     float scale;
     int single; // row i is segment i
+    int splits, unused; // blocks of a set that attend
     Selection s;
+    Ahead ahead;
 };
 
 // attendRows: block (split, set or part of a large group, row). Each split
@@ -103,7 +105,8 @@ template <int D> DEV void attendRows(const AttendArgs &a) {
     __shared__ __align__(16) Queries<D> q;
     __shared__ float wm[W][8], wl[W][8];
     __shared__ bool last;
-    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, row = blockIdx.z;
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, row = blockIdx.z, splits = a.splits;
+    if ((int)blockIdx.x >= splits) return fetch(a.ahead, (row * gridDim.y + blockIdx.y) * (gridDim.x - splits) + blockIdx.x - splits);
     const int perSet = a.queryHeads / a.sets, chunksPerSet = (perSet + 7) / 8;
     const int set = blockIdx.y / chunksPerSet, chunk = blockIdx.y % chunksPerSet;
     const int head = set * perSet + chunk * 8, heads = imin(8, perSet - chunk * 8);
@@ -118,7 +121,7 @@ template <int D> DEV void attendRows(const AttendArgs &a) {
     const Layer L = a.layers[segment * a.layerCount + a.layer];
     const Read read(r.position + 1, a.window, a.selected ? a.selected + ((long long)row * a.sets + set) * a.k : nullptr, a.s);
 
-    const int tiles = (read.count + 15) / 16, per = imax(W, (tiles + gridDim.x - 1) / gridDim.x), active = (tiles + per - 1) / per;
+    const int tiles = (read.count + 15) / 16, per = imax(W, (tiles + splits - 1) / splits), active = (tiles + per - 1) / per;
     if (blockIdx.x >= active) return;
     const int kv = head / (a.queryHeads / a.kvHeads);
     const bf16 *K = (const bf16 *)L.k + (long long)kv * L.capacity * D, *V = (const bf16 *)L.v + (long long)kv * L.capacity * D;
@@ -148,7 +151,7 @@ template <int D> DEV void attendRows(const AttendArgs &a) {
     acc.finish(part + warp * heads * D, wm[warp], wl[warp], heads);
     __syncthreads();
 
-    const long long slot = ((long long)row * gridDim.y + blockIdx.y) * gridDim.x;
+    const long long slot = ((long long)row * gridDim.y + blockIdx.y) * splits;
     float *mine = a.parts + (slot + blockIdx.x) * 8 * (D + 2);
     for (int i = threadIdx.x; i < heads * D / 4; i += blockDim.x) {
         const int h = i / (D / 4), e = i % (D / 4) * 4;

@@ -25,8 +25,8 @@ func (s *batch) cacheKernel(name string) string {
 }
 
 // tensorCores says whether the fast attention kernels take the batch's cache.
-func (s *batch) tensorCores() bool {
-	return s.shape.cache == dtype.BF16 && !s.shape.mixed && (s.shape.dim == 64 || s.shape.dim == 128 || s.shape.dim == 256)
+func (d *Device) tensorCores(s *batch) bool {
+	return !d.options.Precise && s.shape.cache == dtype.BF16 && !s.shape.mixed && (s.shape.dim == 64 || s.shape.dim == 128 || s.shape.dim == 256)
 }
 
 // Append implements kernels.Device.
@@ -104,7 +104,7 @@ func (d *Device) attend(out, q kernels.Tensor, layer int, s *batch, scale float3
 	} else if window > 0 {
 		read = min(read, window)
 	}
-	if !s.tensorCores() {
+	if !d.tensorCores(s) {
 		d.launch(s.cacheKernel("attend_plain"), size{x: heads, y: tokens, z: 1, block: 256}, a)
 		return
 	}
@@ -120,7 +120,10 @@ func (d *Device) attend(out, q kernels.Tensor, layer int, s *batch, scale float3
 		a.parts = d.borrow("attention parts", tokens*sets*splits*8*(dim+2)*4)
 		a.arrived = d.borrow("attention arrivals", tokens*sets*4)
 	}
-	d.launch(fmt.Sprintf("attend_rows_%d", dim), size{x: splits, y: sets, z: tokens, block: 256, shared: 8 * min(group, 8) * dim * 4}, a)
+	a.splits = int32(splits)
+	extra := d.spare(splits*sets*tokens, 2) / (sets * tokens)
+	a.ahead = d.upcoming(extra * sets * tokens)
+	d.launch(fmt.Sprintf("attend_rows_%d", dim), size{x: splits + extra, y: sets, z: tokens, block: 256, shared: 8 * min(group, 8) * dim * 4}, a)
 }
 
 // attendSplits divides each of sets token lists so that the blocks fill the

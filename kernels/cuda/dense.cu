@@ -12,12 +12,14 @@ KERNEL convert(bf16 *out, const float *x, int cols, int stride) {
 }
 
 // embed sets out[t] to row tokens[t] of table times scale.
-KERNEL embed(float *out, const bf16 *table, const int *tokens, int cols, int stride, float scale) {
+template <class T> DEV void embedRows(float *out, const T *table, const int *tokens, int cols, int stride, float scale) {
     begin();
     const long long t = blockIdx.y, id = tokens[t];
     for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < cols; i += gridDim.x * blockDim.x)
-        out[t * cols + i] = f32(table[id * stride + i]) * scale;
+        out[t * cols + i] = load(table + id * stride + i) * scale;
 }
+KERNEL embed(float *out, const bf16 *table, const int *tokens, int cols, int stride, float scale) { embedRows(out, table, tokens, cols, stride, scale); }
+KERNEL wide_embed(float *out, const float *table, const int *tokens, int cols, int stride, float scale) { embedRows(out, table, tokens, cols, stride, scale); }
 
 // rms_norm normalises one row a block; shadow, if set, gets the bf16 copy.
 KERNEL rms_norm(float *out, const float *x, const float *gain, bf16 *shadow, int width, int stride, float eps) {

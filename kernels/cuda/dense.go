@@ -81,7 +81,11 @@ func (d *Device) Embed(out kernels.Tensor, table kernels.Weight, tokens kernels.
 	want("tokens", tokens, dtype.I32)
 	w := table.(*weight)
 	d.wrote(out)
-	d.elementwise("embed", w.cols, tokens.Len(), out, w.ptr, tokens, w.cols, w.stride, scale)
+	kernel := "embed"
+	if w.wide {
+		kernel = "wide_embed"
+	}
+	d.elementwise(kernel, w.cols, tokens.Len(), out, w.ptr, tokens, w.cols, w.stride, scale)
 }
 
 // RMSNorm implements kernels.Device.
@@ -132,9 +136,13 @@ func (d *Device) Linear(out, x kernels.Tensor, w_ kernels.Weight, bias kernels.T
 	if rows == 0 {
 		return
 	}
-	in := d.bf16(x, rows, w.cols)
+	in := address(x)
+	if !w.wide {
+		in = d.bf16(x, rows, w.cols)
+	}
 	d.wrote(out)
-	if rows <= 16 {
+	if rows <= 16 && !w.wide {
+		d.follow(w)
 		d.holdLinear(out, in, w, bias, rows, add)
 		return
 	}
@@ -147,7 +155,7 @@ func (d *Device) Linear(out, x kernels.Tensor, w_ kernels.Weight, bias kernels.T
 		beta = 1
 	}
 	if d.failed == nil {
-		d.fail(d.blas.linear(d.queue, rows, w.rows, w.stride, in, w.ptr, address(out), beta))
+		d.fail(d.blas.linear(d.queue, rows, w.rows, w.stride, in, w.ptr, w.wide, address(out), beta))
 	}
 }
 

@@ -1,4 +1,4 @@
-// Checkpoint formats to bf16, one thread a value. Block layouts are ggml's
+// Checkpoint formats to bf16 or float32, one thread a value. Block layouts are ggml's
 // (ggml-common.h), the arithmetic that of package dtype.
 #include "device.cuh"
 
@@ -117,17 +117,18 @@ struct Q6_K {
     }
 };
 
-// dequant writes rows of cols values to bf16 rows of stride, zeros behind cols.
-template <class T> DEV void dequant(bf16 *out, const u8 *data, int cols, int stride, long long rows) {
+// dequant writes rows of cols values to rows of stride, zeros behind cols.
+template <class T, class O> DEV void dequant(O *out, const u8 *data, int cols, int stride, long long rows) {
     const long long rowBytes = (long long)cols / T::len * T::bytes, n = rows * stride;
     for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (long long)gridDim.x * blockDim.x) {
         const long long row = i / stride;
         const int col = i % stride;
-        out[i] = col < cols ? tobf16(T::at(data + row * rowBytes + (long long)(col / T::len) * T::bytes, col % T::len)) : 0;
+        store(out + i, col < cols ? T::at(data + row * rowBytes + (long long)(col / T::len) * T::bytes, col % T::len) : 0.f);
     }
 }
 #define DEQUANT(T) \
-    KERNEL dequant_##T(bf16 *out, const u8 *data, int cols, int stride, long long rows) { begin(); dequant<T>(out, data, cols, stride, rows); }
+    KERNEL dequant_##T(bf16 *out, const u8 *data, int cols, int stride, long long rows) { begin(); dequant<T>(out, data, cols, stride, rows); } \
+    KERNEL wide_dequant_##T(float *out, const u8 *data, int cols, int stride, long long rows) { begin(); dequant<T>(out, data, cols, stride, rows); }
 DEQUANT(F32)
 DEQUANT(F16)
 DEQUANT(BF16)

@@ -131,6 +131,30 @@ DEV void copy4(u32 to, const void *from, int bytes = 4) { asm volatile("cp.async
 DEV void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N> DEV void waitGroups() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 
+// Ahead is weights that kernels soon read, in order.
+struct Ahead {
+    const char *from[3];
+    int bytes[3], blocks; // of the grid, behind its others: 0 for none
+};
+
+// fetch brings the weights to the L2 by block `block` of those that do only
+// this, from where memory would be idle.
+DEV void fetch(const Ahead &a, int block) {
+    constexpr int CHUNK = 2048;
+#pragma unroll 1
+    for (int s = 0; s < 3; s++)
+#pragma unroll 1
+        for (int at = (block * blockDim.x + threadIdx.x) * CHUNK; at < a.bytes[s]; at += a.blocks * blockDim.x * CHUNK) {
+            const char *from = a.from[s] + at;
+            const int bytes = imin(CHUNK, a.bytes[s] - at);
+#if __CUDA_ARCH__ >= 900
+            asm volatile("cp.async.bulk.prefetch.L2.global [%0],%1;" ::"l"(from), "r"(bytes) : "memory");
+#else
+            for (int i = 0; i < bytes; i += 128) asm volatile("prefetch.global.L2 [%0];" ::"l"(from + i));
+#endif
+        }
+}
+
 DEV u32 shared32(const void *p) { return (u32)__cvta_generic_to_shared(p); }
 
 // mma adds a [16 x 16] b [16 x 8] to c [16 x 8]; bf16 in, f32 out.

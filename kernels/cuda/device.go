@@ -19,7 +19,8 @@ import (
 )
 
 // compiled holds the kernels: NAME.sm_XY.cubin for the GPUs of that major
-// version, NAME.compute_90.ptx for later ones.
+// version, NAME.compute_90.ptx for later ones, NAME.compute_80.ptx to try the
+// kernels of 8.x on any.
 //
 //go:embed compiled/*.cubin compiled/*.ptx
 var compiled embed.FS
@@ -46,6 +47,8 @@ type Device struct {
 	revision  int            // of the scratch: recorded steps hold its addresses
 	shadows   [3]shadow
 	held      held
+	last      *weight // of the last product of few rows
+	fetch     int     // bytes of weights that attention brings to the L2 ahead of their use
 	reads     kernels.Reads
 	graphs    map[any]*recording
 	recording *recording // the step being run by Record
@@ -219,6 +222,9 @@ func (d *Device) start() (err error) {
 	if d.code, err = codeFor(major, minor); err != nil {
 		return err
 	}
+	if d.options.Code != "" {
+		d.code, major = d.options.Code, 8
+	}
 	if major < 9 {
 		d.options.NoClusters = true
 	}
@@ -240,6 +246,7 @@ func (d *Device) start() (err error) {
 	if d.stream, err = cu.MakeStream(cu.NonBlocking); err != nil {
 		return err
 	}
+	d.fetch = fetchBytes
 	d.queue = queue{handle(d.context), handle(d.stream), major >= 9}
 	modules, err := images(d.code)
 	if err != nil {

@@ -21,6 +21,9 @@ import (
 // are rounded to bf16.
 var tolerance = kerneltest.Tolerance{Dense: 1.2e-2, Attention: 8e-3, Scores: 2e-5, Bits: 2e-3, Weights: 4e-3}
 
+// precise is what Options.Precise holds: float32 sums in another order.
+var precise = kerneltest.Tolerance{Dense: 1e-5, Attention: 1e-5, Scores: 2e-5, Bits: 2e-3}
+
 func TestSuite(t *testing.T) {
 	testDevice(t, Options{}).Close()
 	kerneltest.Run(t, func(t testing.TB) kernels.Device { return testDevice(t, Options{}) }, tolerance)
@@ -30,6 +33,25 @@ func TestSuite(t *testing.T) {
 func TestSuiteNoClusters(t *testing.T) {
 	testDevice(t, Options{}).Close()
 	kerneltest.Run(t, func(t testing.TB) kernels.Device { return testDevice(t, Options{NoClusters: true}) }, tolerance)
+}
+
+// TestSuiteAmpere runs the kernels that GPUs of compute capability 8.x run,
+// where no such GPU is at hand. The driver compiles them first.
+func TestSuiteAmpere(t *testing.T) {
+	testDevice(t, Options{}).Close()
+	kerneltest.Run(t, func(t testing.TB) kernels.Device {
+		d := testDevice(t, Options{Code: "compute_80"})
+		if !d.options.NoClusters || d.queue.overlap {
+			t.Fatal("clusters or overlap on compute capability 8.x")
+		}
+		return d
+	}, tolerance)
+}
+
+// TestSuitePrecise holds computation in float32 to the reference's.
+func TestSuitePrecise(t *testing.T) {
+	testDevice(t, Options{}).Close()
+	kerneltest.Run(t, func(t testing.TB) kernels.Device { return testDevice(t, Options{Precise: true}) }, precise)
 }
 
 // hashStep is one hash attention step of one layer on the GPU and its parts on

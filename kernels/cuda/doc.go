@@ -10,7 +10,8 @@
 // Weights are bf16, dequantised on the device while loading. Caches are bf16
 // or float32; the tensor-core attention kernels take bf16 and head dimensions
 // 64, 128 and 256, plain kernels the rest. Hash codes, integer scores, cuts and
-// their tie rule are exact.
+// their tie rule are exact. With Options.Precise weights and products are
+// float32, too, and attention's kernels the plain ones.
 //
 // Every run gives the same bits: parts are added in a fixed order.
 //
@@ -27,6 +28,13 @@ type Options struct {
 	// NoClusters keeps to the kernels that GPUs before compute capability 9.0
 	// have: no fused hash attention, no cluster launches.
 	NoClusters bool
+	// Code names other kernels than the GPU's own: "compute_80", those of
+	// compute capability 8.x, which the driver compiles on opening. Only tests
+	// need it.
+	Code string
+	// Precise computes in float32 throughout, many times slower: for comparing
+	// results with another device's.
+	Precise bool
 	// NoGraphs runs recorded steps operation by operation.
 	NoGraphs bool
 	// BLAS is the path of libcublas, for where it is not found by itself.

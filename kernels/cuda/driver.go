@@ -15,7 +15,7 @@ int hashattn_cuda_open(const char **why, const char **where);
 const char *hashattn_blas_open(const char *name);
 int hashattn_blas_create(void *ctx, void **h, void *stream, uint64_t workspace, size_t bytes, int *version);
 int hashattn_blas_destroy(void *ctx, void *h);
-int hashattn_blas_linear(void *ctx, void *h, int m, int n, int k, uint64_t x, uint64_t w, uint64_t out, float beta);
+int hashattn_blas_linear(void *ctx, void *h, int m, int n, int k, uint64_t x, uint64_t w, int wide, uint64_t out, float beta);
 int cuCtxSetCurrent(void *ctx);
 int cuGraphInstantiateWithFlags(void **exec, void *graph, unsigned long long flags);
 int cuGraphLaunch(void *exec, void *stream);
@@ -218,9 +218,10 @@ func openBLAS(q queue, candidates []string, workspace cu.DevicePtr, bytes int) (
 
 func (b *blas) close(q queue) { C.hashattn_blas_destroy(q.context, b.handle) }
 
-// linear queues out [m, n] = x [m, k] w [n, k]^T + beta out.
-func (b *blas) linear(q queue, m, n, k int, x, w, out uint64, beta float32) error {
-	if r := C.hashattn_blas_linear(q.context, b.handle, C.int(m), C.int(n), C.int(k), C.uint64_t(x), C.uint64_t(w), C.uint64_t(out), C.float(beta)); r != 0 {
+// linear queues out [m, n] = x [m, k] w [n, k]^T + beta out; x and w are bf16, or
+// float32 if wide.
+func (b *blas) linear(q queue, m, n, k int, x, w uint64, wide bool, out uint64, beta float32) error {
+	if r := C.hashattn_blas_linear(q.context, b.handle, C.int(m), C.int(n), C.int(k), C.uint64_t(x), C.uint64_t(w), C.int(flag(wide)), C.uint64_t(out), C.float(beta)); r != 0 {
 		return fmt.Errorf("cuBLAS product [%d %d] x [%d %d]: status %d", m, k, n, k, int(r))
 	}
 	return nil

@@ -114,10 +114,12 @@ int hashattn_blas_destroy(void *ctx, void *h) {
 	int r = cuCtxSetCurrent(ctx);
 	return r ? r : blas_destroy(h);
 }
-// Row-major out [m, n] = x [m, k] * w [n, k]^T + beta * out; bf16 in, f32 out.
-int hashattn_blas_linear(void *ctx, void *h, int m, int n, int k, uint64_t x, uint64_t w, uint64_t out, float beta) {
+// Row-major out [m, n] = x [m, k] * w [n, k]^T + beta * out; bf16 in, or f32 if
+// wide, f32 out.
+int hashattn_blas_linear(void *ctx, void *h, int m, int n, int k, uint64_t x, uint64_t w, int wide, uint64_t out, float beta) {
 	const float one = 1;
 	enum { OP_N = 0, OP_T = 1, R_32F = 0, R_16BF = 14, COMPUTE_32F = 68, DEFAULT = -1 };
 	int r = cuCtxSetCurrent(ctx);
-	return r ? r : blas_gemm(h, OP_T, OP_N, n, m, k, &one, (void *)w, R_16BF, k, (void *)x, R_16BF, k, &beta, (void *)out, R_32F, n, COMPUTE_32F, DEFAULT);
+	const int in = wide ? R_32F : R_16BF;
+	return r ? r : blas_gemm(h, OP_T, OP_N, n, m, k, &one, (void *)w, in, k, (void *)x, in, k, &beta, (void *)out, R_32F, n, COMPUTE_32F, DEFAULT);
 }

@@ -36,6 +36,7 @@ struct FusedArgs {
     float scale;
     int bins;             // that scores can need, whole 8, at most BINS
     Selection s;          // candidates are what is chosen
+    Ahead ahead;          // by clusters behind those of the sets
 };
 
 constexpr int FINE = 32, BLOCKS = 16; // at most
@@ -70,9 +71,10 @@ template <int D, int WORDS, int W> DEV void fused(const FusedArgs &a) {
     float *gathered = (float *)(dynamic + front); // [P][heads*D/P]
     float *logit = gathered + heads * D + a.listed; // behind the list; for reranking: [heads][listed], then levels and kept [listed]
 
+    const int row = blockIdx.z, set = blockIdx.y;
+    if (set >= a.sets) return ::fetch(a.ahead, (row * (gridDim.y - a.sets) + set - a.sets) * P + rank);
     // Where the cache is was written before the first kernel of a step, so that
     // it can be read ahead of the wait; so can the codes of earlier steps.
-    const int row = blockIdx.z, set = blockIdx.y;
     const Row r = a.rows[row];
     int segment = row;
     if (!a.single) { // a select would wait for the row

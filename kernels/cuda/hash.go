@@ -70,9 +70,10 @@ type fusedPlan struct {
 // The fused kernel's statically declared shared memory, and what a block can
 // have.
 const (
-	fusedStatic  = 14 << 10
-	sharedMemory = 227 << 10
-	codeRing     = 4 // steps of 512 bytes of codes that a warp has on their way
+	fusedStatic          = 10 << 10
+	sharedMemory         = 227 << 10
+	multiprocessorMemory = 228 << 10
+	codeRing             = 4 // steps of 512 bytes of codes that a warp has on their way
 )
 
 // fusedShape is what the plan depends on: sets reads tokens of limit cached
@@ -138,7 +139,7 @@ func (d *Device) fusable(q kernels.Tensor, layer int, s *batch, e *encoder, h ke
 	if h.Bits > 1 {
 		most = 1<<(h.Bits-1) - 1
 	}
-	if d.options.NoClusters || h.Mass || !s.tensorCores() ||
+	if d.options.NoClusters || h.Mass || !d.tensorCores(s) ||
 		sel.Heads%s.shape.kvHeads != 0 || q.Dim(1)%sel.Heads != 0 || q.Dim(1)/sel.Heads > 8 ||
 		sel.Heads%index.heads != 0 || e.p.Heads%sel.Heads != 0 ||
 		(index.width != 1 && index.width != 2 && index.width != 4) || bits*most*(e.p.Heads/sel.Heads) > 32766 {
@@ -212,5 +213,7 @@ func (d *Device) attendFused(p fusedPlan, out, q kernels.Tensor, weights, select
 		keyMagic: magic(sel.Heads / s.indexed(layer, 0).heads), kvMagic: magic(sel.Heads / s.shape.kvHeads), rerank: int32(flag(p.reranks && !out.None())),
 		k: int32(k), bins: int32(p.bins), levels: int32(p.levels), listed: int32(p.listed), ring: int32(p.ring), scale: scale, s: selectionOf(sel),
 	}
-	d.launch(fmt.Sprintf("fused_%d_%d_%d", dim, s.indexed(layer, 0).width, p.warps), size{x: p.blocks, y: sel.Heads, z: s.shape.tokens, block: 32 * p.warps, shared: p.shared, cluster: p.blocks, early: true}, a)
+	extra := d.spare(p.blocks*sel.Heads*s.shape.tokens, min(2, multiprocessorMemory/(p.shared+fusedStatic))) / (p.blocks * s.shape.tokens)
+	a.ahead = d.upcoming(extra * p.blocks * s.shape.tokens)
+	d.launch(fmt.Sprintf("fused_%d_%d_%d", dim, s.indexed(layer, 0).width, p.warps), size{x: p.blocks, y: sel.Heads + extra, z: s.shape.tokens, block: 32 * p.warps, shared: p.shared, cluster: p.blocks, early: true}, a)
 }

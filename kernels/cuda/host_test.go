@@ -74,14 +74,14 @@ func TestCompiledKernels(t *testing.T) {
 		t.Fatal(err)
 	}
 	checked := 0
-	for _, code := range []string{"sm_80", "sm_89", "sm_90", "compute_90"} {
+	for _, code := range []string{"sm_80", "sm_89", "sm_90", "compute_90", "compute_80"} {
 		all, err := images(code)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, f := range sources {
 			name, isKernel := strings.CutSuffix(f.Name(), ".cu")
-			if !isKernel || name == "fused" && strings.HasPrefix(code, "sm_8") { // clusters from 9.0 on
+			if !isKernel || name == "fused" && (strings.HasPrefix(code, "sm_8") || code == "compute_80") { // clusters from 9.0 on
 				continue
 			}
 			image, ok := all[name]
@@ -90,7 +90,7 @@ func TestCompiledKernels(t *testing.T) {
 				continue
 			}
 			has := func(kernel string) bool { return strings.Contains(image, ".entry "+kernel+"(") }
-			if code != "compute_90" {
+			if strings.HasPrefix(code, "sm_") {
 				// NVIDIA's e_version is a format of its own
 				file, err := elf.NewFile(bytes.NewReader([]byte(image[:20] + "\x01\x00\x00\x00" + image[24:])))
 				if err != nil {
@@ -185,14 +185,14 @@ func TestStructSizes(t *testing.T) {
 	// sizes of the structs of the .cu files, by their members
 	for name, c := range map[string][2]uintptr{
 		"Selection":   {unsafe.Sizeof(selection{}), 32},
-		"AttendArgs":  {unsafe.Sizeof(attendArgs{}), 8*8 + 8*4 + 8 + 32},
+		"AttendArgs":  {unsafe.Sizeof(attendArgs{}), 8*8 + 8*4 + 4*4 + 32 + 40},
 		"PrefillArgs": {unsafe.Sizeof(prefillArgs{}), 5*8 + 6*4},
 		"EncodeArgs":  {unsafe.Sizeof(encodeArgs{}), 18*8 + 24 + 8 + 6*4 + 3*8 + 6*4 + 2*8 + 8},
 		"EncodeStep":  {unsafe.Sizeof(encodeStep{}), 2 * 272},
 		"TopKArgs":    {unsafe.Sizeof(topKArgs{}), 4*8 + 4*4 + 32},
 		"RerankArgs":  {unsafe.Sizeof(rerankArgs{}), 7*8 + 10*4 + 32},
 		"Linears":     {unsafe.Sizeof(linears{}), 9*8 + 6*4 + 8 + 4*4 + 2*8 + 2*4 + 4*8 + 2*4 + 4*8 + 2*4},
-		"FusedArgs":   {unsafe.Sizeof(fusedArgs{}), 7*8 + 18*4 + 32},
+		"FusedArgs":   {unsafe.Sizeof(fusedArgs{}), 7*8 + 18*4 + 32 + 40},
 	} {
 		if c[0] != c[1] || c[0]%8 != 0 {
 			t.Errorf("%s has %d bytes, want %d", name, c[0], c[1])

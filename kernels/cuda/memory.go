@@ -178,17 +178,19 @@ func (d *Device) NewCache(s kernels.CacheSpec) (*kernels.Cache, error) {
 // whole 16-byte loads of four lanes.
 func padded(cols int) int { return (cols + 31) / 32 * 32 }
 
-// weight is a matrix in bf16, rows padded with zeros.
+// weight is a matrix in bf16, rows padded with zeros, or in float32 rows.
 type weight struct {
 	ptr                uint64
+	wide               bool // float32
 	rows, cols, stride int
+	next               *weight // whose product followed last time
 }
 
 // Shape implements kernels.Weight.
 func (w *weight) Shape() (rows, cols int) { return w.rows, w.cols }
 
 // LoadMatrix implements kernels.Device: the raw blocks travel, a kernel turns
-// them into bf16.
+// them into the device's numbers.
 func (d *Device) LoadMatrix(m kernels.Matrix) (kernels.Weight, error) {
 	if err := m.Check(); err != nil {
 		return nil, err
@@ -199,7 +201,12 @@ func (d *Device) LoadMatrix(m kernels.Matrix) (kernels.Weight, error) {
 		return nil, fmt.Errorf("weight %s: no kernel for format %v", m.Name, m.Type)
 	}
 	w := &weight{rows: m.Rows, cols: m.Cols, stride: padded(m.Cols)}
-	p, err := d.keep(2 * w.rows * w.stride)
+	kernel, bytes := "dequant_"+m.Type.String(), 2
+	if d.options.Precise {
+		w.wide, w.stride = true, w.cols
+		kernel, bytes = "wide_"+kernel, 4
+	}
+	p, err := d.keep(bytes * w.rows * w.stride)
 	if err != nil {
 		return nil, fmt.Errorf("weight %s [%d %d]: %w", m.Name, m.Rows, m.Cols, err)
 	}
@@ -212,7 +219,7 @@ func (d *Device) LoadMatrix(m kernels.Matrix) (kernels.Weight, error) {
 		return nil, fmt.Errorf("weight %s: %w", m.Name, err)
 	}
 	n := w.rows * w.stride
-	d.launch("dequant_"+m.Type.String(), size{x: min((n+255)/256, 64*d.info.Multiprocessors), y: 1, z: 1, block: 256}, w.ptr, raw, w.cols, w.stride, w.rows)
+	d.launch(kernel, size{x: min((n+255)/256, 64*d.info.Multiprocessors), y: 1, z: 1, block: 256}, w.ptr, raw, w.cols, w.stride, w.rows)
 	// products load weights before they wait for the kernel ahead
 	if err := d.Synchronize(); err != nil {
 		return nil, fmt.Errorf("weight %s: %w", m.Name, err)

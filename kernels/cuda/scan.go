@@ -275,7 +275,7 @@ func (d *Device) rerank(selected uint64, k int, candidates uint64, candidatesK i
 		a.values = d.borrow("rerank values", tokens*sel.Heads*length*4)
 		values = a.values
 	}
-	if s.tensorCores() && group <= 8 {
+	if d.tensorCores(s) && group <= 8 {
 		a.blocks = int32((length + 127) / 128)
 		if group > 1 {
 			a.parts = d.borrow("rerank parts", tokens*sel.Heads*8*int(a.blocks)*8)
