@@ -26,8 +26,10 @@ type opener struct {
 // openers are the kinds of devices, the best first. Build tags add to them.
 var openers = []opener{
 	{
-		kind:  "cuda",
-		open:  func(o configs.Device) (kernels.Device, error) { return cuda.Open(cuda.Options{Precise: o.Precision == "f32"}) },
+		kind: "cuda",
+		open: func(o configs.Device) (kernels.Device, error) {
+			return cuda.Open(cuda.Options{Precise: o.Precision == "f32"})
+		},
 		probe: probeCUDA,
 		auto:  true,
 	},

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -108,24 +109,37 @@ func (s *session) openModel(ctx context.Context) (*model.Model, error) {
 }
 
 // documents gives n texts of the sources as the model's tokens, the first
-// context of each. Shorter documents are an error: they would be measured at
-// another context than the one reported.
+// context of each. Shorter texts are left out, which the log says: they would
+// be measured at another context than the one reported.
 func (s *session) documents(m *model.Model, sources []string, n int, context int) ([]texts.Document, []eval.Document, error) {
 	docs, err := texts.Read(sources...)
 	if err != nil {
 		return nil, nil, asInput(err)
 	}
-	docs = texts.Spread(docs, n)
 	if context > m.Context {
 		return nil, nil, beyond(m, context, "capture.context")
 	}
-	out := make([]eval.Document, len(docs))
-	for i, d := range docs {
+	tokens := map[string][]int32{}
+	var long []texts.Document
+	var short []string
+	for _, d := range docs {
 		ids := m.Tokenizer.Encode(d.Text, true)
 		if len(ids) < context {
-			return nil, nil, asInput(fmt.Errorf("text %s has %d tokens, the context asks for %d; give longer texts or lower capture.context", d.Name, len(ids), context))
+			short = append(short, fmt.Sprintf("%s has %d tokens", d.Name, len(ids)))
+			continue
 		}
-		out[i] = eval.Document{ID: d.Name, Tokens: ids[:context]}
+		long, tokens[d.Name] = append(long, d), ids[:context]
+	}
+	switch {
+	case len(long) == 0:
+		return nil, nil, asInput(fmt.Errorf("no text fills the context of %d tokens (%s); give longer texts or lower capture.context", context, strings.Join(short, ", ")))
+	case len(short) > 0:
+		s.app.progress.logf("left out, with fewer than the context's %d tokens: %s", context, strings.Join(short, ", "))
+	}
+	docs = texts.Spread(long, n)
+	out := make([]eval.Document, len(docs))
+	for i, d := range docs {
+		out[i] = eval.Document{ID: d.Name, Tokens: tokens[d.Name]}
 	}
 	return docs, out, nil
 }

@@ -22,7 +22,7 @@ func (d *Device) follow(w *weight) {
 // spare is how many blocks more a launch of blocks can have, at most one a
 // multiprocessor, which holds up to most.
 func (d *Device) spare(blocks, most int) int {
-	if d.last == nil || d.last.next == nil || d.fetch == 0 {
+	if d.last == nil || d.last.next == nil {
 		return 0
 	}
 	return max(0, min(most*d.info.Multiprocessors-blocks, d.info.Multiprocessors))
@@ -34,7 +34,7 @@ func (d *Device) upcoming(blocks int) ahead {
 	if blocks == 0 {
 		return a
 	}
-	left := d.fetch
+	left := fetchBytes
 	// the next product's own blocks load theirs while attention runs
 	for i, w := 0, d.last.next.next; i < len(a.from) && w != nil; i, w = i+1, w.next {
 		n := min(left, 2*w.rows*w.stride)

@@ -48,7 +48,6 @@ type Device struct {
 	shadows   [3]shadow
 	held      held
 	last      *weight // of the last product of few rows
-	fetch     int     // bytes of weights that attention brings to the L2 ahead of their use
 	reads     kernels.Reads
 	graphs    map[any]*recording
 	recording *recording // the step being run by Record
@@ -246,7 +245,6 @@ func (d *Device) start() (err error) {
 	if d.stream, err = cu.MakeStream(cu.NonBlocking); err != nil {
 		return err
 	}
-	d.fetch = fetchBytes
 	d.queue = queue{handle(d.context), handle(d.stream), major >= 9}
 	modules, err := images(d.code)
 	if err != nil {
