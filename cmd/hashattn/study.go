@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/hashattn/hashattn/configs"
@@ -192,7 +193,7 @@ func (s *session) runStudy(ctx context.Context, o trainOptions, base func(...con
 	}
 	heldout := traces["heldout"]
 	out := &studyFile{
-		Command: s.studyCommand(o.study), About: plan.About, Model: heldout.Model.Name, Context: heldout.Context, Budget: s.Sparsities[0].String(),
+		Command: s.studyCommand(o.study, o.flags), About: plan.About, Model: heldout.Model.Name, Context: heldout.Context, Budget: s.Sparsities[0].String(),
 		Layers: s.measuredLayers(heldout), Device: device.Info().Name, Versions: result.Versions(),
 	}
 	for i, v := range plan.Variants {
@@ -232,8 +233,9 @@ func (s *session) runStudy(ctx context.Context, o trainOptions, base func(...con
 	return nil
 }
 
-// studyCommand is what to type for the same study, wherever files lie.
-func (s *session) studyCommand(study string) string {
+// studyCommand is what to type for the same study, wherever files lie; flags are
+// those given.
+func (s *session) studyCommand(study string, flags *pflag.FlagSet) string {
 	command := "hashattn train --study " + filepath.Base(study)
 	if s.app.file != "" {
 		command += " --config " + strings.TrimSuffix(filepath.Base(s.app.file), ".yaml")
@@ -243,6 +245,13 @@ func (s *session) studyCommand(study string) string {
 			command += " --set " + set
 		}
 	}
+	flags.Visit(func(f *pflag.Flag) {
+		switch f.Name {
+		case "study", "config", "set", "out", "trace", "checkpoints", "name", "workers", "threads", "quiet", "json":
+		default:
+			command += " --" + f.Name + " " + f.Value.String()
+		}
+	})
 	return command
 }
 

@@ -3,19 +3,33 @@ package main
 import (
 	"io"
 	"math"
+	"path/filepath"
 	"testing"
 
 	"github.com/hashattn/hashattn/configs"
 )
 
-// The study that the project keeps must be one that can run.
-func TestShippedStudy(t *testing.T) {
-	const path = "../../configs/experiments/variants.yaml"
+// The studies that the project keeps must be such as can run.
+func TestShippedStudies(t *testing.T) {
+	files, err := filepath.Glob("../../configs/experiments/*.yaml")
+	if err != nil || len(files) < 2 {
+		t.Fatalf("studies %v: %v", files, err)
+	}
+	presets := map[string]bool{}
+	for _, path := range files {
+		shippedStudy(t, path, presets)
+	}
+	if !presets["shared"] || !presets["grouped"] || !presets["paper"] || !presets[""] {
+		t.Errorf("presets and methods of the studies: %v", presets)
+	}
+}
+
+func shippedStudy(t *testing.T, path string, presets map[string]bool) {
+	t.Helper()
 	plan, err := readStudy(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	presets := map[string]bool{}
 	for _, v := range plan.Variants {
 		e, err := v.with(func(more ...configs.Source) (*configs.Experiment, error) {
 			return configs.Load(path, nil, nil, more...)
@@ -31,9 +45,6 @@ func TestShippedStudy(t *testing.T) {
 		if _, err := newApp(io.Discard, io.Discard).session(e).trainConfig(v.Preset); err != nil {
 			t.Errorf("%s: %v", v.Name, err)
 		}
-	}
-	if !presets["shared"] || !presets["grouped"] || !presets[""] {
-		t.Errorf("presets and methods of the study: %v", presets)
 	}
 }
 

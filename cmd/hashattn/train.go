@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/hashattn/hashattn/configs"
 	"github.com/hashattn/hashattn/model/mapping"
@@ -18,6 +19,7 @@ import (
 type trainOptions struct {
 	trace, out, checkpoints, study string
 	mappings                       []string
+	flags                          *pflag.FlagSet // as given, for a study's record
 }
 
 func (a *app) trainCommand() *cobra.Command {
@@ -53,6 +55,7 @@ run's folder lacks are captured first.
 		o.fill(s)
 		switch {
 		case o.study != "":
+			o.flags = c.Flags()
 			return s.runStudy(ctx, o, func(more ...configs.Source) (*configs.Experiment, error) { return a.experiment(c, more...) })
 		case len(o.mappings) > 0:
 			return s.runCalibrate(ctx, o)
