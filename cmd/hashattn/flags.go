@@ -55,12 +55,16 @@ func (v *keyValue) Set(s string) error { *v = keyValue(s); return nil }
 func (v *keyValue) String() string     { return string(*v) }
 func (v *keyValue) Type() string       { return "value" }
 
-// kebab is paper-steps for paperSteps.
+// kebab is paper-steps for paperSteps, hotpot-qa for hotpotQA.
 func kebab(key string) string {
 	var b strings.Builder
+	upper := true // no hyphen before the first letter
 	for _, r := range key {
-		if r >= 'A' && r <= 'Z' {
-			b.WriteByte('-')
+		before := upper
+		if upper = r >= 'A' && r <= 'Z'; upper {
+			if !before {
+				b.WriteByte('-')
+			}
 			r += 'a' - 'A'
 		}
 		b.WriteRune(r)

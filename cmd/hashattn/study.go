@@ -173,6 +173,9 @@ func (s *session) runStudy(ctx context.Context, o trainOptions, base func(...con
 	if len(s.Sparsities) != 1 {
 		return usagef("sparsities: a study compares at one budget, give one, such as --set sparsities=1/32")
 	}
+	if err := os.MkdirAll(o.out, 0o755); err != nil {
+		return err
+	}
 	traces := map[string]*trace.Reader{}
 	for _, set := range []string{"calibration", "choice", "heldout"} {
 		if traces[set], err = s.studyTrace(ctx, set); err != nil {

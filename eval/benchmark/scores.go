@@ -122,7 +122,7 @@ func (m *measured) row(x result.ScoreRow, row Row, questions []int, dense *measu
 }
 
 // average is the mean of the rows that it is of; samples are resampled within
-// each row.
+// each row, or, where every row is of one sample, over the rows.
 func average(x result.ScoreRow, a Average, order []Row, made map[Row]result.ScoreRow, means map[Row][]float64) (result.ScoreRow, bool) {
 	x.Task, x.Context, x.Depth = a.Row.Task, a.Row.Context, a.Row.Depth
 	var parts []result.ScoreRow
@@ -137,7 +137,9 @@ func average(x result.ScoreRow, a Average, order []Row, made map[Row]result.Scor
 		return x, false
 	}
 	n := float64(len(parts))
+	var differences []float64
 	for _, p := range parts {
+		differences = append(differences, p.Difference)
 		x.Samples += p.Samples
 		x.Score += p.Score / n
 		x.Dense += p.Dense / n
@@ -146,7 +148,11 @@ func average(x result.ScoreRow, a Average, order []Row, made map[Row]result.Scor
 		x.DenseStepBytes += p.DenseStepBytes / n
 		x.Difference += p.Difference / n
 	}
-	x.Low, x.High = interval(meanOf(tasks))
+	drawn := meanOf(tasks)
+	if x.Samples == len(parts) {
+		drawn = resampledMeans(differences, x.Benchmark+" "+x.Task)
+	}
+	x.Low, x.High = interval(drawn)
 	return bounded(x), true
 }
 
