@@ -21,8 +21,12 @@ import (
 	"github.com/hashattn/hashattn/longbench/internal/pystr"
 )
 
-// DataURL is the published data set: a zip of data/TASK.jsonl and data/TASK_e.jsonl.
-const DataURL = "https://huggingface.co/datasets/THUDM/LongBench/resolve/main/data.zip"
+// Repository is the hub's data set with the published samples, Archive its file:
+// a zip of data/TASK.jsonl and data/TASK_e.jsonl.
+const (
+	Repository = "THUDM/LongBench"
+	Archive    = "data.zip"
+)
 
 // Sample is one record of a task.
 type Sample struct {
