@@ -7,8 +7,8 @@ package cuda
 // the next products to the L2.
 
 // fetchBytes is how much attention fetches ahead: a 1.5B model's dense step at 4K
-// takes 1641 us on an H100 without, 1623, 1606, 1617 and 1650 with 4, 8, 12 and
-// 16 MiB, since fetching delays attention's own reads.
+// takes 1641 us on an H100 without, 1623, 1606 and 1617 with 4, 8 and 12 MiB; more
+// delays attention's own reads.
 const fetchBytes = 8 << 20
 
 // follow notes that w is multiplied with after the last product.

@@ -70,7 +70,7 @@ type fusedPlan struct {
 // The fused kernel's statically declared shared memory, and what a block can
 // have.
 const (
-	fusedStatic          = 10 << 10
+	fusedStatic          = 14 << 10
 	sharedMemory         = 227 << 10
 	multiprocessorMemory = 228 << 10
 	codeRing             = 4 // steps of 512 bytes of codes that a warp has on their way
