@@ -98,6 +98,11 @@ func (a *app) experiment(c *cobra.Command, more ...configs.Source) (*configs.Exp
 		if err != nil {
 			return nil, err
 		}
+		for _, flag := range sources {
+			if flag.Name != source.Name && flag.Key == source.Key && flag.Value != source.Value {
+				return nil, usagef("%s is both %s by %s and %s by --set; give one", source.Key, flag.Value, flag.Name, source.Value)
+			}
+		}
 		sources = append(sources, source)
 	}
 	e, err := configs.Load(name, content, os.Environ(), append(sources, more...)...)
