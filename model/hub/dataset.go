@@ -63,12 +63,9 @@ func (p *puller) dataset(ctx context.Context, repo, file, path string) error {
 // stored asks for the SHA-256 and the size of a large file: they stand in the
 // answer that names the store where it lies.
 func (p *puller) stored(ctx context.Context, address string) (checksum, int64, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodHead, address, nil)
+	req, err := p.prepare(ctx, http.MethodHead, address)
 	if err != nil {
 		return checksum{}, 0, err
-	}
-	if p.token != "" {
-		req.Header.Set("Authorization", "Bearer "+p.token)
 	}
 	client := *p.client
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }

@@ -50,15 +50,24 @@ func newClient() *http.Client {
 	}
 }
 
-// get asks for a URL of the hub, from a byte offset on.
-func (p *puller) get(ctx context.Context, address string, offset int64) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+// prepare makes a request for a URL of the hub.
+func (p *puller) prepare(ctx context.Context, method, address string) (*http.Request, error) {
+	req, err := http.NewRequestWithContext(ctx, method, address, nil)
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("User-Agent", "hashattn")
 	if p.token != "" {
 		req.Header.Set("Authorization", "Bearer "+p.token)
+	}
+	return req, nil
+}
+
+// get asks for a URL of the hub, from a byte offset on.
+func (p *puller) get(ctx context.Context, address string, offset int64) (*http.Response, error) {
+	req, err := p.prepare(ctx, http.MethodGet, address)
+	if err != nil {
+		return nil, err
 	}
 	if offset > 0 {
 		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
