@@ -5,9 +5,9 @@
 #
 #   scripts/build-gpu.sh                              # wheels
 #   CUDA_HOME=/usr/local/cuda scripts/build-gpu.sh    # an installed toolkit
-#   scripts/build-gpu.sh test                         # also the test binary
+#   scripts/build-gpu.sh test                         # also the test binaries
 #
-# Results: bin/hashattn, and with "test" bin/cuda.test. The binary finds the
+# Results: bin/hashattn, and with "test" bin/cuda.test and bin/train.test. The binary finds the
 # driver and cuBLAS when it runs.
 set -eu
 cd "$(dirname "$0")/.."
@@ -47,4 +47,6 @@ fi
 if [ "${1:-}" = test ] || [ ! -d cmd/hashattn ]; then
 	go test -c -tags gpu -o bin/cuda.test ./kernels/cuda
 	echo "built bin/cuda.test"
+	go test -c -tags gpu -o bin/train.test ./train
+	echo "built bin/train.test"
 fi

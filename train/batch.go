@@ -81,13 +81,14 @@ func (c Config) step(number int, blocks [][]block) []draw {
 	return draws
 }
 
-// rows copies rows of x [.., dim], bfloat16, into dst as (x - mean) / scale.
-func rows[T number](dst []T, x []uint16, dim int, at []int, n norm) {
-	for i, r := range at {
-		out := dst[i*dim : (i+1)*dim]
-		for j, v := range x[r*dim : (r+1)*dim] {
-			out[j] = (T(dtype.F32FromBF16(v)) - T(n.mean[j])) * T(n.inverse[j])
-		}
+// widen sets dst to x.
+func widen[T number](dst []T, x []uint16) {
+	if dst, ok := any(dst).([]float32); ok {
+		dtype.F32FromBF16s(dst, x)
+		return
+	}
+	for i, v := range x {
+		dst[i] = T(dtype.F32FromBF16(v))
 	}
 }
 
@@ -102,164 +103,194 @@ func identity(dim int) norm {
 	return n
 }
 
-// batch is the data of one step of a unit.
+// batch is the data of one step of a unit, in the memory of its engine.
 type batch[T number] struct {
 	layout
 	u       *unit
+	on      engine[T]
 	keys    []T // [documents*keys, headDim], standardised, documents packed
 	queries []T // [documents, heads, queries, headDim] or joint [documents*queries, heads*headDim]
 	target  []T // [documents*layout.queries, layout.keys]
 
-	teacher []T // [queries, headDim] of one head, so that teacher . key is the logit
-	logits  []T // [queries, layout.keys]
-	edge    []T // [sink+local, headDim] keys that are always read
-	edges   []T // [queries, sink+local]
+	together int // heads whose logits are made at a time
+	teacher  []T // [together*queries, headDim], so that teacher . key is the logit
+	logits   []T // [together*queries, layout.keys]
+	edge     []T // [sink+local, headDim] keys that are always read
+	edges    []T // [together*queries, sink+local]
+	key      ends[T]
+	query    []ends[T] // per head
+	all      ends[T]   // of the queries of all heads
+	teach    ends[T]
+	held     map[int][2][]uint16 // by document: the group's queries, the keys
+	at       []int32
 }
 
-func newBatch[T number](u *unit, keys int) *batch[T] {
+// ends are a norm in the engine's memory, of one or more heads.
+type ends[T number] struct{ mean, inverse []T }
+
+func newBatch[T number](u *unit, s *ops[T], keys int) *batch[T] {
 	c, d, heads := u.config, u.dim, len(u.queryNorm)
-	b := &batch[T]{u: u, layout: layout{documents: c.Documents, queries: c.Queries, keys: keys, chunk: c.Queries, offset: make([]int, c.Documents+1)}}
+	b := &batch[T]{u: u, on: s.on, held: map[int][2][]uint16{}, together: 1,
+		layout: layout{documents: c.Documents, queries: c.Queries, keys: keys, chunk: c.Queries, offset: make([]int, c.Documents+1)}}
+	if s.on.Wide() {
+		b.together = heads
+	}
 	if !u.joint {
 		b.layout.queries *= heads
+		b.layout.chunk *= b.together
 	}
-	b.keys = make([]T, c.Documents*keys*d)
-	b.queries = make([]T, c.Documents*heads*c.Queries*d)
-	b.target = make([]T, c.Documents*b.layout.queries*keys)
-	b.teacher = make([]T, c.Queries*d)
-	b.logits = make([]T, c.Queries*keys)
-	b.edge = make([]T, (c.Sink+c.Local)*d)
-	b.edges = make([]T, c.Queries*(c.Sink+c.Local))
+	b.keys = s.make(c.Documents * keys * d)
+	b.queries = s.make(c.Documents * heads * c.Queries * d)
+	b.target = s.make(c.Documents * b.layout.queries * keys)
+	b.teacher = s.make(b.together * c.Queries * d)
+	b.logits = s.make(b.together * c.Queries * keys)
+	if u.joint {
+		b.edge = s.make((c.Sink + c.Local) * d)
+		b.edges = s.make(b.together * c.Queries * (c.Sink + c.Local))
+	}
+	put := func(x []float64) []T {
+		narrow := make([]T, len(x))
+		for i, v := range x {
+			narrow[i] = T(v)
+		}
+		y := s.make(len(x))
+		s.on.Put(y, narrow)
+		return y
+	}
+	b.key = ends[T]{put(u.keyNorm.mean), put(u.keyNorm.inverse)}
+	var means, inverses []float64
+	for _, n := range u.queryNorm {
+		b.query = append(b.query, ends[T]{put(n.mean), put(n.inverse)})
+		means, inverses = append(means, n.mean...), append(inverses, n.inverse...)
+	}
+	b.all = ends[T]{put(means), put(inverses)}
+	// The logit, scale q.k, is, up to a constant of the query, that of the
+	// standardised key with the query times the key's scale.
+	factor := make([]float64, d)
+	for j, v := range u.keyNorm.scale {
+		factor[j] = v * float64(u.trace.Scale)
+	}
+	b.teach = ends[T]{put(make([]float64, d)), put(factor)}
 	return b
+}
+
+// document is a document's queries of the unit's heads, [heads, n, headDim],
+// and keys.
+func (b *batch[T]) document(i int) (q, k []uint16, queries, tokens int, err error) {
+	u, d := b.u, b.u.dim
+	doc, err := u.trace.Document(i)
+	if err != nil {
+		return nil, nil, 0, 0, err
+	}
+	m, n := doc.Queries, len(doc.Tokens)
+	held, ok := b.held[i]
+	if !ok {
+		layer, err := doc.Layer(u.layer)
+		if err != nil {
+			return nil, nil, 0, 0, err
+		}
+		heads := len(u.queryNorm)
+		if held[0], err = b.on.Hold(layer.Q[u.queryHead*m*d : (u.queryHead+heads)*m*d]); err != nil {
+			return nil, nil, 0, 0, err
+		}
+		if held[1], err = b.on.Hold(layer.K[u.kvHead*n*d : (u.kvHead+1)*n*d]); err != nil {
+			return nil, nil, 0, 0, err
+		}
+		b.held[i] = held
+	}
+	return held[0], held[1], m, n, nil
 }
 
 // fill loads the draws' queries and keys and what attention made of them.
 func (b *batch[T]) fill(draws []draw) error {
 	u, c, d := b.u, b.u.config, b.u.dim
+	heads := len(u.queryNorm)
 	for i, w := range draws {
-		doc, err := u.trace.Document(w.document)
+		q, k, m, _, err := b.document(w.document)
 		if err != nil {
 			return err
 		}
-		layer, err := doc.Layer(u.layer)
-		if err != nil {
-			return err
-		}
-		n := len(doc.Tokens)
-		k := layer.K[u.kvHead*n*d : (u.kvHead+1)*n*d]
 		lo := b.offset[i]
 		hi := lo + len(w.keys)
 		b.offset[i+1] = hi
 		keys := b.keys[lo*d : hi*d]
-		rows(keys, k, d, w.keys, u.keyNorm)
+		b.on.Rows(keys, d, k, d, b.rows(w.keys, 0), b.key.mean, b.key.inverse, len(w.keys))
 		if u.joint {
-			edge := make([]int, 0, c.Sink+c.Local)
+			b.at = b.at[:0]
 			for p := range c.Sink {
-				edge = append(edge, p)
+				b.at = append(b.at, int32(p))
 			}
 			for p := w.start - c.Local; p < w.start; p++ {
-				edge = append(edge, p)
+				b.at = append(b.at, int32(p))
 			}
-			rows(b.edge, k, d, edge, u.keyNorm)
+			b.on.Rows(b.edge, d, k, d, b.at, b.key.mean, b.key.inverse, len(b.at))
+			for g, n := range b.query {
+				out := b.queries[i*c.Queries*heads*d+g*d:]
+				out = out[:min(len(out), c.Queries*heads*d)]
+				b.on.Rows(out, heads*d, q, d, b.rows(w.queries, g*m), n.mean, n.inverse, c.Queries)
+			}
+		} else {
+			b.at = b.at[:0]
+			for g := range heads {
+				for _, r := range w.queries {
+					b.at = append(b.at, int32(g*m+r))
+				}
+			}
+			at := i * heads * c.Queries * d
+			b.on.Rows(b.queries[at:at+heads*c.Queries*d], d, q, d, b.at, b.all.mean, b.all.inverse, c.Queries)
 		}
-		for g, norm := range u.queryNorm {
-			head := (u.queryHead + g) * doc.Queries * d
-			q := layer.Q[head : head+doc.Queries*d]
-			if u.joint {
-				b.joint(i, g, q, w.queries, norm)
-			} else {
-				at := (i*len(u.queryNorm) + g) * c.Queries * d
-				rows(b.queries[at:at+c.Queries*d], q, d, w.queries, norm)
-			}
-			b.teach(i, g, q, w, keys)
-		}
-		if u.joint {
-			for r := i * c.Queries; r < (i+1)*c.Queries; r++ {
-				normalise(b.target[r*b.layout.keys:][:len(w.keys)])
-			}
+		for g := 0; g < heads; g += b.together {
+			b.teachHeads(i, g, q, m, w, keys)
 		}
 	}
 	return nil
 }
 
-// joint sets one head's part of the concatenated queries.
-func (b *batch[T]) joint(i, g int, q []uint16, at []int, n norm) {
-	d, width := b.u.dim, len(b.u.queryNorm)*b.u.dim
-	for r, row := range at {
-		out := b.queries[(i*len(at)+r)*width+g*d:]
-		rows(out[:d], q, d, []int{row}, n)
+// rows are the row numbers behind a first one.
+func (b *batch[T]) rows(at []int, first int) []int32 {
+	b.at = b.at[:0]
+	for _, r := range at {
+		b.at = append(b.at, int32(first+r))
 	}
+	return b.at
 }
 
-// teach sets the targets of head g of document i. The logit, scale q.k, is,
-// up to a constant of the query, that of the standardised key with the query
-// times the key's scale.
-func (b *batch[T]) teach(i, g int, q []uint16, w draw, keys []T) {
-	u, d, n, m := b.u, b.u.dim, len(w.keys), len(w.queries)
-	scale := float64(u.trace.Scale)
-	for r, row := range w.queries {
-		for j, v := range q[row*d : (row+1)*d] {
-			b.teacher[r*d+j] = T(float64(dtype.F32FromBF16(v)) * u.keyNorm.scale[j] * scale)
+// teachHeads sets the targets of some heads of document i, head g first, whose
+// queries are q [heads, m, headDim].
+func (b *batch[T]) teachHeads(i, g int, q []uint16, m int, w draw, keys []T) {
+	u, c, d, n, count := b.u, b.u.config, b.u.dim, len(w.keys), len(w.queries)
+	b.at = b.at[:0]
+	for h := g; h < g+b.together; h++ {
+		for _, r := range w.queries {
+			b.at = append(b.at, int32(h*m+r))
 		}
 	}
-	logits := b.logits[:m*n]
-	gemm(false, true, m, n, d, 1, b.teacher, keys, 0, logits)
+	rows := len(b.at)
+	b.on.Rows(b.teacher, d, q, d, b.at, b.teach.mean, b.teach.inverse, rows)
+	logits := b.logits[:rows*n]
+	b.on.Gemm(false, true, rows, n, d, 1, b.teacher, keys, 0, logits)
 	stride := b.layout.keys
-	switch {
-	case u.config.Preset == "paper":
-		count := max(4, int(math.Round(paperPositives*float64(n)/float64(w.past))))
-		for r := range m {
-			top(b.target[(i*m+r)*stride:][:n], logits[r*n:(r+1)*n], count)
+	if u.joint {
+		// A head's mass on the drawn keys among all: those drawn stand for all
+		// past ones, sink and local are exact.
+		dst := b.target[i*count*stride : (i+1)*count*stride]
+		var edges []T
+		if edge := c.Sink + c.Local; edge > 0 {
+			edges = b.edges[:rows*edge]
+			b.on.Gemm(false, true, rows, edge, d, 1, b.teacher, b.edge, 0, edges)
 		}
-	case !u.joint:
-		for r := range m {
-			at := (i*len(u.queryNorm)+g)*m + r
-			softmax(b.target[at*stride:][:n], logits[r*n:(r+1)*n], whole, false)
-		}
-	default:
-		// The head's mass on the drawn keys among all: those drawn stand for
-		// all past ones, sink and local are exact.
-		edge := u.config.Sink + u.config.Local
-		edges := b.edges[:m*edge]
-		gemm(false, true, m, edge, d, 1, b.teacher, b.edge, 0, edges)
 		more := math.Log(float64(w.past) / float64(n))
-		for r := range m {
-			share := whole
-			if edge > 0 {
-				x := edges[r*edge : (r+1)*edge]
-				top := maximum(x)
-				outside := float64(top) + math.Log(float64(expSum(x, top)))
-				share = func(inside float64) float64 {
-					s := 1 / (math.Exp(more) + math.Exp(min(outside-inside, 80)))
-					if p := u.config.MassPower; p != 1 {
-						s = math.Pow(s, p)
-					}
-					return s
-				}
-			}
-			softmax(b.target[(i*m+r)*stride:][:n], logits[r*n:(r+1)*n], share, g > 0)
-		}
-	}
-}
-
-// softmax sets dst to share softmax(x), or adds that to dst; x is overwritten.
-// share gets log sum exp of x.
-func softmax[T number](dst, x []T, share func(logSum float64) float64, add bool) {
-	top := maximum(x)
-	sum := expSum(x, top)
-	f := T(share(float64(top)+math.Log(float64(sum))) / float64(sum))
-	dst = dst[:len(x)]
-	if add {
-		for i, e := range x {
-			dst[i] += e * f
-		}
+		b.on.Targets(dst, stride, logits, edges, count, b.together, false, more, c.MassPower, g == 0, g+b.together == len(u.queryNorm))
 		return
 	}
-	for i, e := range x {
-		dst[i] = e * f
+	first := (i*len(u.queryNorm) + g) * count
+	dst := b.target[first*stride : (first+rows)*stride]
+	if c.Preset == "paper" {
+		b.on.Top(dst, stride, logits, n, max(4, int(math.Round(paperPositives*float64(n)/float64(w.past)))))
+		return
 	}
+	b.on.Targets(dst, stride, logits, nil, count, b.together, true, 0, 1, true, true)
 }
-
-func whole(float64) float64 { return 1 }
 
 func normalise[T number](x []T) {
 	sum := T(0)

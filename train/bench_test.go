@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashattn/hashattn/kernels/cuda"
 	"github.com/hashattn/hashattn/kernels/dtype"
 	"github.com/hashattn/hashattn/model/shape"
 	"github.com/hashattn/hashattn/model/trace"
@@ -12,7 +13,7 @@ import (
 
 // BenchmarkStep times a training step of one group (4 documents of 64 queries,
 // 4096 keys each, headDim 128, 4 query heads) beside its matrix products
-// alone, on one core.
+// alone, on one core; and on a GPU, where there is one.
 func BenchmarkStep(b *testing.B) {
 	const n, d, heads = 8192, 128, 4
 	model := shape.Model{Name: "bench", Fingerprint: "f00d", Layers: 1, QueryHeads: heads, KVHeads: 1, HeadDim: d}
@@ -46,7 +47,7 @@ func BenchmarkStep(b *testing.B) {
 	defer r.Close()
 	useBLAS()
 	for _, preset := range []string{"grouped", "shared", "paper"} {
-		b.Run(preset, func(b *testing.B) {
+		bench := func(b *testing.B, on engine[float32]) (steps time.Duration, c Config) {
 			c, err := Preset(preset)
 			if err != nil {
 				b.Fatal(err)
@@ -55,13 +56,13 @@ func BenchmarkStep(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			g, err := newGraph[float32](unitsOf(r, c, []int{0}, blocks)[0])
+			g, err := newGraph(unitsOf(r, c, []int{0}, blocks)[0], on)
 			if err != nil {
 				b.Fatal(err)
 			}
 			defer g.close()
-			// best of all on both sides: other programs only add
-			step, steps, products := 0, time.Hour, time.Hour
+			// best of all: other programs only add
+			step, steps := 0, time.Hour
 			for b.Loop() {
 				start := time.Now()
 				loss, err := g.step(step)
@@ -70,11 +71,26 @@ func BenchmarkStep(b *testing.B) {
 				}
 				steps = min(steps, time.Since(start))
 				step++
-				products = min(products, productTime(c, heads, d))
 			}
 			b.ReportMetric(float64(steps.Microseconds())/1e3, "ms-step")
+			return steps, c
+		}
+		b.Run(preset, func(b *testing.B) {
+			steps, c := bench(b, &host[float32]{})
+			products := time.Hour
+			for range 10 {
+				products = min(products, productTime(c, heads, d))
+			}
 			b.ReportMetric(float64(products.Microseconds())/1e3, "ms-products")
 			b.ReportMetric(float64(steps)/float64(products), "step/products")
+		})
+		b.Run(preset+"/cuda", func(b *testing.B) {
+			l, err := cuda.OpenLearner(cuda.Options{})
+			if err != nil {
+				b.Skipf("no GPU: %v", err)
+			}
+			defer l.Close()
+			bench(b, l)
 		})
 	}
 }

@@ -44,6 +44,9 @@ type Config struct {
 	// 0 for none.
 	KeyHidden int `yaml:"keyHidden" json:"keyHidden,omitempty"`
 
+	// Device is where the graph's operations run: "" for this machine's cores,
+	// CUDA for a GPU. What is learnt differs by rounding.
+	Device string `yaml:"device" json:"device,omitempty"`
 	// Steps 0 leaves the maps where training starts: fitted to the keys, or for
 	// paper random.
 	Steps        int     `yaml:"steps" json:"steps"`
@@ -64,6 +67,9 @@ type Config struct {
 	DenseLayers   []int `yaml:"denseLayers" json:"denseLayers,omitempty"`
 	PerHeadLayers []int `yaml:"perHeadLayers" json:"perHeadLayers,omitempty"`
 }
+
+// CUDA is the Config.Device of NVIDIA GPUs.
+const CUDA = "cuda"
 
 // What the recipes fix.
 const (
@@ -139,6 +145,9 @@ func (c Config) Check() error {
 		}
 	default:
 		return fmt.Errorf("groupRule: %q, want %q or %q", c.GroupRule, mapping.Sum, mapping.Mass)
+	}
+	if c.Device != "" && c.Device != CUDA {
+		return fmt.Errorf("device: %q, want none or %q", c.Device, CUDA)
 	}
 	if !paper && c.QueryBits != 4 && c.QueryBits != 8 {
 		return fmt.Errorf("queryBits: %d, want 4 or 8", c.QueryBits)

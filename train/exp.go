@@ -34,3 +34,25 @@ func maximum[T number](x []T) T {
 	}
 	return top
 }
+
+// log1p is log(1+x) for x in 0 .. 1: for float32 an odd polynomial in
+// x/(2+x), within 1e-6.
+func log1p[T number](x T) T {
+	if _, ok := any(x).(float32); !ok {
+		return T(math.Log1p(float64(x)))
+	}
+	s := x / (2 + x)
+	t := s * s
+	return 2 * s * (1 + t*(1./3+t*(1./5+t*(1./7+t*(1./9+t/11)))))
+}
+
+// negative sets y = -factor x, within what exp takes.
+func negative[T number](y, x []T, factor T) {
+	for i, v := range x {
+		v *= -factor
+		if v > 40 { // e^40 leaves no trace of the 1 beside it
+			v = 40
+		}
+		y[i] = v
+	}
+}

@@ -6,8 +6,6 @@ import (
 	"hash/fnv"
 
 	"github.com/chewxy/hm"
-	"github.com/hashattn/hashattn/kernels"
-	"gonum.org/v1/gonum/blas"
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 )
@@ -25,35 +23,72 @@ func dtypeOf[T number]() tensor.Dtype {
 
 // op is a differentiable operation on matrices (or, if rows is 0, one that
 // gives a scalar). It owns the tensor of its result, so that a step allocates
-// nothing; a graph runs on one goroutine.
+// nothing; a graph runs on one goroutine. Matrices are in the memory of the
+// graph's engine: gorgonia hands them on without a look at them.
 type op[T number] struct {
 	name       string
 	id         int // gorgonia merges nodes of equal hash
 	rows, cols int
 	inputs     []bool // whether a gradient flows to the input
-	// scalars of inputs arrive as slices of one.
-	forward func(out []T, in ...[]T)
+	// scalars of inputs arrive as slices of one, in host memory, and so goes out
+	// a scalar.
+	forward func(out []T, in ...[]T) error
 	// backward builds the gradients of the inputs that have one.
 	backward func(in G.Nodes, out, grad *G.Node) (G.Nodes, error)
 	scalarIn []bool // which inputs are scalars, nil for none
+	home     bool   // the result is in host memory
 
-	result *tensor.Dense
 	value  G.Value
 	buffer []T
 }
 
-// ops numbers the operations of one graph.
-type ops[T number] struct{ count int }
+// ops makes the operations of one graph, which run on an engine.
+type ops[T number] struct {
+	on    engine[T]
+	count int
+}
+
+// make is Make of the engine. While a graph is built, failures are panics, as
+// gorgonia's are.
+func (s *ops[T]) make(n int) []T {
+	x, err := s.on.Make(n)
+	if err != nil {
+		panic(err)
+	}
+	return x
+}
+
+// matrix is a value of gorgonia's over x.
+func matrix[T number](rows, cols int, x []T) *tensor.Dense {
+	return tensor.New(tensor.WithShape(rows, cols), tensor.WithBacking(x))
+}
+
+// here is a learned matrix, which the solver keeps in host memory, in that of
+// the engine.
+func (s *ops[T]) here(n *G.Node) *G.Node {
+	if _, ok := s.on.(*host[T]); ok {
+		return n
+	}
+	rows, cols := n.Shape()[0], n.Shape()[1]
+	return s.apply(&op[T]{name: "put", rows: rows, cols: cols, inputs: []bool{true},
+		forward: func(y []T, v ...[]T) error { s.on.Put(y, v[0]); return nil },
+		backward: func(_ G.Nodes, _, grad *G.Node) (G.Nodes, error) {
+			return G.Nodes{s.apply(&op[T]{name: "get", rows: rows, cols: cols, home: true,
+				forward: func(y []T, v ...[]T) error { return s.on.Get(y, v[0]) }}, grad)}, nil
+		}}, n)
+}
 
 // apply adds o to the graph behind the nodes in.
 func (s *ops[T]) apply(o *op[T], in ...*G.Node) *G.Node {
 	s.count++
 	o.id = s.count
-	n := max(1, o.rows*o.cols)
-	o.buffer = make([]T, n)
+	if o.rows == 0 || o.home {
+		o.buffer = make([]T, max(1, o.rows*o.cols))
+	} else {
+		o.buffer = s.make(o.rows * o.cols)
+	}
 	if o.rows > 0 {
-		o.result = tensor.New(tensor.WithShape(o.rows, o.cols), tensor.WithBacking(o.buffer))
-		o.value = o.result
+		o.value = matrix(o.rows, o.cols, o.buffer)
 	}
 	if o.inputs == nil {
 		o.inputs = make([]bool, len(in))
@@ -98,7 +133,9 @@ func (o *op[T]) Do(in ...G.Value) (G.Value, error) {
 			return nil, fmt.Errorf("%s: input %d is %T", o.name, i, x)
 		}
 	}
-	o.forward(o.buffer, slices...)
+	if err := o.forward(o.buffer, slices...); err != nil {
+		return nil, err
+	}
 	if o.rows > 0 {
 		return o.value, nil
 	}
@@ -128,32 +165,6 @@ func (o *op[T]) SymDiff(in G.Nodes, out, grad *G.Node) (G.Nodes, error) {
 	return o.backward(in, out, grad)
 }
 
-// gemm sets c = alpha op(a) op(b) + beta c, all row-major and without gaps:
-// op(a) [m, k], op(b) [k, n].
-func gemm[T number](ta, tb bool, m, n, k int, alpha T, a, b []T, beta T, c []T) {
-	if m == 0 || n == 0 {
-		return
-	}
-	if k == 0 {
-		clear(c[:m*n])
-		return
-	}
-	t := map[bool]blas.Transpose{false: blas.NoTrans, true: blas.Trans}
-	lda, ldb := k, n
-	if ta {
-		lda = m
-	}
-	if tb {
-		ldb = k
-	}
-	switch a := any(a).(type) {
-	case []float32:
-		G.WhichBLAS().Sgemm(t[ta], t[tb], m, n, k, float32(alpha), a, lda, any(b).([]float32), ldb, float32(beta), any(c).([]float32), n)
-	case []float64:
-		G.WhichBLAS().Dgemm(t[ta], t[tb], m, n, k, float64(alpha), a, lda, any(b).([]float64), ldb, float64(beta), any(c).([]float64), n)
-	}
-}
-
 // rowCount is how many rows of a matrix are in use in this step; what lies
 // behind them is not read.
 type rowCount func() int
@@ -166,49 +177,47 @@ func fixed(n int) rowCount { return func() int { return n } }
 // only if asked for: what the trace gave needs none.
 func (s *ops[T]) affine(x, w, b *G.Node, heads, slab int, used rowCount, through bool) *G.Node {
 	rows, in, out := x.Shape()[0], x.Shape()[1], b.Shape()[1]
-	// slabs calls f with each slab's head and rows.
-	slabs := func(f func(head, lo, hi int)) {
+	w, b = s.here(w), s.here(b)
+	// slabs calls f with each slab's head and rows, and whether the head had
+	// one before.
+	slabs := func(f func(head, lo, hi int, again bool)) error {
 		if heads == 1 {
-			f(0, 0, used())
-			return
+			f(0, 0, used(), false)
+			return nil
 		}
 		for i := 0; i*slab < rows; i++ {
-			f(i%heads, i*slab, (i+1)*slab)
+			f(i%heads, i*slab, (i+1)*slab, i >= heads)
 		}
+		return nil
 	}
-	forward := func(y []T, v ...[]T) {
+	once := func(again bool) T {
+		if again {
+			return 1
+		}
+		return 0
+	}
+	forward := func(y []T, v ...[]T) error {
 		x, w, b := v[0], v[1], v[2]
-		slabs(func(h, lo, hi int) {
-			for r := lo; r < hi; r++ {
-				copy(y[r*out:(r+1)*out], b[h*out:(h+1)*out])
-			}
-			gemm(false, true, hi-lo, out, in, 1, x[lo*in:], w[h*out*in:(h+1)*out*in], 1, y[lo*out:])
+		return slabs(func(h, lo, hi int, _ bool) {
+			s.on.Repeat(y[lo*out:hi*out], b[h*out:(h+1)*out])
+			s.on.Gemm(false, true, hi-lo, out, in, 1, x[lo*in:hi*in], w[h*out*in:(h+1)*out*in], 1, y[lo*out:hi*out])
 		})
 	}
-	dx := func(d []T, v ...[]T) {
+	dx := func(d []T, v ...[]T) error {
 		dy, w := v[0], v[1]
-		slabs(func(h, lo, hi int) {
-			gemm(false, false, hi-lo, in, out, 1, dy[lo*out:], w[h*out*in:(h+1)*out*in], 0, d[lo*in:])
+		return slabs(func(h, lo, hi int, _ bool) {
+			s.on.Gemm(false, false, hi-lo, in, out, 1, dy[lo*out:hi*out], w[h*out*in:(h+1)*out*in], 0, d[lo*in:hi*in])
 		})
 	}
-	dw := func(d []T, v ...[]T) {
+	dw := func(d []T, v ...[]T) error {
 		x, dy := v[0], v[1]
-		clear(d)
-		slabs(func(h, lo, hi int) {
-			gemm(true, false, out, in, hi-lo, 1, dy[lo*out:hi*out], x[lo*in:], 1, d[h*out*in:(h+1)*out*in])
+		return slabs(func(h, lo, hi int, again bool) {
+			s.on.Gemm(true, false, out, in, hi-lo, 1, dy[lo*out:hi*out], x[lo*in:hi*in], once(again), d[h*out*in:(h+1)*out*in])
 		})
 	}
-	db := func(d []T, v ...[]T) {
+	db := func(d []T, v ...[]T) error {
 		dy := v[0]
-		clear(d)
-		slabs(func(h, lo, hi int) {
-			sum := d[h*out : (h+1)*out]
-			for r := lo; r < hi; r++ {
-				for i, g := range dy[r*out : (r+1)*out] {
-					sum[i] += g
-				}
-			}
-		})
+		return slabs(func(h, lo, hi int, again bool) { s.on.Sums(d[h*out:(h+1)*out], dy[lo*out:hi*out], again) })
 	}
 	backward := func(n G.Nodes, _, grad *G.Node) (G.Nodes, error) {
 		var toX *G.Node
@@ -222,75 +231,34 @@ func (s *ops[T]) affine(x, w, b *G.Node, heads, slab int, used rowCount, through
 	return s.apply(&op[T]{name: "affine", rows: rows, cols: out, inputs: []bool{through, true, true}, forward: forward, backward: backward}, x, w, b)
 }
 
-// elementwise makes an operation y = f(x), elements apart, which leaves its
-// slope at each of them.
-func (s *ops[T]) elementwise(name string, x *G.Node, used rowCount, f func(y, slope, x []T)) *G.Node {
+// function is an elementwise function of x.
+func (s *ops[T]) function(f int, x *G.Node, used rowCount) *G.Node {
+	name := [...]string{silu: "silu", tanh: "tanh", sign: "sign"}[f]
 	rows, cols := x.Shape()[0], x.Shape()[1]
-	slope := make([]T, rows*cols)
+	slope := s.make(rows * cols)
 	return s.apply(&op[T]{name: name, rows: rows, cols: cols, inputs: []bool{true},
-		forward: func(y []T, v ...[]T) {
+		forward: func(y []T, v ...[]T) error {
 			n := used() * cols
-			f(y[:n], slope[:n], v[0][:n])
+			s.on.Function(f, y[:n], slope[:n], v[0][:n])
+			return nil
 		},
 		backward: func(_ G.Nodes, out, grad *G.Node) (G.Nodes, error) {
-			return G.Nodes{s.apply(&op[T]{name: name + ".dx", rows: rows, cols: cols, forward: func(d []T, v ...[]T) {
+			return G.Nodes{s.apply(&op[T]{name: name + ".dx", rows: rows, cols: cols, forward: func(d []T, v ...[]T) error {
 				n := used() * cols
-				dy, d, slope := v[0][:n], d[:n], slope[:n]
-				for i, g := range dy {
-					d[i] = g * slope[i]
-				}
+				s.on.Multiply(d[:n], v[0][:n], slope[:n])
+				return nil
 			}}, grad, out)}, nil // out only orders it behind the forward pass
 		}}, x)
-}
-
-func (s *ops[T]) silu(x *G.Node, used rowCount) *G.Node {
-	return s.elementwise("silu", x, used, func(y, slope, x []T) {
-		negative(slope, x, 1)
-		expSum(slope, 0)
-		for i, e := range slope {
-			g := 1 / (1 + e)
-			y[i] = x[i] * g
-			slope[i] = g * (1 + x[i]*(1-g))
-		}
-	})
-}
-
-func (s *ops[T]) tanh(x *G.Node, used rowCount) *G.Node {
-	return s.elementwise("tanh", x, used, func(y, slope, x []T) {
-		negative(slope, x, 2)
-		expSum(slope, 0)
-		for i, e := range slope {
-			y[i] = (1 - e) / (1 + e)
-			slope[i] = 1 - y[i]*y[i]
-		}
-	})
-}
-
-// sign is the code of z in ±1. Its gradient is that of tanh (straight through).
-func (s *ops[T]) sign(z *G.Node, used rowCount) *G.Node {
-	return s.elementwise("sign", z, used, func(y, slope, z []T) {
-		negative(slope, z, 2)
-		expSum(slope, 0)
-		for i, e := range slope {
-			y[i] = -1
-			if z[i] > 0 {
-				y[i] = 1
-			}
-			slope[i] = 4 * e / ((1 + e) * (1 + e)) // 1 - tanh(z)^2
-		}
-	})
 }
 
 // add is x + y, for two ways that meet.
 func (s *ops[T]) add(x, y *G.Node, used rowCount) *G.Node {
 	rows, cols := x.Shape()[0], x.Shape()[1]
 	return s.apply(&op[T]{name: "add", rows: rows, cols: cols, inputs: []bool{true, true},
-		forward: func(z []T, v ...[]T) {
+		forward: func(z []T, v ...[]T) error {
 			n := used() * cols
-			x, y, z := v[0][:n], v[1][:n], z[:n]
-			for i := range z {
-				z[i] = x[i] + y[i]
-			}
+			s.on.Add(z[:n], v[0][:n], v[1][:n])
+			return nil
 		},
 		backward: func(_ G.Nodes, _, grad *G.Node) (G.Nodes, error) { return G.Nodes{grad, grad}, nil },
 	}, x, y)
@@ -300,30 +268,8 @@ func (s *ops[T]) add(x, y *G.Node, used rowCount) *G.Node {
 // the scale it had. Its gradient is that of w (straight through).
 func (s *ops[T]) round(w *G.Node, queryBits int) *G.Node {
 	rows, cols := w.Shape()[0], w.Shape()[1]
-	z, weights := make([]float64, cols), make([]int8, cols)
 	return s.apply(&op[T]{name: "round", rows: rows, cols: cols, inputs: []bool{true},
-		forward: func(y []T, v ...[]T) {
-			for at := 0; at < rows*cols; at += cols {
-				for i, x := range v[0][at : at+cols] {
-					z[i] = float64(x)
-				}
-				scale := kernels.QuantizeQuery(weights, z, queryBits)
-				for i, x := range weights {
-					y[at+i] = T(scale) * T(x)
-				}
-			}
-		},
+		forward:  func(y []T, v ...[]T) error { s.on.Round(y, v[0], cols, queryBits); return nil },
 		backward: func(_ G.Nodes, _, grad *G.Node) (G.Nodes, error) { return G.Nodes{grad}, nil },
 	}, w)
-}
-
-// negative sets y = -factor x, within what exp takes.
-func negative[T number](y, x []T, factor T) {
-	for i, v := range x {
-		v *= -factor
-		if v > 40 { // e^40 leaves no trace of the 1 beside it
-			v = 40
-		}
-		y[i] = v
-	}
 }

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/hashattn/hashattn/kernels"
+	"github.com/hashattn/hashattn/kernels/cuda"
 	"github.com/hashattn/hashattn/model/mapping"
 	"github.com/hashattn/hashattn/model/trace"
 )
@@ -29,7 +30,8 @@ import (
 type Options struct {
 	Trace  *trace.Reader
 	Config Config
-	// Workers is the number of units trained at a time, 0 for one a core.
+	// Workers is the number of units trained at a time, 0 for one a core or, on
+	// a GPU, as many as keep it busy.
 	Workers int
 	// CheckpointDir keeps finished units and loss curves, so that a run that
 	// was interrupted goes on; "" for none. It may be used again with another
@@ -99,6 +101,9 @@ func Run(ctx context.Context, o Options) (*mapping.Mapping, error) {
 	workers := o.Workers
 	if workers <= 0 {
 		workers = runtime.GOMAXPROCS(0)
+		if c.Device == CUDA {
+			workers = min(workers, gpuWorkers)
+		}
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -106,8 +111,14 @@ func Run(ctx context.Context, o Options) (*mapping.Mapping, error) {
 	var wg sync.WaitGroup
 	for range min(workers, len(todo)) {
 		wg.Go(func() {
+			on, done, err := c.engine()
+			if err != nil {
+				cancel(err)
+				return
+			}
+			defer done()
 			for i := range queue {
-				m, curve, err := units[i].train(ctx, r.point)
+				m, curve, err := units[i].train(ctx, on, r.point)
 				if err == nil {
 					err = store.save(units[i], m, curve)
 				}
@@ -139,6 +150,21 @@ func Run(ctx context.Context, o Options) (*mapping.Mapping, error) {
 		return nil, fmt.Errorf("train: %w", err)
 	}
 	return join(o.Trace, c, layers, units, results, store.hash)
+}
+
+// gpuWorkers units at a time keep a GPU busy: each has a queue of its own.
+const gpuWorkers = 6
+
+// engine starts what the units of one worker compute on; done ends it.
+func (c Config) engine() (on engine[float32], done func(), err error) {
+	if c.Device != CUDA {
+		return &host[float32]{}, func() {}, nil
+	}
+	l, err := cuda.OpenLearner(cuda.Options{})
+	if err != nil {
+		return nil, nil, fmt.Errorf("device %s: %w", c.Device, err)
+	}
+	return l, func() { _ = l.Close() }, nil
 }
 
 // unitsOf lists the units by layer and head.

@@ -12,7 +12,6 @@ import (
 	"github.com/hashattn/hashattn/kernels/dtype"
 	"github.com/hashattn/hashattn/model/trace"
 	G "gorgonia.org/gorgonia"
-	"gorgonia.org/tensor"
 )
 
 // unit is what is trained on its own: the maps of one KV head with the query
@@ -64,14 +63,14 @@ type point struct {
 const curveEvery = 10
 
 // train runs the recipe. report gets every point of the curve.
-func (u *unit) train(ctx context.Context, report func(point)) (m trained, curve []point, err error) {
+func (u *unit) train(ctx context.Context, on engine[float32], report func(point)) (m trained, curve []point, err error) {
 	// gorgonia's builders panic on shapes that do not fit
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("%v: %v", u, p)
 		}
 	}()
-	g, err := newGraph[float32](u)
+	g, err := newGraph(u, on)
 	if err != nil {
 		return m, nil, fmt.Errorf("%v: %w", u, err)
 	}
@@ -155,8 +154,9 @@ type graph[T number] struct {
 	feedback               *G.Node
 }
 
-// newGraph builds the graph and sets its weights to where training starts.
-func newGraph[T number](u *unit) (*graph[T], error) {
+// newGraph builds the graph and sets its weights to where training starts. It
+// panics where gorgonia does.
+func newGraph[T number](u *unit, on engine[T]) (*graph[T], error) {
 	c := u.config
 	rng := rand.New(rand.NewPCG(c.Seed, uint64(u.layer)<<32|uint64(u.head())))
 	most := 0
@@ -169,7 +169,7 @@ func newGraph[T number](u *unit) (*graph[T], error) {
 	for range u.heads {
 		u.queryNorm = append(u.queryNorm, identity(u.dim))
 	}
-	g := &graph[T]{u: u, g: G.NewGraph()}
+	g := &graph[T]{u: u, g: G.NewGraph(), ops: ops[T]{on: on}}
 	var s sample
 	if c.Preset != "paper" {
 		var err error
@@ -181,7 +181,7 @@ func newGraph[T number](u *unit) (*graph[T], error) {
 			u.queryNorm[h] = normOf(s.queries[h])
 		}
 	}
-	g.batch = newBatch[T](u, most)
+	g.batch = newBatch(u, &g.ops, most)
 	b := g.batch
 	keys := g.input("keys", c.Documents*most, u.dim, b.keys)
 	width := u.dim
@@ -193,14 +193,14 @@ func newGraph[T number](u *unit) (*graph[T], error) {
 	all := fixed(queries.Shape()[0])
 
 	var w, code *G.Node
-	row := crossEntropy[T]
+	rule := crossEntropy
 	switch {
 	case c.Preset == "paper":
-		row = weightedBinary[T]
+		rule = weightedBinary
 		g.keyLayers = g.mlp("key", 1, rng, u.dim, paperHidden, paperHidden, c.Bits)
 		g.queryLayers = g.mlp("query", 1, rng, u.dim, paperHidden, paperHidden, c.Bits)
-		code = g.ops.tanh(g.run(g.keyLayers, keys, b.used), b.used)
-		w = g.ops.tanh(g.run(g.queryLayers, queries, all), all)
+		code = g.ops.function(tanh, g.run(g.keyLayers, keys, b.used), b.used)
+		w = g.ops.function(tanh, g.run(g.queryLayers, queries, all), all)
 	default:
 		from, err := residualStart(s, float64(u.trace.Scale), c.Bits, c.BlockBits, rng)
 		if err != nil {
@@ -215,7 +215,7 @@ func newGraph[T number](u *unit) (*graph[T], error) {
 		if g.feedback != nil {
 			z = g.ops.feedback(z, g.feedback, c.BlockBits, b.used)
 		}
-		code = g.ops.sign(z, b.used)
+		code = g.ops.function(sign, z, b.used)
 		w = g.ops.affine(queries, g.querySkip.w, g.querySkip.b, g.querySkip.heads, c.Queries, all, false)
 		if u.joint {
 			g.queryLayers = g.residual("query", rng, width, 2*u.dim, 2*u.dim, c.Bits)
@@ -225,7 +225,7 @@ func newGraph[T number](u *unit) (*graph[T], error) {
 			w = g.ops.round(w, c.QueryBits)
 		}
 	}
-	g.loss = g.ops.rank(w, code, target, &b.layout, row)
+	g.loss = g.ops.rank(w, code, target, &b.layout, rule)
 	gradient.Lock()
 	_, err := G.Grad(g.loss, g.learned...)
 	gradient.Unlock()
@@ -247,6 +247,7 @@ var gradient sync.Mutex
 func (g *graph[T]) close() {
 	g.vm.Close()
 	g.vm = nil
+	g.ops.on.Release()
 }
 
 // step runs one training step and gives its loss.
@@ -273,8 +274,7 @@ func (g *graph[T]) step(number int) (float64, error) {
 }
 
 func (g *graph[T]) matrix(name string, rows, cols int, data []T) *G.Node {
-	return G.NewMatrix(g.g, dtypeOf[T](), G.WithShape(rows, cols), G.WithName(name),
-		G.WithValue(tensor.New(tensor.WithShape(rows, cols), tensor.WithBacking(data))))
+	return G.NewMatrix(g.g, dtypeOf[T](), G.WithShape(rows, cols), G.WithName(name), G.WithValue(matrix(rows, cols, data)))
 }
 
 // input is a node whose values are refilled before each step.
@@ -325,7 +325,7 @@ func (g *graph[T]) residual(name string, rng *rand.Rand, widths ...int) []linear
 func (g *graph[T]) run(layers []linear, x *G.Node, used rowCount) *G.Node {
 	for i, l := range layers {
 		if i > 0 {
-			x = g.ops.silu(x, used)
+			x = g.ops.function(silu, x, used)
 		}
 		x = g.ops.affine(x, l.w, l.b, 1, 0, used, i > 0)
 	}

@@ -79,7 +79,7 @@ func (s *session) stages() ([]pipeline.Stage, error) {
 		},
 	}
 	for i, preset := range s.Train.Presets {
-		config, err := s.trainConfig(preset)
+		config, err := s.trainHere(preset)
 		if err != nil {
 			return nil, err
 		}

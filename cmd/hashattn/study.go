@@ -303,7 +303,7 @@ func (s *session) studyVariant(ctx context.Context, v studyVariant, o trainOptio
 	var config train.Config
 	if v.Preset != "" {
 		var err error
-		if config, err = s.trainConfig(v.Preset); err != nil {
+		if config, err = s.trainHere(v.Preset); err != nil {
 			return nil, err
 		}
 		row.Steps = config.Steps

@@ -168,9 +168,25 @@ func (s *session) trainConfig(preset string) (train.Config, error) {
 	return c, nil
 }
 
+// trainHere is trainConfig on the experiment's device.
+func (s *session) trainHere(preset string) (train.Config, error) {
+	c, err := s.trainConfig(preset)
+	if err != nil {
+		return c, err
+	}
+	d, err := s.openDevice()
+	if err != nil {
+		return c, err
+	}
+	if kind := d.Info().Kind; kind == train.CUDA {
+		c.Device = kind
+	}
+	return c, nil
+}
+
 // train trains one preset and writes its mapping.
 func (s *session) train(ctx context.Context, preset, traceDir, checkpoints, path string) (*mapping.Mapping, error) {
-	c, err := s.trainConfig(preset)
+	c, err := s.trainHere(preset)
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,8 @@ int hashattn_cuda_open(const char **why, const char **where);
 const char *hashattn_blas_open(const char *name);
 int hashattn_blas_create(void *ctx, void **h, void *stream, uint64_t workspace, size_t bytes, int *version);
 int hashattn_blas_destroy(void *ctx, void *h);
+int hashattn_blas_product(void *ctx, void *h, int ta, int tb, int m, int n, int k, float alpha, uint64_t a, uint64_t b, float beta, uint64_t c);
+static void *hashattn_pointer(uint64_t address) { return (void *)(uintptr_t)address; }
 int hashattn_blas_linear(void *ctx, void *h, int m, int n, int k, uint64_t x, uint64_t w, int wide, uint64_t out, float beta);
 int cuCtxSetCurrent(void *ctx);
 int cuGraphInstantiateWithFlags(void **exec, void *graph, unsigned long long flags);
@@ -226,3 +228,15 @@ func (b *blas) linear(q queue, m, n, k int, x, w uint64, wide bool, out uint64, 
 	}
 	return nil
 }
+
+// product queues c = alpha op(a) op(b) + beta c in float32, row-major without
+// gaps: op(a) [m, k], op(b) [k, n].
+func (b *blas) product(q queue, ta, tb bool, m, n, k int, alpha float32, x, y uint64, beta float32, c uint64) error {
+	if r := C.hashattn_blas_product(q.context, b.handle, C.int(flag(ta)), C.int(flag(tb)), C.int(m), C.int(n), C.int(k), C.float(alpha), C.uint64_t(x), C.uint64_t(y), C.float(beta), C.uint64_t(c)); r != 0 {
+		return fmt.Errorf("cuBLAS product [%d %d] x [%d %d]: status %d", m, k, k, n, int(r))
+	}
+	return nil
+}
+
+// pointer is a GPU address as a pointer, which must not be followed.
+func pointer(address uint64) unsafe.Pointer { return C.hashattn_pointer(C.uint64_t(address)) }

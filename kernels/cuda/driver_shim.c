@@ -123,3 +123,10 @@ int hashattn_blas_linear(void *ctx, void *h, int m, int n, int k, uint64_t x, ui
 	const int in = wide ? R_32F : R_16BF;
 	return r ? r : blas_gemm(h, OP_T, OP_N, n, m, k, &one, (void *)w, in, k, (void *)x, in, k, &beta, (void *)out, R_32F, n, COMPUTE_32F, DEFAULT);
 }
+// Row-major c [m, n] = alpha op(a) [m, k] * op(b) [k, n] + beta * c in f32,
+// without gaps.
+int hashattn_blas_product(void *ctx, void *h, int ta, int tb, int m, int n, int k, float alpha, uint64_t a, uint64_t b, float beta, uint64_t c) {
+	enum { OP_N = 0, OP_T = 1, R_32F = 0, COMPUTE_32F = 68, DEFAULT = -1 };
+	int r = cuCtxSetCurrent(ctx);
+	return r ? r : blas_gemm(h, tb ? OP_T : OP_N, ta ? OP_T : OP_N, n, m, k, &alpha, (void *)b, R_32F, tb ? k : n, (void *)a, R_32F, ta ? m : k, &beta, (void *)c, R_32F, n, COMPUTE_32F, DEFAULT);
+}
