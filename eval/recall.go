@@ -4,7 +4,10 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"runtime"
 	"slices"
+	"sync"
+	"sync/atomic"
 
 	"github.com/hashattn/hashattn/eval/result"
 	"github.com/hashattn/hashattn/kernels"
@@ -217,9 +220,6 @@ type topCut struct {
 
 // topOf is the cut of row at's logits, found once for all budgets.
 func (x *exactLayer) topOf(at int, logits []float32, lo, hi int) topCut {
-	if x.tops == nil {
-		x.tops = make([]topCut, len(x.lse))
-	}
 	if t := x.tops[at]; t.top > 0 && t.lo == lo && t.hi == hi {
 		return t
 	}
@@ -271,12 +271,28 @@ func (r *recall) exact(document *trace.Loaded, q []uint16, cache *kernels.Cache,
 	if err := d.Download(dtype.Bytes(x.out), out); err != nil {
 		return nil, err
 	}
-	for i, p := range x.positions {
+	x.lse, x.tops = make([]float64, len(at)*m.QueryHeads), make([]topCut, len(at)*m.QueryHeads)
+	eachRow(len(at), func(i int) {
 		for h := range m.QueryHeads {
-			x.lse = append(x.lse, logSumExp(x.logits[(i*m.QueryHeads+h)*x.stride:][:p+1]))
+			at := i*m.QueryHeads + h
+			x.lse[at] = logSumExp(x.logits[at*x.stride:][:x.positions[i]+1])
 		}
-	}
+	})
 	return x, nil
+}
+
+// eachRow calls f for every row below n, on all cores.
+func eachRow(n int, f func(i int)) {
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range min(n, runtime.GOMAXPROCS(0)) {
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				f(i)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // batch is one segment of one token per position.
@@ -322,23 +338,38 @@ func (r *recall) measure(x *exactLayer, b *kernels.Batch, layer int, sparse *sel
 	union := newUnion(m.KVHeads, x.stride)
 	merged := selection // one set for each KV head
 	merged.Heads, merged.Budget, merged.Budgets = m.KVHeads, kernels.Budget{Num: 1, Den: 1}, nil
+	setOf := func(i, h int) (at int, set []int32) {
+		at = h * selection.Heads / m.QueryHeads
+		return at, selection.List(sets[(i*selection.Heads+at)*k:], selection.ChosenOf(at, int(x.positions[i])+1))
+	}
+	type score struct{ recall, mass, err float64 }
+	scores := make([]score, len(x.lse))
+	eachRow(len(x.positions), func(i int) {
+		n := int(x.positions[i]) + 1
+		lo, hi := selection.Range(n)
+		for h := range m.QueryHeads {
+			_, set := setOf(i, h)
+			at := i*m.QueryHeads + h
+			logits := x.logits[at*x.stride:][:n]
+			scores[at] = score{x.topOf(at, logits, lo, hi).share(logits, set), massOf(logits, lo, hi, set, x.lse[at]),
+				RelativeError(got[at*m.HeadDim:][:m.HeadDim], x.out[at*m.HeadDim:][:m.HeadDim])}
+		}
+	})
 	for i, p := range x.positions {
 		n := int(p) + 1
 		sum.queries++
 		union.clear()
 		sum.cached += float64(n)
 		for h := range m.QueryHeads {
-			at := h * selection.Heads / m.QueryHeads
-			set := selection.List(sets[(i*selection.Heads+at)*k:], selection.ChosenOf(at, n))
-			logits := x.logits[(i*m.QueryHeads+h)*x.stride:][:n]
+			at, set := setOf(i, h)
 			lo, hi := selection.Range(n)
 			sum.read[h] += float64(lo + len(set) + n - hi)
 			sizes[at] = float64(len(set))
 			union.add(at*m.KVHeads/selection.Heads, set)
-			at = i*m.QueryHeads + h
-			sum.recall[h] += x.topOf(at, logits, lo, hi).share(logits, set)
-			sum.mass[h] += massOf(logits, lo, hi, set, x.lse[at])
-			sum.err[h] += RelativeError(got[at*m.HeadDim:][:m.HeadDim], x.out[at*m.HeadDim:][:m.HeadDim])
+			of := scores[i*m.QueryHeads+h]
+			sum.recall[h] += of.recall
+			sum.mass[h] += of.mass
+			sum.err[h] += of.err
 		}
 		step := sparse.StepRead(n)
 		sum.bytes += step.Sparse(selection, sizes)
@@ -397,9 +428,16 @@ func newTopCut(logits []float32, lo, hi int) topCut {
 	if t.top == 0 {
 		return t
 	}
-	values := slices.Clone(logits[lo:hi])
-	slices.Sort(values)
-	best := values[len(values)-t.top:]
+	best := slices.Clone(logits[lo : lo+t.top]) // ascending
+	slices.Sort(best)
+	for _, v := range logits[lo+t.top : hi] {
+		if v <= best[0] {
+			continue
+		}
+		at, _ := slices.BinarySearch(best, v)
+		copy(best, best[1:at]) // the smallest goes
+		best[at-1] = v
+	}
 	t.cut, t.ties = best[0], t.top
 	for _, v := range best {
 		if v > t.cut {
