@@ -5,7 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hashattn/hashattn/kernels/cuda"
 	"github.com/hashattn/hashattn/kernels/dtype"
 	"github.com/hashattn/hashattn/model/shape"
 	"github.com/hashattn/hashattn/model/trace"
@@ -85,12 +84,7 @@ func BenchmarkStep(b *testing.B) {
 			b.ReportMetric(float64(steps)/float64(products), "step/products")
 		})
 		b.Run(preset+"/cuda", func(b *testing.B) {
-			l, err := cuda.OpenLearner(cuda.Options{})
-			if err != nil {
-				b.Skipf("no GPU: %v", err)
-			}
-			defer l.Close()
-			bench(b, l)
+			bench(b, gpu(b))
 		})
 	}
 }

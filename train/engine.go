@@ -4,7 +4,6 @@ import (
 	"math"
 
 	"github.com/hashattn/hashattn/kernels"
-	"github.com/hashattn/hashattn/kernels/cuda"
 	"gonum.org/v1/gonum/blas"
 	G "gorgonia.org/gorgonia"
 )
@@ -82,7 +81,6 @@ const (
 var (
 	_ engine[float32] = (*host[float32])(nil)
 	_ engine[float64] = (*host[float64])(nil)
-	_ engine[float32] = (*cuda.Learner)(nil)
 )
 
 // host is the engine that computes in Go and in this project's GEMM, one

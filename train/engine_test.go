@@ -7,19 +7,18 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/hashattn/hashattn/kernels/cuda"
 	"github.com/hashattn/hashattn/kernels/dtype"
 )
 
-// learner is a GPU's engine; the test is skipped where there is none.
-func learner(t *testing.T) *cuda.Learner {
+// gpu is a GPU's engine; the test is skipped where there is none.
+func gpu(t testing.TB) engine[float32] {
 	t.Helper()
-	l, err := cuda.OpenLearner(cuda.Options{})
+	on, done, err := openGPU()
 	if err != nil {
 		t.Skipf("no GPU to compare with: %v", err)
 	}
-	t.Cleanup(func() { l.Close() })
-	return l
+	t.Cleanup(done)
+	return on
 }
 
 // far is the host as an engine with a memory of its own, which takes all heads
@@ -35,8 +34,8 @@ type operation struct {
 }
 
 // Every operation of a GPU gives what the host's gives.
-func TestLearnerOperations(t *testing.T) {
-	l := learner(t)
+func TestGPUOperations(t *testing.T) {
+	l := gpu(t)
 	rng := rand.New(rand.NewPCG(1, 2))
 	normal := func(n int) []float32 {
 		x := make([]float32, n)
@@ -180,7 +179,7 @@ func TestEngines(t *testing.T) {
 	for _, preset := range []string{"shared", "grouped", "mass", "paper"} {
 		for name, open := range map[string]func(*testing.T) engine[float32]{
 			"far":  func(*testing.T) engine[float32] { return far{&host[float32]{}} },
-			"cuda": func(t *testing.T) engine[float32] { return learner(t) },
+			"cuda": func(t *testing.T) engine[float32] { return gpu(t) },
 		} {
 			t.Run(preset+" "+name, func(t *testing.T) {
 				e := open(t)

@@ -4,11 +4,13 @@
 // the paper's recipe), and trains them side by side. A unit draws batches of
 // queries and past keys from the trace (batch.go), starts from a code fitted
 // to the keys (initial.go), and follows the gradient of a ranking loss through
-// a gorgonia graph (unit.go) made of fused operations (ops*.go). Its maps are
-// kept in a checkpoint folder as they come, and joined to one mapping.
+// a gorgonia graph (unit.go) made of fused operations (ops*.go). Their
+// arithmetic is an engine's (engine.go): a core's or a GPU's. The maps are kept
+// in a checkpoint folder as they come, and joined to one mapping.
 //
-// What a unit learns depends on the configuration, the seed and the trace
-// alone, not on how many workers there are or where it was interrupted.
+// What a unit learns depends on the configuration, the seed, the trace and the
+// kind of device alone, not on how many workers there are or where it was
+// interrupted.
 package train
 
 import (
@@ -21,7 +23,6 @@ import (
 	"time"
 
 	"github.com/hashattn/hashattn/kernels"
-	"github.com/hashattn/hashattn/kernels/cuda"
 	"github.com/hashattn/hashattn/model/mapping"
 	"github.com/hashattn/hashattn/model/trace"
 )
@@ -160,11 +161,10 @@ func (c Config) engine() (on engine[float32], done func(), err error) {
 	if c.Device != CUDA {
 		return &host[float32]{}, func() {}, nil
 	}
-	l, err := cuda.OpenLearner(cuda.Options{})
-	if err != nil {
+	if on, done, err = openGPU(); err != nil {
 		return nil, nil, fmt.Errorf("device %s: %w", c.Device, err)
 	}
-	return l, func() { _ = l.Close() }, nil
+	return on, done, nil
 }
 
 // unitsOf lists the units by layer and head.
