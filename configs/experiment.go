@@ -87,7 +87,7 @@ type Train struct {
 	Sink          int         `json:"sink" jsonschema:"minimum=0,maximum=1048576" jsonschema_description:"First tokens that are always read."`
 	Local         int         `json:"local" jsonschema:"minimum=1,maximum=1048576" jsonschema_description:"Last tokens that are always read."`
 	Seed          uint64      `json:"seed" jsonschema_description:"Seed of everything random in training."`
-	Workers       int         `json:"workers" jsonschema:"minimum=0,maximum=4096" jsonschema_description:"Layers and heads trained at once; 0: one a core. Does not change the result."`
+	Workers       int         `json:"workers" jsonschema:"minimum=0,maximum=4096" jsonschema_description:"Layers and heads trained at once; 0: one a core, on a GPU 8. Does not change the result."`
 	DenseLayers   Layers      `json:"denseLayers" jsonschema:"minimum=0,maximum=1023" jsonschema_description:"Layers that stay dense: numbers, spans such as 0-3, or first 4."`
 	PerHeadLayers Layers      `json:"perHeadLayers" jsonschema:"minimum=0,maximum=1023" jsonschema_description:"grouped: layers that select per query head."`
 	Calibrate     bool        `json:"calibrate" jsonschema_description:"Divide the budget among layers and heads by what the calibration trace says of the trained mapping."`

@@ -154,7 +154,7 @@ func Run(ctx context.Context, o Options) (*mapping.Mapping, error) {
 }
 
 // gpuWorkers units at a time keep a GPU busy: each has a queue of its own.
-const gpuWorkers = 6
+const gpuWorkers = 8
 
 // engine starts what the units of one worker compute on; done ends it.
 func (c Config) engine() (on engine[float32], done func(), err error) {
