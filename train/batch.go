@@ -118,8 +118,7 @@ type batch[T number] struct {
 	edge     []T // [sink+local, headDim] keys that are always read
 	edges    []T // [together*queries, sink+local]
 	key      ends[T]
-	query    []ends[T] // per head
-	all      ends[T]   // of the queries of all heads
+	query    ends[T] // of all heads
 	teach    ends[T]
 	held     map[int][2][]uint16 // by document: the group's queries, the keys
 	at       []int32
@@ -160,10 +159,9 @@ func newBatch[T number](u *unit, s *ops[T], keys int) *batch[T] {
 	b.key = ends[T]{put(u.keyNorm.mean), put(u.keyNorm.inverse)}
 	var means, inverses []float64
 	for _, n := range u.queryNorm {
-		b.query = append(b.query, ends[T]{put(n.mean), put(n.inverse)})
 		means, inverses = append(means, n.mean...), append(inverses, n.inverse...)
 	}
-	b.all = ends[T]{put(means), put(inverses)}
+	b.query = ends[T]{put(means), put(inverses)}
 	// The logit, scale q.k, is, up to a constant of the query, that of the
 	// standardised key with the query times the key's scale.
 	factor := make([]float64, d)
@@ -176,29 +174,29 @@ func newBatch[T number](u *unit, s *ops[T], keys int) *batch[T] {
 
 // document is a document's queries of the unit's heads, [heads, n, headDim],
 // and keys.
-func (b *batch[T]) document(i int) (q, k []uint16, queries, tokens int, err error) {
+func (b *batch[T]) document(i int) (q, k []uint16, queries int, err error) {
 	u, d := b.u, b.u.dim
 	doc, err := u.trace.Document(i)
 	if err != nil {
-		return nil, nil, 0, 0, err
+		return nil, nil, 0, err
 	}
-	m, n := doc.Queries, len(doc.Tokens)
+	m := doc.Queries
 	held, ok := b.held[i]
 	if !ok {
 		layer, err := doc.Layer(u.layer)
 		if err != nil {
-			return nil, nil, 0, 0, err
+			return nil, nil, 0, err
 		}
-		heads := len(u.queryNorm)
+		n, heads := len(doc.Tokens), len(u.queryNorm)
 		if held[0], err = b.on.Hold(layer.Q[u.queryHead*m*d : (u.queryHead+heads)*m*d]); err != nil {
-			return nil, nil, 0, 0, err
+			return nil, nil, 0, err
 		}
 		if held[1], err = b.on.Hold(layer.K[u.kvHead*n*d : (u.kvHead+1)*n*d]); err != nil {
-			return nil, nil, 0, 0, err
+			return nil, nil, 0, err
 		}
 		b.held[i] = held
 	}
-	return held[0], held[1], m, n, nil
+	return held[0], held[1], m, nil
 }
 
 // fill loads the draws' queries and keys and what attention made of them.
@@ -206,7 +204,7 @@ func (b *batch[T]) fill(draws []draw) error {
 	u, c, d := b.u, b.u.config, b.u.dim
 	heads := len(u.queryNorm)
 	for i, w := range draws {
-		q, k, m, _, err := b.document(w.document)
+		q, k, m, err := b.document(w.document)
 		if err != nil {
 			return err
 		}
@@ -214,7 +212,7 @@ func (b *batch[T]) fill(draws []draw) error {
 		hi := lo + len(w.keys)
 		b.offset[i+1] = hi
 		keys := b.keys[lo*d : hi*d]
-		b.on.Rows(keys, d, k, d, b.rows(w.keys, 0), b.key.mean, b.key.inverse, len(w.keys))
+		b.on.Rows(keys, d, k, d, b.rows(w.keys, 0, 0, 1), b.key.mean, b.key.inverse, len(w.keys))
 		if u.joint {
 			b.at = b.at[:0]
 			for p := range c.Sink {
@@ -224,20 +222,14 @@ func (b *batch[T]) fill(draws []draw) error {
 				b.at = append(b.at, int32(p))
 			}
 			b.on.Rows(b.edge, d, k, d, b.at, b.key.mean, b.key.inverse, len(b.at))
-			for g, n := range b.query {
+			for g := range heads {
 				out := b.queries[i*c.Queries*heads*d+g*d:]
 				out = out[:min(len(out), c.Queries*heads*d)]
-				b.on.Rows(out, heads*d, q, d, b.rows(w.queries, g*m), n.mean, n.inverse, c.Queries)
+				b.on.Rows(out, heads*d, q, d, b.rows(w.queries, m, g, g+1), b.query.mean[g*d:(g+1)*d], b.query.inverse[g*d:(g+1)*d], c.Queries)
 			}
 		} else {
-			b.at = b.at[:0]
-			for g := range heads {
-				for _, r := range w.queries {
-					b.at = append(b.at, int32(g*m+r))
-				}
-			}
 			at := i * heads * c.Queries * d
-			b.on.Rows(b.queries[at:at+heads*c.Queries*d], d, q, d, b.at, b.all.mean, b.all.inverse, c.Queries)
+			b.on.Rows(b.queries[at:at+heads*c.Queries*d], d, q, d, b.rows(w.queries, m, 0, heads), b.query.mean, b.query.inverse, c.Queries)
 		}
 		for g := 0; g < heads; g += b.together {
 			b.teachHeads(i, g, q, m, w, keys)
@@ -246,11 +238,14 @@ func (b *batch[T]) fill(draws []draw) error {
 	return nil
 }
 
-// rows are the row numbers behind a first one.
-func (b *batch[T]) rows(at []int, first int) []int32 {
+// rows are those of the heads from .. to-1, each of which has m. They hold until
+// the next call.
+func (b *batch[T]) rows(at []int, m, from, to int) []int32 {
 	b.at = b.at[:0]
-	for _, r := range at {
-		b.at = append(b.at, int32(first+r))
+	for h := from; h < to; h++ {
+		for _, r := range at {
+			b.at = append(b.at, int32(h*m+r))
+		}
 	}
 	return b.at
 }
@@ -259,14 +254,9 @@ func (b *batch[T]) rows(at []int, first int) []int32 {
 // queries are q [heads, m, headDim].
 func (b *batch[T]) teachHeads(i, g int, q []uint16, m int, w draw, keys []T) {
 	u, c, d, n, count := b.u, b.u.config, b.u.dim, len(w.keys), len(w.queries)
-	b.at = b.at[:0]
-	for h := g; h < g+b.together; h++ {
-		for _, r := range w.queries {
-			b.at = append(b.at, int32(h*m+r))
-		}
-	}
-	rows := len(b.at)
-	b.on.Rows(b.teacher, d, q, d, b.at, b.teach.mean, b.teach.inverse, rows)
+	at := b.rows(w.queries, m, g, g+b.together)
+	rows := len(at)
+	b.on.Rows(b.teacher, d, q, d, at, b.teach.mean, b.teach.inverse, rows)
 	logits := b.logits[:rows*n]
 	b.on.Gemm(false, true, rows, n, d, 1, b.teacher, keys, 0, logits)
 	stride := b.layout.keys

@@ -19,7 +19,7 @@ import (
 
 // recipe counts changes of the code that change what is learnt, so that
 // checkpoints of other versions are not mixed in.
-const recipe = 3
+const recipe = 4
 
 // store keeps the maps of finished units, each as a mapping of one layer with
 // one KV head, and their loss curves. With an empty dir it keeps nothing.

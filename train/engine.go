@@ -60,8 +60,10 @@ type engine[T number] interface {
 	Top(dst []T, stride int, x []T, keys, count int)
 	// Loss turns rows of scores [.., keys] into their gradients given targets
 	// of the given stride, and adds the rows' losses to the sum that Total
-	// gives and clears.
-	Loss(rule int, scores, target []T, keys, stride int)
+	// gives and clears: the cross-entropy -sum target log softmax(scores), or,
+	// if positive is not 0, the mean binary cross-entropy of sigmoid(scores),
+	// positives counting that many times.
+	Loss(positive float64, scores, target []T, keys, stride int)
 	Total() (float64, error)
 }
 
@@ -70,12 +72,6 @@ const (
 	silu = iota
 	tanh
 	sign // in ±1; its slope is that of tanh (straight through)
-)
-
-// The losses of a row of scores.
-const (
-	crossEntropy   = iota // -sum target log softmax(scores)
-	weightedBinary        // mean binary cross-entropy of sigmoid(scores), positives paperPositiveWeight times
 )
 
 var (
@@ -315,13 +311,13 @@ func (*host[T]) Top(dst []T, stride int, x []T, keys, count int) {
 	}
 }
 
-func (e *host[T]) Loss(rule int, scores, target []T, keys, stride int) {
+func (e *host[T]) Loss(positive float64, scores, target []T, keys, stride int) {
 	for r := range len(scores) / keys {
 		row, want := scores[r*keys:(r+1)*keys], target[r*stride:]
-		if rule == weightedBinary {
-			e.total += e.weightedBinary(row, want)
+		if positive > 0 {
+			e.total += e.weightedBinary(T(positive), row, want)
 		} else {
-			e.total += rowCrossEntropy(row, want)
+			e.total += crossEntropy(row, want)
 		}
 	}
 }
@@ -332,10 +328,10 @@ func (e *host[T]) Total() (float64, error) {
 	return total, nil
 }
 
-// rowCrossEntropy is -sum target log softmax(scores), for targets that sum to
+// crossEntropy is -sum target log softmax(scores), for targets that sum to
 // 1. Up to the target's entropy it is their KL divergence. scores become its
 // gradient.
-func rowCrossEntropy[T number](scores, target []T) float64 {
+func crossEntropy[T number](scores, target []T) float64 {
 	top := maximum(scores)
 	target = target[:len(scores)]
 	var even, odd T // two sums, since one would wait for itself
@@ -357,10 +353,9 @@ func rowCrossEntropy[T number](scores, target []T) float64 {
 
 // weightedBinary is the mean binary cross-entropy of sigmoid(scores), in the
 // softplus form, which keeps its gradient where the sigmoid saturates. Targets
-// are 0 or 1; a positive counts paperPositiveWeight times (the paper's
-// equation for the loss of its mapping). scores become its gradient.
-func (e *host[T]) weightedBinary(scores, target []T) float64 {
-	const weight = paperPositiveWeight
+// are 0 or 1; a positive counts weight times (the paper's equation for the loss
+// of its mapping). scores become its gradient.
+func (e *host[T]) weightedBinary(weight T, scores, target []T) float64 {
 	target = target[:len(scores)]
 	if len(e.small) < len(scores) {
 		e.small = make([]T, len(scores))

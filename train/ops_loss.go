@@ -15,11 +15,11 @@ type layout struct {
 func (l *layout) used() int { return l.offset[l.documents] }
 
 // rank is the training loss: scores = w code^T of each document's queries over
-// its keys, the loss of their rows against target by the rule, averaged over
-// the rows. w is [documents*queries, bits], code [documents*keys, bits], target
+// its keys, the loss of their rows against target (engine.Loss), averaged
+// over the rows. w is [documents*queries, bits], code [documents*keys, bits], target
 // [documents*queries, keys]. Scores never leave the cache: both gradients are
 // made while they are there and handed out in the backward pass.
-func (s *ops[T]) rank(w, code, target *G.Node, l *layout, rule int) *G.Node {
+func (s *ops[T]) rank(w, code, target *G.Node, l *layout, positive float64) *G.Node {
 	bits := w.Shape()[1]
 	dw, dc := s.make(w.Shape()[0]*bits), s.make(code.Shape()[0]*bits)
 	scores := s.make(l.chunk * l.keys)
@@ -38,7 +38,7 @@ func (s *ops[T]) rank(w, code, target *G.Node, l *layout, rule int) *G.Node {
 					beta = 0
 				}
 				s.on.Gemm(false, true, l.chunk, n, bits, 1, rows, keys, 0, scores)
-				s.on.Loss(rule, scores, target[r*l.keys:(r+l.chunk)*l.keys], n, l.keys)
+				s.on.Loss(positive, scores, target[r*l.keys:(r+l.chunk)*l.keys], n, l.keys)
 				s.on.Gemm(false, false, l.chunk, bits, n, scale, scores, keys, 0, dw[r*bits:(r+l.chunk)*bits])
 				s.on.Gemm(true, false, n, bits, l.chunk, scale, scores, rows, beta, dkeys)
 			}

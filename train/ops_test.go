@@ -239,7 +239,7 @@ func TestFeedbackForward(t *testing.T) {
 }
 
 func TestRankGradient(t *testing.T) {
-	for name, rule := range map[string]int{"cross entropy": crossEntropy, "binary": weightedBinary} {
+	for name, positive := range map[string]float64{"cross entropy": 0, "binary": paperPositiveWeight} {
 		t.Run(name, func(t *testing.T) {
 			c := newChecker()
 			l := &layout{documents: 3, queries: 4, keys: 6, chunk: 2, offset: []int{0, 6, 9, 14}}
@@ -262,7 +262,7 @@ func TestRankGradient(t *testing.T) {
 					}
 				}
 			}
-			c.check(t, c.ops.rank(w, code, target, l, rule), nil)
+			c.check(t, c.ops.rank(w, code, target, l, positive), nil)
 		})
 	}
 }
@@ -271,8 +271,8 @@ func TestRankGradient(t *testing.T) {
 func TestBinaryLossFarOut(t *testing.T) {
 	for _, x := range []float64{-500, 500} {
 		s, s32 := []float64{x, x}, []float32{float32(x), float32(x)}
-		loss := new(host[float64]).weightedBinary(s, []float64{0, 1})
-		loss32 := new(host[float32]).weightedBinary(s32, []float32{0, 1})
+		loss := new(host[float64]).weightedBinary(paperPositiveWeight, s, []float64{0, 1})
+		loss32 := new(host[float32]).weightedBinary(paperPositiveWeight, s32, []float32{0, 1})
 		wrong := 0 // the element on the wrong side
 		if x < 0 {
 			wrong = 1

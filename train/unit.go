@@ -193,10 +193,10 @@ func newGraph[T number](u *unit, on engine[T]) (*graph[T], error) {
 	all := fixed(queries.Shape()[0])
 
 	var w, code *G.Node
-	rule := crossEntropy
+	positive := 0.0
 	switch {
 	case c.Preset == "paper":
-		rule = weightedBinary
+		positive = paperPositiveWeight
 		g.keyLayers = g.mlp("key", 1, rng, u.dim, paperHidden, paperHidden, c.Bits)
 		g.queryLayers = g.mlp("query", 1, rng, u.dim, paperHidden, paperHidden, c.Bits)
 		code = g.ops.function(tanh, g.run(g.keyLayers, keys, b.used), b.used)
@@ -225,7 +225,7 @@ func newGraph[T number](u *unit, on engine[T]) (*graph[T], error) {
 			w = g.ops.round(w, c.QueryBits)
 		}
 	}
-	g.loss = g.ops.rank(w, code, target, &b.layout, rule)
+	g.loss = g.ops.rank(w, code, target, &b.layout, positive)
 	gradient.Lock()
 	_, err := G.Grad(g.loss, g.learned...)
 	gradient.Unlock()

@@ -179,16 +179,16 @@ KERNEL learn_top(float *dst, int stride, const float *x, int n, int count) {
     }
 }
 
-// learn_loss: a block a row of scores, which become their gradient. Rule 0 is
-// the cross-entropy of their softmax, 1 the binary one of their sigmoid, whose
-// positives count weight times.
-KERNEL learn_loss(float *losses, float *scores, const float *target, int n, int stride, int rule, float weight) {
+// learn_loss: a block a row of scores, which become their gradient: that of the
+// cross-entropy of their softmax or, if weight is not 0, of the binary one of
+// their sigmoid, whose positives count weight times.
+KERNEL learn_loss(float *losses, float *scores, const float *target, int n, int stride, float weight) {
     begin();
     __shared__ float scratch[33];
     float *s = scores + (long long)blockIdx.x * n;
     const float *t = target + (long long)blockIdx.x * stride;
     float loss = 0;
-    if (rule == 0) {
+    if (weight == 0) {
         float top, sum;
         const float log = blockLogSum(s, n, scratch, &top, &sum);
         const float f = 1 / sum;

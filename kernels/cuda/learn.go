@@ -198,18 +198,15 @@ func (l *Learner) Top(dst []float32, stride int, x []float32, keys, count int) {
 }
 
 // Loss turns scores into their gradients.
-func (l *Learner) Loss(rule int, scores, target []float32, keys, stride int) {
+func (l *Learner) Loss(positive float64, scores, target []float32, keys, stride int) {
 	rows := len(scores) / keys
 	losses, total := l.d.borrow("learn losses", 4*rows), l.d.borrow("learn total", 4)
 	if losses == 0 || total == 0 {
 		return
 	}
-	l.d.launch("learn_loss", size{x: rows, y: 1, z: 1, block: 512}, losses, on(scores), on(target), keys, stride, rule, float32(positiveWeight))
+	l.d.launch("learn_loss", size{x: rows, y: 1, z: 1, block: 512}, losses, on(scores), on(target), keys, stride, float32(positive))
 	l.d.launch("learn_total", size{x: 1, y: 1, z: 1, block: 512}, total, losses, rows)
 }
-
-// positiveWeight is the paper's weight of a relevant key.
-const positiveWeight = 20
 
 // Total gives the sum of losses and clears it.
 func (l *Learner) Total() (float64, error) {
